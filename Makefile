@@ -1,0 +1,40 @@
+# Preceptor: question -> teach -> verify -> compose -> fit -> deploy -> examine -> report
+#
+#   make demo           set-up and the whole flow at pocket scale, on a machine without a GPU
+#   make test           set-up and all tests, the real engines included
+#   make check          format, lint, types, import laws
+#   make ui             MLflow over the runs
+#   make up             the endpoint of the last demo, until Ctrl-C
+#   make pocket-models  train the pocket teacher and base student again, from scratch
+#   make setup PROFILE=gpu   the environment of a CUDA machine
+
+PYTHON ?= python3.11
+PROFILE ?= cpu
+RUNS ?= runs
+RUN := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup demo test check ui up pocket-models lock
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+setup:
+	@$(PYTHON) infra/environment/setup.py $(PROFILE) .venv
+
+demo: setup
+	@$(RUN) -m pipelines.flow pocket --run-dir $(RUNS)/pocket
+
+test: setup
+	@$(RUN) -m pytest
+
+check: setup
+	@ruff format --check . && ruff check . && mypy && lint-imports
+
+ui: setup
+	@MLFLOW_DISABLE_TELEMETRY=true $(RUN) -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/$(RUNS)/mlflow.db
+
+up: setup
+	@$(RUN) -m serve.app pocket --run-dir $(RUNS)/pocket --wait
+
+pocket-models: setup
+	@$(RUN) -m train.pocket_models

@@ -1,0 +1,48 @@
+"""Digests: SHA-256, in hexadecimal, of bytes, files, folders and JSON values."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+LARGE_FILE_BYTES = 1 << 30
+_PROBE_BYTES = 1 << 20
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 of the bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces); raises TypeError on anything else."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_material(path: Path) -> str:
+    """Digest of a file or folder of the world: every name and content below it, in sorted order.
+
+    A file of over 1 GiB (the shards of a large model) counts by its size and its first and last MiB: reading half a
+    terabyte to find that nothing changed would cost more than the stage. A path that does not exist is a hub's model
+    id, and counts by its name.
+    """
+    if not path.exists():
+        return digest_json({"id": str(path)})
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_json({str(file.relative_to(path)): _digest_possibly_large(file) for file in files})
+
+
+def _digest_possibly_large(path: Path) -> str:
+    size = path.stat().st_size
+    if size <= LARGE_FILE_BYTES:
+        return digest_file(path)
+    with path.open("rb") as stream:
+        head = stream.read(_PROBE_BYTES)
+        stream.seek(-_PROBE_BYTES, 2)
+        return digest_json({"size": size, "head": digest_bytes(head), "tail": digest_bytes(stream.read())})

@@ -1,0 +1,35 @@
+"""The errors of the platform: one tree, picklable, so that a Ray worker's error arrives whole at the driver."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PreceptorError(Exception):
+    """An error that the user can mend: printed as its message alone, without a traceback.
+
+    The message says what was wrong, with the value, and what to type instead.
+    """
+
+
+class ConfigError(PreceptorError):
+    """A recipe, a `--set` or an argument is wrong; nothing was started."""
+
+
+class InputError(PreceptorError):
+    """A file, table, image or model folder of the user's cannot be used as it is."""
+
+
+class ArtifactError(PreceptorError):
+    """A sealed artifact is missing, was changed after it was sealed, or cannot be written."""
+
+
+class ClusterError(PreceptorError):
+    """Ray, an engine or the endpoint did not start or went away."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` for the closest known name, or nothing; then the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{hint} Known: {', '.join(known)}."

@@ -1,0 +1,102 @@
+"""Ray jobs: submit one stage, show its lines as they come, keep the rest in a log file, and say in a few lines why it
+failed. [edge]"""
+
+import asyncio
+import re
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from infra.errors import ClusterError, PreceptorError
+
+_STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+_TRACEBACK_LINES_SHOWN = 6
+_NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m")
+
+
+class StageError(PreceptorError):
+    """A stage's job ended without success; the message is the stage's own error and where the whole log is."""
+
+
+def connect(address: str | None) -> JobSubmissionClient:
+    """A client of the Jobs API at this address, or at the cluster that RAY_ADDRESS names."""
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(f"The Jobs API of Ray does not answer: {str(error).splitlines()[0]}") from error
+
+
+def run(
+    client: JobSubmissionClient,
+    stage: str,
+    command: Sequence[str],
+    environment: dict[str, object],
+    log: Path,
+    show: Callable[[str], None],
+) -> None:
+    """Run a command as a Ray job until it ends. Its lines that start with `stage: ` are shown, all of them go to the
+    log.
+
+    An interrupt stops the job, then goes on. Raises StageError when the job does not succeed.
+    """
+    job_id = client.submit_job(entrypoint=shlex.join(command), runtime_env=environment)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    try:
+        with log.open("w") as stream:
+
+            def take(line: str) -> None:
+                stream.write(line + "\n")
+                stream.flush()
+                lines.append(line)
+                if line.startswith(f"{stage}: ") and not line.startswith(f"{stage}: error: "):
+                    show(line)
+
+            asyncio.run(_follow(client, job_id, take))
+        status = _wait(client, job_id)
+    except BaseException:
+        _stop(client, job_id)
+        raise
+    if status is not JobStatus.SUCCEEDED:
+        said = client.get_job_info(job_id).message or ""
+        raise StageError(f"{_reason(stage, lines, said)}\nThe whole log is {log}")
+
+
+async def _follow(client: JobSubmissionClient, job_id: str, take: Callable[[str], None]) -> None:
+    rest = ""
+    async for chunk in client.tail_job_logs(job_id):
+        *whole, rest = (rest + chunk).split("\n")
+        for line in whole:
+            take(line)
+    if rest:
+        take(rest)
+
+
+def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
+    while not (status := client.get_job_status(job_id)).is_terminal():
+        time.sleep(_POLL_S)
+    return status
+
+
+def _stop(client: JobSubmissionClient, job_id: str) -> None:
+    """Stop the job and wait for its end, so that no child of it outlives us."""
+    try:
+        client.stop_job(job_id)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while not client.get_job_status(job_id).is_terminal() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    except (RuntimeError, ConnectionError):
+        return  # the cluster is gone, and the job with it
+
+
+def _reason(stage: str, lines: list[str], said: str) -> str:
+    marker = f"{stage}: error: "
+    for number, line in enumerate(lines):
+        if line.startswith(marker):
+            return "\n".join([line.removeprefix(marker), *lines[number + 1 : number + 4]])
+    telling = [line for line in lines if not _NOISE.search(line)]
+    return "\n".join(telling[-_TRACEBACK_LINES_SHOWN:]) or said.strip() or "the job ended without a word"

@@ -1,0 +1,239 @@
+"""A stage: sealed artifacts in, one or more sealed artifacts out, run by the same few words everywhere.
+
+`python -m PACKAGE.MODULE RECIPE --run-dir DIR [--set path.to.field=value] [--dry-run]`. A stage's module holds
+`run(task) -> Tally`; its config class says what it reads and makes, so that a flow can tell what is up to date without
+importing an engine.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from infra import manifest, privacy, recipes
+from infra.digests import digest_material
+from infra.errors import ArtifactError, PreceptorError
+from infra.manifest import Artifact
+from infra.progress import Progress
+
+privacy.silence()  # before any engine is imported
+
+_MATERIAL_DIGESTS: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """The settings of a stage and its place in the flow. Subclasses are plain data and import no engine.
+
+    stage: the verb. module: where `run(task)` is. contract: raised by hand when the code's output changes in meaning,
+    so that artifacts of the older code are made again. service: the stage leaves something running, so it is not
+    reused.
+    """
+
+    stage: ClassVar[str]
+    module: ClassVar[str]
+    contract: ClassVar[int] = 1
+    service: ClassVar[bool] = False
+
+    def outputs(self) -> "dict[str, StageConfig]":
+        """Artifact name -> the settings that this artifact depends on."""
+        raise NotImplementedError
+
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the artifacts that the stage reads."""
+        return ()
+
+    def materials(self) -> dict[str, str]:
+        """Name -> path of the files or model folders of the world that the stage reads."""
+        return {}
+
+    def hardware(self) -> str:
+        """What the stage asks the cluster for, in words."""
+        return "1 CPU"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What `run` is given: settings, sealed inputs by name, a draft folder to write into, and a way to say how far it
+    is.
+
+    metric: logs a number under a name at a step while the stage runs.
+    """
+
+    config: Any
+    run_dir: Path
+    inputs: Mapping[str, Artifact]
+    draft: Path
+    progress: Progress
+    metric: Any
+
+
+def made_from(config: StageConfig, output: str, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """All that decides an output: stage, contract, settings, digests of inputs and materials."""
+    own = config.outputs()[output]
+    return {
+        "stage": config.stage,
+        "contract": config.contract,
+        "config": json.loads(json.dumps(dataclasses.asdict(own))),
+        "inputs": {name: inputs[name].digest for name in own.inputs()},
+        "materials": {name: _material_digest(path) for name, path in own.materials().items()},
+        "paths": dict(own.materials()),
+    }
+
+
+def current_outputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact] | None:
+    """The stage's sealed outputs if all of them are what it would make now, else None."""
+    found = {name: manifest.find(run_dir / name) for name in (*config.inputs(), *config.outputs())}
+    inputs = {name: artifact for name, artifact in found.items() if artifact is not None}
+    if len(inputs) < len(found):
+        return None
+    for output in config.outputs():
+        if inputs[output].manifest.key != manifest.key(made_from(config, output, inputs)):
+            return None
+    return {output: inputs[output] for output in config.outputs()}
+
+
+def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
+    """The artifacts that the stage reads; raises ArtifactError when one of them is not sealed yet."""
+    inputs = {}
+    for name in config.inputs():
+        artifact = manifest.find(run_dir / name)
+        if artifact is None:
+            raise ArtifactError(
+                f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."
+            )
+        inputs[name] = artifact
+    return inputs
+
+
+def carry_out(config: StageConfig, run_dir: Path, progress: Progress) -> dict[str, Artifact]:
+    """Run a stage: reuse what is current, make and seal the rest, record it. Returns the sealed outputs by name."""
+    from infra import tracking
+
+    inputs = sealed_inputs(config, run_dir)
+    module = importlib.import_module(config.module)
+    sealed = {}
+    for output, own in config.outputs().items():
+        origin = made_from(config, output, inputs)
+        place = run_dir / output
+        artifact = None if config.service else _current(place, origin)
+        if artifact is not None:
+            progress.say(f"{output} is up to date")
+        else:
+            own_inputs = {name: inputs[name] for name in own.inputs()}
+            with tracking.stage_run(run_dir, config.stage, output) as run, manifest.draft(place) as draft:
+                started = time.monotonic()
+                task = Task(
+                    config=own, run_dir=run_dir, inputs=own_inputs, draft=draft, progress=progress, metric=run.metric
+                )
+                tally = module.run(task)
+                artifact = manifest.seal(
+                    draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
+                )
+                run.record(artifact, own_inputs)
+            progress.say(f"sealed {output} {_counts(artifact)}")
+        sealed[output] = artifact
+    return sealed
+
+
+def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
+    """The command line of one stage's module; exits non-zero with one clear message when the user must mend
+    something."""
+    parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
+    with reporting_errors(stage):
+        options = parser.parse_args(arguments)
+        config = recipes.resolve(options.recipe, [package], options.set)[stage]
+        run_dir = run_directory(options)
+        if options.dry_run:
+            print(
+                json.dumps(
+                    {"stage": stage, "config": dataclasses.asdict(config), "writes": list(config.outputs())}, indent=2
+                )
+            )
+            return
+        interrupt_on_sigterm()
+        carry_out(config, run_dir, Progress(stage))
+
+
+def argument_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """The words that every stage and the flow understand."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
+    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    return parser
+
+
+def run_directory(options: argparse.Namespace) -> Path:
+    """The run's folder, absolute, since jobs run elsewhere."""
+    named = options.run_dir or f"runs/{options.recipe.rpartition(':')[2]}"
+    if "://" in named:
+        raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
+    return Path(named).absolute()
+
+
+class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
+    """Prints an error as the user needs it and exits 1: ours as their message, anything else with its traceback."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, SystemExit):
+            return
+        if isinstance(error, KeyboardInterrupt):
+            print(f"{self._stage}: interrupted; what was sealed is kept", file=sys.stderr, flush=True)
+            sys.exit(130)
+        if cause := prerequisite(error):
+            print(f"{self._stage}: error: {cause}", file=sys.stderr, flush=True)
+            sys.exit(1)
+        traceback.print_exception(error)
+        print(f"{self._stage}: error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def prerequisite(error: BaseException | None) -> PreceptorError | None:
+    """The user's error inside an engine's wrapping of it, if there is one."""
+    while error is not None:
+        if isinstance(error, PreceptorError):
+            return error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
+    return None
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a polite kill end this process as Ctrl-C does, so that drafts are removed and children stopped."""
+
+    def interrupt(signal_number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
+    artifact = manifest.find(place)
+    return artifact if artifact is not None and artifact.manifest.key == manifest.key(origin) else None
+
+
+def _material_digest(path: str) -> str:
+    if path not in _MATERIAL_DIGESTS:
+        _MATERIAL_DIGESTS[path] = digest_material(Path(path))
+    return _MATERIAL_DIGESTS[path]
+
+
+def _counts(artifact: Artifact) -> str:
+    rows = ", ".join(f"{name} {count}" for name, count in artifact.tally["rows"].items())
+    reasons = ", ".join(f"{name} {count}" for name, count in artifact.tally["reasons"].items())
+    return f"({rows}{'; ' if rows and reasons else ''}{reasons}) in {artifact.manifest.seconds:.1f} s"

@@ -1,0 +1,163 @@
+"""Served model -> predictions: the endpoint is asked every test question over HTTP, by arm and condition.
+
+Teacher, untouched base and every student go through the same code, greedily, and nothing but their name tells them
+apart.
+"""
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from infra import stage
+from infra.errors import ClusterError, InputError
+from infra.manifest import Artifact, Tally
+from infra.stage import Task
+from pipelines import answers, images, prompts, questions, tables
+from pipelines.endpoint import Answer, Client, Endpoint, RequestError, ServedModel, data_url
+from pipelines.recipes import ExamineConfig
+from pipelines.records import Arm, Condition, Prediction, Question, Split
+
+_MAX_FAILED_SHARE = 0.02
+
+
+def run(task: Task) -> Tally:
+    """Carry out the plan; write `predictions.parquet`, in the plan's order and the questions' order."""
+    config: ExamineConfig = task.config
+    endpoint = Endpoint.read(task.run_dir / "endpoint")
+    models = _examined_models(endpoint, config, task.inputs)
+    folder = task.inputs["questions"].path
+    asked = questions.of_split(folder, Split.TEST)
+    if not asked:
+        raise InputError("The questions have none with split `test`, so there is nothing to examine.")
+    shown = {condition: _shown_images(asked, folder, condition, config.seed) for condition in _conditions(config)}
+    plan = [(models[Arm(arm)], Condition(condition)) for arm, condition in _entries(config)]
+
+    async def examine() -> list[Prediction]:
+        key = os.environ.get("PRECEPTOR_API_KEY")
+        async with Client(
+            endpoint.base_url, concurrency=config.concurrency, timeout_s=config.timeout_s, api_key=key
+        ) as client:
+            total = len(plan) * len(asked)
+            count = _counter(lambda done, unscored: task.progress(done, total, "answers", unscored=unscored))
+            return await asyncio.gather(
+                *(
+                    _predict(
+                        client, model, condition, question, shown[condition][question.id], config.max_tokens, count
+                    )
+                    for model, condition in plan
+                    for question in asked
+                )
+            )
+
+    predictions = asyncio.run(examine())
+    _check_failures(predictions)
+    tables.write(task.draft, Prediction, predictions)
+    return _tally(predictions)
+
+
+async def _predict(
+    client: Client,
+    model: ServedModel,
+    condition: Condition,
+    question: Question,
+    image: str,
+    max_tokens: int,
+    count: Callable[[Prediction], None],
+) -> Prediction:
+    error = None
+    try:
+        answer = await client.ask(model.name, prompts.prompt(question, Arm(model.arm)), image, max_tokens)
+    except RequestError as failure:
+        answer, error = Answer("", "error", 0), str(failure)
+    prediction = Prediction(
+        question_id=question.id,
+        model=model.name,
+        arm=model.arm,
+        condition=condition,
+        stratum=question.stratum,
+        gold=question.gold,
+        text=answer.text,
+        letter=answers.read_letter(answer.text, question.options) if error is None else None,
+        finish_reason=answer.finish_reason,
+        num_output_tokens=answer.num_output_tokens,
+        error=error,
+    )
+    count(prediction)
+    return prediction
+
+
+def _shown_images(asked: list[Question], folder: Path, condition: Condition, seed: int) -> dict[str, str]:
+    """Question id -> the data URL of the image shown with it under a condition."""
+    donors = _derangement(asked, seed) if condition is Condition.SHUFFLED else {q.id: q for q in asked}
+    return {question.id: _as_shown(folder / donors[question.id].image, condition) for question in asked}
+
+
+def _as_shown(path: Path, condition: Condition) -> str:
+    try:
+        image = images.read(path)
+    except images.UnreadableImageError as error:
+        raise InputError(f"{path}: {error}. It was readable when the questions were sealed.") from error
+    return data_url(images.png(images.blank(image) if condition is Condition.BLANK else image))
+
+
+def _derangement(asked: list[Question], seed: int) -> dict[str, Question]:
+    """Each question gets the image of another one: a seeded order, shifted by one place."""
+    order = list(asked)
+    random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle that must be the same in every run
+    return {question.id: donor for question, donor in zip(order, order[1:] + order[:1], strict=True)}
+
+
+def _examined_models(
+    endpoint: Endpoint, config: ExamineConfig, inputs: Mapping[str, Artifact]
+) -> dict[Arm, ServedModel]:
+    """Arm -> served model; raises ClusterError when the endpoint serves something else than what this run made."""
+    served = {Arm(model.arm): model for model in endpoint.models}
+    for arm in {Arm(arm) for arm, _ in _entries(config)}:
+        if arm not in served:
+            raise ClusterError(f"{endpoint.base_url} serves no model for {arm}; it serves {', '.join(served)}.")
+        adapter = inputs.get(f"adapters/{arm}")
+        if adapter is not None and adapter.digest != served[arm].digest:
+            raise ClusterError(f"{served[arm].name} is not the adapter in {adapter.path}; run the stage deploy again.")
+    return served
+
+
+def _entries(config: ExamineConfig) -> list[tuple[str, str]]:
+    return [(entry.partition("/")[0], entry.partition("/")[2]) for entry in config.plan]
+
+
+def _conditions(config: ExamineConfig) -> set[Condition]:
+    return {Condition(condition) for _, condition in _entries(config)}
+
+
+def _counter(show: Callable[[int, int], None]) -> Callable[[Prediction], None]:
+    done = unscored = 0
+
+    def count(prediction: Prediction) -> None:
+        nonlocal done, unscored
+        done += 1
+        unscored += prediction.letter is None
+        show(done, unscored)
+
+    return count
+
+
+def _check_failures(predictions: list[Prediction]) -> None:
+    failures = Counter(prediction.error for prediction in predictions if prediction.error)
+    if failures.total() > _MAX_FAILED_SHARE * len(predictions):
+        raise ClusterError(f"The endpoint failed {failures.total()} of {len(predictions)} requests: {dict(failures)}.")
+
+
+def _tally(predictions: list[Prediction]) -> Tally:
+    reasons = Counter(p.error or "no_answer" for p in predictions if p.letter is None)
+    return Tally(
+        rows={"asked": len(predictions), "scored": len(predictions) - reasons.total()},
+        reasons=dict(reasons),
+        figures={"output_tokens": sum(p.num_output_tokens for p in predictions)},
+    )
+
+
+if __name__ == "__main__":
+    stage.main("examine", "pipelines")

@@ -1,0 +1,125 @@
+"""The whole flow on one page: which stages, in which order, each as a Ray job of its own.
+
+`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--limit N] [--dry-run]`. A stage whose
+sealed output is what it would make now is not run again; a failed stage ends the flow with that stage's error.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra import recipes, stage
+from infra.digests import digest_json
+from infra.progress import Screen
+from infra.stage import StageConfig
+
+PACKAGES = ("pipelines", "train", "serve")
+STAGES = (
+    "draw",  # files as a user would bring them (pocket scale only)
+    "questions",  # source -> questions
+    "teach",  # question -> rationale
+    "verify",  # rationale -> verdict
+    "compose",  # verified rationale -> training examples, for each arm
+    "fit",  # training examples -> adapter, for each arm
+    "deploy",  # adapters -> served models behind one endpoint
+    "examine",  # served model -> predictions
+    "report",  # predictions -> report
+)
+
+
+def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Run every stage that is not up to date, in order. Raises StageError with the first failed stage's own error."""
+    configs = resolve(recipe, overrides)
+    screen = Screen()
+    screen.show(f"flow: {recipe} in {run_dir}")
+    with ExitStack() as running:
+        submit = None
+        for name in STAGES:
+            if not _is_pending(name, configs, run_dir):
+                screen.show(f"flow: {name} is up to date")
+                continue
+            if submit is None:
+                submit = running.enter_context(_job_runner(run_dir, screen))
+            started = time.monotonic()
+            submit(name, _command(configs[name], recipe, run_dir, overrides))
+            screen.show(f"flow: {name} took {time.monotonic() - started:.0f} s")
+    screen.show(f"flow: the report is {run_dir / 'report' / 'index.html'}")
+
+
+@contextmanager
+def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[str]], None]]:
+    """A cluster and a function that runs a stage's command on it as a job."""
+    from infra import cluster, jobs  # heavy, and not needed when everything is up to date
+
+    with cluster.cluster() as address:
+        client = jobs.connect(address)
+        environment = cluster.job_environment()
+
+        def submit(name: str, command: list[str]) -> None:
+            jobs.run(client, name, command, environment, run_dir / "logs" / f"{name}.log", screen.show)
+
+        yield submit
+
+
+def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bool:
+    """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
+    done."""
+    config = configs[name]
+    if config is None:
+        return False
+    made = configs["examine"] if config.service else config
+    return stage.current_outputs(made, run_dir) is None
+
+
+def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Stage name -> its config, over all packages; raises ConfigError for a wrong recipe or override."""
+    return recipes.resolve(recipe, PACKAGES, overrides)
+
+
+def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a dry run prints: the resolved config and its digest, what would run, and where it would write."""
+    configs = resolve(recipe, overrides)
+    settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
+    settings = json.loads(json.dumps(settings))
+    return {
+        "recipe": recipe,
+        "config": settings,
+        "config_digest": digest_json(settings),
+        "pending": [name for name in STAGES if _is_pending(name, configs, run_dir)],
+        "hardware": {name: configs[name].hardware() for name in STAGES if configs[name] is not None},
+        "writes": [
+            str(run_dir / output) for name in STAGES if configs[name] is not None for output in configs[name].outputs()
+        ],
+    }
+
+
+def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
+    """The command line of a stage's own module, with the overrides that concern its package."""
+    package = config.module.partition(".")[0]
+    own = recipes.resolve(recipe, [package])
+    concerning = [text for text in overrides if text.partition(".")[0] in own]
+    settings = [word for text in concerning for word in ("--set", text)]
+    return ["python", "-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line of the flow."""
+    parser = stage.argument_parser("python -m pipelines.flow", __doc__.splitlines()[0])
+    parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
+    with stage.reporting_errors("flow"):
+        options = parser.parse_args(arguments)
+        overrides = [*options.set, *([f"questions.limit={options.limit}"] if options.limit else [])]
+        run_dir = stage.run_directory(options)
+        if options.dry_run:
+            print(json.dumps(describe(options.recipe, run_dir, overrides), indent=2))
+            return
+        stage.interrupt_on_sigterm()
+        run(options.recipe, run_dir, overrides)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Question -> messages: the only place where a prompt is written.
+
+The text is part of what an adapter has learned, so its digest is sealed with everything that was made with it, and a
+test pins the exact words. One final line is asked of every model, and `answers.py` reads it.
+"""
+
+from pipelines.records import LETTERS, Arm, Question
+
+ANSWER_INSTRUCTION = "Name the right option and its letter."
+RATIONALE_INSTRUCTION = "Explain what you see, then name the right option and its letter."
+
+_INSTRUCTIONS = {
+    Arm.ZERO_SHOT: ANSWER_INSTRUCTION,
+    Arm.ANSWER_ONLY: ANSWER_INSTRUCTION,
+    Arm.RATIONALE_THEN_ANSWER: RATIONALE_INSTRUCTION,
+    Arm.TEACHER: RATIONALE_INSTRUCTION,
+}
+
+
+def prompt(question: Question, arm: Arm) -> str:
+    """The user's words that go with the image: the question, its options one a line, and what is to be written."""
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
+    return f"{question.text}\n{options}\n{_INSTRUCTIONS[arm]}"
+
+
+def answer(option: str, letter: str) -> str:
+    """The final line that every arm learns to write, for example `Answer: mill (D)`."""
+    return f"Answer: {option} ({letter})"
+
+
+def target(question: Question, rationale: str | None) -> str:
+    """What a student learns to write: the rationale if there is one, then the gold answer's line."""
+    line = answer(question.options[LETTERS.index(question.gold)], question.gold)
+    return line if rationale is None else f"{rationale}\n{line}"

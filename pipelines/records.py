@@ -1,0 +1,176 @@
+"""The nouns of the flow: one frozen record for each node, and the Arrow schema that its Parquet table has.
+
+Question --teach--> Rationale --verify--> Verdict --compose--> TrainingExample; a served model's answer is a Prediction.
+"""
+
+import dataclasses
+import string
+import types
+import typing
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+LETTERS = string.ascii_uppercase
+
+
+class Split(StrEnum):
+    """What a question may be used for."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+class Arm(StrEnum):
+    """What a model was taught, and hence what it is asked to write."""
+
+    ZERO_SHOT = "zero_shot"
+    ANSWER_ONLY = "answer_only"
+    RATIONALE_THEN_ANSWER = "rationale_then_answer"
+    TEACHER = "teacher"
+
+
+class Condition(StrEnum):
+    """Which image goes with a question when it is asked."""
+
+    REAL = "real"
+    BLANK = "blank"
+    SHUFFLED = "shuffled"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A row of a sealed table. Fields are text, numbers, booleans, or tuples of text. stem: name of the table's
+    file."""
+
+    stem: ClassVar[str]
+    _schemas: ClassVar[dict[type, pa.Schema]] = {}
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        """The Arrow schema of a table of this record, in field order."""
+        if cls not in Record._schemas:
+            hints = typing.get_type_hints(cls)
+            Record._schemas[cls] = pa.schema([_arrow_field(f.name, hints[f.name]) for f in dataclasses.fields(cls)])
+        return Record._schemas[cls]
+
+    @classmethod
+    def table(cls, records: Iterable[typing.Self]) -> pa.Table:
+        """An Arrow table of these records, columns in field order."""
+        return pa.Table.from_pylist([record.as_dict() for record in records], schema=cls.schema())
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> typing.Self:
+        """The record that a table's row holds; raises KeyError when a column is missing."""
+        values = {f.name: row[f.name] for f in dataclasses.fields(cls)}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of this record: plain Python values, tuples as lists."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Question(Record):
+    """A multiple-choice question about an image.
+
+    id: digest of all that the question is (source, image bytes, text, options). image: path below the artifact's
+    folder. image_digest: SHA-256 of the image file's bytes. options: in letter order. gold: the right option's letter.
+    stratum: what the report keeps apart (for example seen and unseen combinations); empty when nothing is.
+    """
+
+    stem: ClassVar[str] = "questions"
+
+    id: str
+    source: str
+    split: str
+    stratum: str
+    image: str
+    image_digest: str
+    text: str
+    options: tuple[str, ...]
+    gold: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rationale(Record):
+    """What the teacher wrote about a question. A row that failed has its error and no text."""
+
+    stem: ClassVar[str] = "rationales"
+
+    question_id: str
+    text: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+    seed: int
+    error: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(Record):
+    """Whether a rationale may teach. reason: `accepted`, or why not. letter: the answer read from it, if any.
+
+    text: all that the teacher wrote. body: the reasoning alone, without the final answer's line.
+    """
+
+    stem: ClassVar[str] = "verdicts"
+
+    question_id: str
+    accepted: bool
+    reason: str
+    letter: str | None
+    text: str
+    body: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingExample(Record):
+    """One question as one arm learns it: the prompt is not trained on, the target is, to the last token."""
+
+    stem: ClassVar[str] = "examples"
+
+    question_id: str
+    arm: str
+    image: str
+    image_digest: str
+    prompt: str
+    target: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Record):
+    """What a served model answered under a condition. letter is None when no answer could be read (unscored)."""
+
+    stem: ClassVar[str] = "predictions"
+
+    question_id: str
+    model: str
+    arm: str
+    condition: str
+    stratum: str
+    gold: str
+    text: str
+    letter: str | None
+    finish_reason: str
+    num_output_tokens: int
+    error: str | None
+
+
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+
+
+def _arrow_field(name: str, hint: Any) -> pa.Field:
+    nullable = isinstance(hint, types.UnionType)
+    if nullable:
+        (hint,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return pa.field(name, _ARROW_TYPES[hint], nullable=nullable)

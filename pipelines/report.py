@@ -1,0 +1,114 @@
+"""Predictions -> report: accuracies with their n and interval, the account of every question, and examples to look at.
+
+`report.json` is for machines; `index.html` is one file for a person, with nothing to fetch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from infra import stage
+from infra.manifest import Artifact, Tally, write_json
+from infra.stage import Task
+from pipelines import tables
+from pipelines.endpoint import data_url
+from pipelines.records import LETTERS, Prediction, Question, Split, Verdict
+from pipelines.scores import baselines, examinations
+
+SCHEMA = "preceptor.report/1"
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def run(task: Task) -> Tally:
+    """Write `report.json` and `index.html`."""
+    asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
+    predictions = tables.read(task.inputs["predictions"].path, Prediction)
+    report = {
+        "schema": SCHEMA,
+        "title": task.config.title,
+        "notes": list(task.config.notes),
+        "accounting": accounting(task.inputs),
+        "examinations": examinations(predictions),
+        "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),
+        "inputs": {name: artifact.digest for name, artifact in task.inputs.items()},
+        "seconds": {name: artifact.manifest.seconds for name, artifact in task.inputs.items()},
+    }
+    write_json(task.draft / "report.json", report)
+    shown = examples(asked, predictions, task.inputs, task.config.num_examples)
+    (task.draft / "index.html").write_text(page(report, shown), encoding="utf-8")
+    for line in table_lines(report["examinations"]):
+        task.progress.say(line)
+    return Tally(rows={"predictions": len(predictions), "examinations": len(report["examinations"])})
+
+
+def accounting(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Rows and reasons of every stage on the way, as each of them sealed them."""
+    return {name: {"rows": a.tally["rows"], "rejected": a.tally["reasons"]} for name, a in inputs.items()}
+
+
+def examples(
+    asked: Mapping[str, Question], predictions: list[Prediction], inputs: Mapping[str, Artifact], count: int
+) -> list[dict[str, Any]]:
+    """Test questions with every model's answer, and training questions with the teacher's rationale and its verdict."""
+    folder = inputs["questions"].path
+    by_question: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        by_question.setdefault(prediction.question_id, []).append(prediction)
+    tested = _spread([asked[i] for i in by_question], count)
+    verdicts = tables.read(inputs["verdicts"].path, Verdict)
+    accepted = [v for v in verdicts if v.accepted][: count // 2]
+    rejected = [v for v in verdicts if not v.accepted][: count // 2]
+    return [
+        *({"question": _shown(q, folder), "answers": [_answer(p) for p in by_question[q.id]]} for q in tested),
+        *({"question": _shown(asked[v.question_id], folder), "verdict": v.as_dict()} for v in accepted + rejected),
+    ]
+
+
+def page(report: Mapping[str, Any], shown: list[dict[str, Any]]) -> str:
+    """The report as one self-contained HTML page; all text is escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(report=report, examples=shown)
+
+
+def table_lines(entries: list[dict[str, Any]]) -> list[str]:
+    """The examinations as a plain table, for a log or a terminal."""
+    strata = sorted({name for entry in entries for name in entry["strata"]})
+    apart = "".join(f"{name:>9}" for name in strata)
+    lines = [f"{'arm':<24}{'condition':<11}{'n':>5}  {'accuracy':>8}  {'95 % interval':<14}{apart}"]
+    for entry in entries:
+        low, high = entry["interval"]
+        apart = "".join(f"{entry['strata'][name]['accuracy']:>9.3f}" for name in strata if name in entry["strata"])
+        words = f"{entry['arm']:<24}{entry['condition']:<11}"
+        lines.append(f"{words}{entry['asked']:>5}  {entry['accuracy']:>8.3f}  {low:.3f} to {high:.3f}{apart}")
+    return lines
+
+
+def _spread(questions: list[Question], count: int) -> list[Question]:
+    """Questions from all strata in turn, in their order."""
+    strata: dict[str, list[Question]] = {}
+    for question in questions:
+        strata.setdefault(question.stratum, []).append(question)
+    turns = [group[turn] for turn in range(count) for _, group in sorted(strata.items()) if turn < len(group)]
+    return turns[:count]
+
+
+def _shown(question: Question, folder: Path) -> dict[str, Any]:
+    path = folder / question.image
+    return {
+        **question.as_dict(),
+        "lettered": list(zip(LETTERS, question.options, strict=False)),
+        "url": data_url(path.read_bytes(), path.suffix.removeprefix(".")),
+    }
+
+
+def _answer(prediction: Prediction) -> dict[str, Any]:
+    return {**prediction.as_dict(), "correct": prediction.letter == prediction.gold}
+
+
+if __name__ == "__main__":
+    stage.main("report", "pipelines")

@@ -1,0 +1,77 @@
+"""Predictions -> scores: numbers that never stand alone, each with its n and its interval."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from statistics import NormalDist
+from typing import Any
+
+from pipelines.records import Arm, Condition, Prediction, Question
+
+_ARM_ORDER = (Arm.ZERO_SHOT, Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER, Arm.TEACHER)
+
+
+def examinations(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
+    """One entry for each model under each condition, with the strata apart; unscored answers count as wrong."""
+    groups: dict[tuple[str, str, str], list[Prediction]] = {}
+    for prediction in predictions:
+        groups.setdefault((prediction.model, prediction.arm, prediction.condition), []).append(prediction)
+    entries = []
+    for (model, arm, condition), group in groups.items():
+        strata = sorted({prediction.stratum for prediction in group})
+        entries.append(
+            {"model": model, "arm": arm, "condition": condition, **score(group)}
+            | {
+                "strata": {name: score([p for p in group if p.stratum == name]) for name in strata if name},
+                "letters": dict(sorted(Counter(p.letter or "none" for p in group).items())),
+            }
+        )
+    conditions = list(Condition)
+    return sorted(entries, key=lambda e: (_ARM_ORDER.index(Arm(e["arm"])), conditions.index(Condition(e["condition"]))))
+
+
+def score(group: list[Prediction]) -> dict[str, Any]:
+    """asked = scored + unscored; accuracy = correct / asked, with its 95 % Wilson interval."""
+    asked = len(group)
+    unscored = sum(prediction.letter is None for prediction in group)
+    correct = sum(prediction.letter == prediction.gold for prediction in group)
+    return {
+        "asked": asked,
+        "scored": asked - unscored,
+        "unscored": unscored,
+        "correct": correct,
+        "accuracy": round(correct / asked, 4) if asked else None,
+        "interval": [round(end, 4) for end in wilson_interval(correct, asked)],
+    }
+
+
+def baselines(asked: list[Question]) -> dict[str, Any]:
+    """What needs no model: chance by the number of options, and always answering the most frequent gold letter."""
+    letters = Counter(question.gold for question in asked)
+    letter, count = letters.most_common(1)[0]
+    chance = sum(1 / len(question.options) for question in asked) / len(asked)
+    return {
+        "n": len(asked),
+        "chance": round(chance, 4),
+        "majority_letter": letter,
+        "majority_letter_accuracy": round(count / len(asked), 4),
+        "gold_letters": dict(sorted(letters.items())),
+    }
+
+
+def wilson_interval(correct: int, asked: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (E. B. Wilson, 1927), both ends within [0, 1]; (0, 1) when nothing was
+    asked.
+
+    Raises ValueError when `correct` is no count out of `asked`.
+    """
+    if not 0 <= correct <= asked:
+        raise ValueError(f"{correct} correct of {asked} asked")
+    if asked == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / asked
+    centre = share + z * z / (2 * asked)
+    spread = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
+    scale = 1 + z * z / asked
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
