@@ -29,11 +29,8 @@ def digest_material(path: Path) -> str:
     """Digest of a file or folder of the world: every name and content below it, in sorted order.
 
     A file of over 1 GiB (the shards of a large model) counts by its size and its first and last MiB: reading half a
-    terabyte to find that nothing changed would cost more than the stage. A path that does not exist is a hub's model
-    id, and counts by its name.
+    terabyte to find that nothing changed would cost more than the stage. Raises FileNotFoundError.
     """
-    if not path.exists():
-        return digest_json({"id": str(path)})
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return digest_json({str(file.relative_to(path)): _digest_possibly_large(file) for file in files})
 

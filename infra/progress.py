@@ -16,19 +16,17 @@ class Progress:
     def __init__(self, stage: str, every_s: float = 2.0) -> None:
         self.stage = stage
         self._every_s = every_s
-        self._started = self._printed = time.monotonic()
+        self._started = self._printed = 0.0
 
     def say(self, words: str) -> None:
         """Print one line of the stage's own."""
         print(f"{self.stage}: {words}", flush=True)
 
-    def start(self) -> None:
-        """Count time from now on: called when the work proper begins, after an engine's start."""
-        self._started = time.monotonic()
-
     def __call__(self, done: int, total: int, unit: str, **counts: int | float | str) -> None:
         """Say that `done` of `total` units are finished, with further counts; prints when a line is due."""
         now = time.monotonic()
+        if not self._started:  # the time before the first unit is start-up, not work
+            self._started = self._printed = now
         if done < total and now - self._printed < self._every_s:
             return
         self._printed = now

@@ -7,8 +7,10 @@ importing an engine.
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
+import re
 import signal
 import sys
 import time
@@ -18,14 +20,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from infra import manifest, privacy, recipes
-from infra.digests import digest_material
-from infra.errors import ArtifactError, PreceptorError
+from infra.digests import digest_json, digest_material
+from infra.errors import ArtifactError, InputError, PreceptorError
 from infra.manifest import Artifact
 from infra.progress import Progress
 
 privacy.silence()  # before any engine is imported
 
-_MATERIAL_DIGESTS: dict[str, str] = {}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def made_from(config: StageConfig, output: str, inputs: Mapping[str, Artifact]) 
         "contract": config.contract,
         "config": json.loads(json.dumps(dataclasses.asdict(own))),
         "inputs": {name: inputs[name].digest for name in own.inputs()},
-        "materials": {name: _material_digest(path) for name, path in own.materials().items()},
+        "materials": {name: _material_digest(config.stage, name, path) for name, path in own.materials().items()},
         "paths": dict(own.materials()),
     }
 
@@ -98,6 +100,12 @@ def current_outputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact] |
         if inputs[output].manifest.key != manifest.key(made_from(config, output, inputs)):
             return None
     return {output: inputs[output] for output in config.outputs()}
+
+
+def check_materials(config: StageConfig) -> None:
+    """Raise InputError when a file or model folder that the stage will read is not there."""
+    for name, path in config.materials().items():
+        _material_digest(config.stage, name, path)
 
 
 def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
@@ -159,6 +167,7 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
             )
             return
         interrupt_on_sigterm()
+        check_materials(config)
         carry_out(config, run_dir, Progress(stage))
 
 
@@ -199,7 +208,7 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
             print(f"{self._stage}: error: {cause}", file=sys.stderr, flush=True)
             sys.exit(1)
         traceback.print_exception(error)
-        print(f"{self._stage}: error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(f"{self._stage}: error: {_in_one_line(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
@@ -211,6 +220,14 @@ def prerequisite(error: BaseException | None) -> PreceptorError | None:
         cause = getattr(error, "cause", None)
         error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
     return None
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The innermost cause; engines put a remote traceback into the message, whose last line is the telling one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
 
 
 def interrupt_on_sigterm() -> None:
@@ -227,10 +244,14 @@ def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
     return artifact if artifact is not None and artifact.manifest.key == manifest.key(origin) else None
 
 
-def _material_digest(path: str) -> str:
-    if path not in _MATERIAL_DIGESTS:
-        _MATERIAL_DIGESTS[path] = digest_material(Path(path))
-    return _MATERIAL_DIGESTS[path]
+@functools.cache
+def _material_digest(stage: str, name: str, path: str) -> str:
+    """Digest of a material; a hub's model id, which nothing here can read, counts by its name."""
+    if Path(path).exists():
+        return digest_material(Path(path))
+    if _HUB_ID.fullmatch(path):
+        return digest_json({"id": path})
+    raise InputError(f"{stage}.{name}: there is nothing at {path!r}. Name what is there: --set {stage}.{name}=PATH")
 
 
 def _counts(artifact: Artifact) -> str:

@@ -34,6 +34,8 @@ STAGES = (
 def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run every stage that is not up to date, in order. Raises StageError with the first failed stage's own error."""
     configs = resolve(recipe, overrides)
+    for config in filter(None, configs.values()):
+        stage.check_materials(config)  # now, not after the first engine has worked for hours
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
     with ExitStack() as running:

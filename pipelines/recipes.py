@@ -57,6 +57,7 @@ class EngineConfig:
     max_num_seqs: Annotated[int, Gt(0)] = 256
     memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
     enforce_eager: bool = False
+    chunked_prefill: bool = True
     kv_cache_gib: Annotated[int, Gt(0)] | None = None
     cpus: Annotated[float, Ge(0)] = 1
     gpus: Annotated[float, Ge(0)] = 0
@@ -71,6 +72,7 @@ class EngineConfig:
             "max_num_seqs": self.max_num_seqs,
             "gpu_memory_utilization": self.memory_utilization,
             "enforce_eager": self.enforce_eager,
+            "enable_chunked_prefill": self.chunked_prefill,
             "mm_encoder_tp_mode": self.mm_encoder_tp_mode,
             "limit_mm_per_prompt": {"image": 1, "video": 0},
             "disable_log_stats": True,
@@ -80,16 +82,25 @@ class EngineConfig:
         """Environment of the engine's process; the CPU backend is steered by variables only."""
         if self.kv_cache_gib is None:
             return {}
-        # Unbound threads: bound ones pin the engine to core 0 and leave the rest of a small machine idle.
+        # Unbound threads: bound ones pin the engine to core 0 and leave the rest of a small machine idle. The last one
+        # keeps the model in the engine's process: a worker process of its own would import everything once more.
         return {
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
 
 
 POCKET_ENGINE = EngineConfig(
-    max_model_len=512, dtype="float32", enforce_eager=True, kv_cache_gib=1, memory_utilization=0.3, max_num_seqs=128
+    max_model_len=512,
+    dtype="float32",
+    max_num_seqs=128,
+    memory_utilization=0.3,
+    enforce_eager=True,
+    # vLLM's CPU backend rewinds a seeded request's generator when its prompt is cut in chunks, which CPU generators refuse.
+    chunked_prefill=False,
+    kv_cache_gib=1,
 )
 
 

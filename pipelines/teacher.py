@@ -79,9 +79,7 @@ class TeacherEngine:
 
 
 def start_engine(model: str, config: EngineConfig) -> Any:
-    """An asynchronous vLLM engine for this model folder; raises InputError when there is none."""
-    if not (Path(model) / "config.json").is_file() and Path(model).parts[:1] in (("train",), ("/",)):
-        raise InputError(f"No model at {model}. Run `make pocket-models`, or set teach.teacher=PATH.")
+    """An asynchronous vLLM engine for a model folder or a hub's model id."""
     os.environ.update(config.environment())
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -100,8 +98,6 @@ def run(task: Task) -> Tally:
     explained: dict[str, Rationale] = {}
     failed = 0
     for rationale in _explained(asked, config, task.inputs["questions"].path):
-        if not explained:
-            task.progress.start()
         explained[rationale.question_id] = rationale
         failed += rationale.error is not None
         task.progress(len(explained), len(asked), "rationales", failed=failed)
@@ -124,10 +120,12 @@ def _explained(asked: list[Question], config: TeachConfig, folder: Path) -> Iter
             TeacherEngine,
             fn_constructor_kwargs={"config": config, "images_folder": folder},
             batch_size=config.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=config.replicas, max_tasks_in_flight_per_actor=8),
+            # Several batches in an engine at once, and the next ones waiting beside it, so that it never runs empty.
+            compute=ray.data.ActorPoolStrategy(
+                size=config.replicas, max_concurrent_calls_per_actor=4, max_tasks_in_flight_per_actor=8
+            ),
             num_cpus=config.engine.cpus,
             num_gpus=config.engine.gpus,
-            max_concurrency=4,
         )
     )
     for row in finished.iter_rows():

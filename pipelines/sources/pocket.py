@@ -18,6 +18,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from infra.manifest import Tally
+from infra.stage import Task
 from pipelines.records import LETTERS
 
 SHAPES = ("round", "plate", "needle")
@@ -241,3 +243,16 @@ def _outline(shape: str, x: float, y: float, rng: np.random.Generator) -> list[t
 
 def _shrunk(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX), dtype=np.float64)
+
+
+def run(task: Task) -> Tally:
+    """Draw the questions into the stage's draft."""
+    config: PocketConfig = task.config.pocket
+    write(task.draft, config, lambda done, total: task.progress(done, total, "images"))
+    return Tally(rows={"train": config.num_train_questions, "test": config.num_test_questions})
+
+
+if __name__ == "__main__":
+    from infra import stage as runner
+
+    runner.main("draw", "pipelines")

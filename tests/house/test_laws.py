@@ -1,0 +1,98 @@
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGES = ("pipelines", "train", "serve", "infra")
+SOURCES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
+ENGINES = {"ray", "torch", "vllm", "deepspeed", "peft", "mlflow", "transformers"}
+LIGHT = (
+    "pipelines.records",
+    "pipelines.prompts",
+    "pipelines.answers",
+    "pipelines.recipes",
+    "pipelines.flow",
+    "pipelines.verification",
+    "pipelines.evaluation",
+    "train.recipes",
+    "serve.recipes",
+    "serve.models",
+)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_a_light_module_imports_no_engine(module):
+    script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT
+    ).stdout
+    assert not ENGINES & set(shown.split())
+
+
+def test_folders_are_packages_all_the_way_down():
+    missing = {path.parent for path in [*SOURCES, *(PROJECT / "tests").rglob("*.py")]}
+    assert [str(folder) for folder in missing if not (folder / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_modules_and_functions_keep_their_size_and_say_what_they_are(path):
+    tree = ast.parse(path.read_text())
+    if path.name != "__init__.py":
+        assert ast.get_docstring(tree), "the first line of a module says its arrow"
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [f.name for f in functions if f.end_lineno - f.lineno >= 60] == []
+    assert path.read_text().count("\n") <= 350
+
+
+def test_tests_mirror_the_tree():
+    folders = {path.parent.relative_to(PROJECT / "tests") for path in (PROJECT / "tests").rglob("test_*.py")}
+    own = {Path("flow"), Path("house")}
+    assert [str(folder) for folder in folders - own if not (PROJECT / folder).is_dir()] == []
+
+
+def test_the_reading_tour_of_the_readme_names_files_that_exist():
+    readme = (PROJECT / "README.md").read_text()
+    tour = readme.partition("## Reading tour")[2].partition("\n## ")[0]
+    named = re.findall(r"`([\w/.]+\.(?:py|md))`", tour)
+    assert 5 <= len(named) <= 10
+    assert [name for name in named if not (PROJECT / name).is_file()] == []
+
+
+def test_the_readme_s_make_targets_exist():
+    readme, makefile = (PROJECT / "README.md").read_text(), (PROJECT / "Makefile").read_text()
+    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([\w-]+)", readme)) <= targets
+
+
+def test_nothing_leaves_the_machine_unasked():
+    from infra import privacy
+
+    assert privacy.SILENCE["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert privacy.SILENCE["VLLM_NO_USAGE_STATS"] == privacy.SILENCE["DO_NOT_TRACK"] == "1"
+    assert privacy.SILENCE["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert privacy.SILENCE["RAYLLM_ENABLE_REQUEST_PROMPT_LOGS"] == "0"
+
+
+def test_torchvision_imports_beside_this_torch():
+    subprocess.run([sys.executable, "-c", "import torchvision.transforms.v2"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_every_direct_dependency_is_pinned_in_the_profile_s_constraints(profile):
+    import tomllib
+
+    pinned = {}
+    for line in (PROJECT / f"infra/environment/constraints-{profile}.txt").read_text().splitlines():
+        name, equals, version = line.partition("==")
+        if equals:
+            pinned[name.lower().replace("_", "-")] = version.partition("+")[0]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][profile]]
+    for requirement in wanted:
+        name, _, version = re.sub(r"\[.*?\]", "", requirement).partition("==")
+        assert name.lower() in pinned, name
+        assert version in ("", pinned[name.lower()]), requirement

@@ -1,0 +1,69 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import answers, prompts
+from pipelines.records import LETTERS
+from tests.pipelines.fixtures import OPTIONS
+
+texts = st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Answer: cast (B)", "B"),
+        ("Round on grainy: beta.\nAnswer: cast (B)", "B"),
+        ("Answer: mill (A)\nNo, wait.\nAnswer: cast (B)", "B"),
+        ("Answer: B", "B"),
+        ("Answer: B.", "B"),
+        ("The answer is B. cast", "B"),
+        ("the answer is (C)", "C"),
+        ("B", "B"),
+        ("(D)", "D"),
+        ("Answer: die cast", "D"),
+        ("It must be the press", "C"),
+        ("Answer: Cast", "B"),
+    ],
+)
+def test_a_settled_answer_is_read(text, letter):
+    assert answers.read_letter(text, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I cannot tell.",
+        "Answer: mill (B)",
+        "Answer: cast (E)",
+        "It could be mill or press",
+        "A smooth background is seen",
+        "Answer:",
+        "Answer: milling",
+        "The answered question",
+    ],
+)
+def test_what_settles_on_nothing_or_contradicts_itself_is_no_answer(text):
+    assert answers.read_letter(text, OPTIONS) is None
+
+
+@given(texts, st.lists(texts, min_size=2, max_size=6, unique=True))
+def test_reading_never_raises_and_gives_a_letter_of_the_options_or_none(text, options):
+    letter = answers.read_letter(text, tuple(options))
+    assert letter is None or letter in LETTERS[: len(options)]
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=2, max_size=6, unique=True),
+    st.data(),
+)
+def test_the_line_that_students_learn_is_read_back(options, data):
+    index = data.draw(st.integers(0, len(options) - 1))
+    line = prompts.answer(options[index], LETTERS[index])
+    assert answers.read_letter(f"because of what is seen\n{line}", tuple(options)) == LETTERS[index]
+
+
+def test_the_reasoning_is_what_stands_before_the_final_line():
+    assert answers.without_answer("Round on grainy.\nSo beta.\nAnswer: cast (B)") == "Round on grainy.\nSo beta."
+    assert answers.without_answer("Answer: cast (B)") == ""

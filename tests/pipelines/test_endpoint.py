@@ -1,0 +1,72 @@
+import asyncio
+import itertools
+
+import pytest
+
+from infra.errors import ArtifactError
+from pipelines import endpoint, fakes
+from pipelines.endpoint import Answer, Client, Endpoint, RequestError, ServedModel
+from pipelines.records import Arm
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(endpoint, "_FIRST_PAUSE_S", 0.001)
+
+
+def ask(base_url, **settings):
+    async def once():
+        async with Client(base_url, **({"concurrency": 2, "timeout_s": 5} | settings)) as client:
+            return await client.ask("m", "what?", endpoint.data_url(b"png"), 16)
+
+    return asyncio.run(once())
+
+
+def test_an_answer_comes_with_its_reason_to_stop_and_its_tokens():
+    with fakes.endpoint(lambda _: "Answer: cast (B)") as base_url:
+        assert ask(base_url) == Answer("Answer: cast (B)", "stop", 3)
+
+
+def test_a_request_is_greedy_and_carries_its_image_in_itself():
+    seen = []
+    with fakes.endpoint(lambda body: seen.append(body) or "B") as base_url:
+        ask(base_url)
+    (body,) = seen
+    image, text = body["messages"][0]["content"]
+    assert (body["temperature"], body["max_tokens"], body["model"]) == (0.0, 16, "m")
+    assert image["image_url"]["url"].startswith("data:image/png;base64,")
+    assert text["text"] == "what?"
+
+
+def test_a_busy_endpoint_is_asked_again():
+    replies = itertools.chain([503, 429], itertools.repeat("B"))
+    with fakes.endpoint(lambda _: next(replies)) as base_url:
+        assert ask(base_url).text == "B"
+
+
+def test_a_refused_request_is_not_repeated():
+    seen = []
+    with fakes.endpoint(lambda body: seen.append(body) or 400) as base_url, pytest.raises(RequestError, match="400"):
+        ask(base_url)
+    assert len(seen) == 1
+
+
+def test_an_endpoint_that_is_not_there_fails_the_request_with_a_reason():
+    with fakes.endpoint(lambda _: "B") as base_url:
+        pass
+    with pytest.raises(RequestError, match="ClientConnector"):
+        ask(base_url)
+
+
+def test_an_endpoint_s_description_is_written_and_read(tmp_path):
+    made = Endpoint(base_url="http://127.0.0.1:1/v1", models=(ServedModel(name="m", arm=Arm.TEACHER, digest="d"),))
+    made.write(tmp_path)
+    assert Endpoint.read(tmp_path) == made
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"base_url": "x"}', '{"base_url": "x", "models": [{"name": 1}]}'])
+def test_a_missing_or_damaged_description_says_to_deploy(tmp_path, content):
+    if content is not None:
+        (tmp_path / endpoint.ENDPOINT_FILE).write_text(content)
+    with pytest.raises(ArtifactError, match=r"serve\.app"):
+        Endpoint.read(tmp_path)

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from infra.errors import ConfigError
+from pipelines import flow
+
+
+def test_a_stage_s_command_carries_only_its_own_package_s_overrides(tmp_path):
+    overrides = ["teach.seed=1", "fit.num_steps=3", "deploy.port=9"]
+    configs = flow.resolve("pocket", overrides)
+    command = flow._command(configs["fit"], "pocket", tmp_path, overrides)
+    assert command == ["python", "-m", "train.fit", "pocket", "--run-dir", str(tmp_path), "--set", "fit.num_steps=3"]
+
+
+def test_a_dry_run_prints_config_digest_hardware_and_paths_and_writes_nothing(tmp_path, capsys):
+    flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--limit", "5", "--dry-run"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["config"]["questions"]["limit"] == 5
+    assert printed["pending"] == list(flow.STAGES)
+    assert set(printed["hardware"]) == set(flow.STAGES)
+    assert str(tmp_path / "r/adapters/answer_only") in printed["writes"]
+    assert len(printed["config_digest"]) == 64
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_override_stops_the_flow_before_anything_starts(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--set", "teach.temprature=1"])
+    assert stop.value.code == 1
+    assert "Did you mean 'temperature'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_model_folder_stops_the_flow_before_anything_starts(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--set", "teach.teacher=/nowhere/teacher"])
+    assert "teach.teacher: there is nothing at '/nowhere/teacher'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_without_drawn_questions_has_no_draw_stage(tmp_path):
+    configs = flow.resolve("pmc_vqa_8xh200", [])
+    assert configs["draw"] is None
+    assert not flow._is_pending("draw", configs, tmp_path)
+
+
+def test_recipes_of_all_packages_have_the_same_names():
+    from infra import recipes
+
+    names = [set(recipes.known_recipes(package)) for package in flow.PACKAGES]
+    assert names[0] == names[1] == names[2]
+    with pytest.raises(ConfigError):
+        flow.resolve("no_such", [])

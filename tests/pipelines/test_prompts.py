@@ -1,0 +1,32 @@
+from pipelines import prompts
+from pipelines.records import Arm
+from tests.pipelines.fixtures import question
+
+
+def test_the_exact_prompt_of_the_answer_only_arm_is_pinned():
+    assert prompts.prompt(question(), Arm.ANSWER_ONLY) == (
+        "Which process route made this sample?\n"
+        "A. mill\nB. cast\nC. press\nD. die cast\n"
+        "Name the right option and its letter."
+    )
+
+
+def test_the_exact_prompt_of_the_rationale_arm_is_pinned():
+    assert prompts.prompt(question(), Arm.RATIONALE_THEN_ANSWER).endswith(
+        "D. die cast\nExplain what you see, then name the right option and its letter."
+    )
+
+
+def test_teacher_and_rationale_student_are_asked_the_same_and_zero_shot_as_the_answer_only_student():
+    ask = {arm: prompts.prompt(question(), arm) for arm in Arm}
+    assert ask[Arm.TEACHER] == ask[Arm.RATIONALE_THEN_ANSWER]
+    assert ask[Arm.ZERO_SHOT] == ask[Arm.ANSWER_ONLY]
+
+
+def test_a_prompt_never_tells_the_gold_answer():
+    assert prompts.prompt(question(gold="A"), Arm.TEACHER) == prompts.prompt(question(gold="D"), Arm.TEACHER)
+
+
+def test_targets_end_with_the_gold_option_s_line():
+    assert prompts.target(question(), None) == "Answer: cast (B)"
+    assert prompts.target(question(), "It is round.") == "It is round.\nAnswer: cast (B)"

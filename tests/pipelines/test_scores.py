@@ -1,0 +1,57 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import scores
+from tests.pipelines.fixtures import prediction, question
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_an_interval_holds_the_share_and_stays_within_0_and_1(correct, wrong):
+    asked = correct + wrong
+    low, high = scores.wilson_interval(correct, asked)
+    assert 0 <= low <= high <= 1
+    if asked:
+        assert low - 1e-9 <= correct / asked <= high + 1e-9
+
+
+def test_the_interval_is_wilson_s():
+    low, high = scores.wilson_interval(1298, 2000)
+    assert (round(low, 4), round(high, 4)) == (0.6278, 0.6696)
+
+
+def test_more_correct_than_asked_is_refused():
+    with pytest.raises(ValueError, match="3 correct of 2"):
+        scores.wilson_interval(3, 2)
+
+
+def test_an_unscored_answer_counts_as_wrong_and_apart():
+    score = scores.score([prediction("B"), prediction("A"), prediction(None), prediction(None, error="timeout")])
+    assert (score["asked"], score["scored"], score["unscored"], score["correct"]) == (4, 2, 2, 1)
+    assert score["accuracy"] == 0.25
+
+
+def test_examinations_keep_models_conditions_and_strata_apart_in_a_fixed_order():
+    entries = scores.examinations(
+        [
+            prediction("B", arm="teacher", model="t"),
+            prediction("B", arm="rationale_then_answer", model="r", condition="shuffled"),
+            prediction("A", arm="rationale_then_answer", model="r", stratum="unseen"),
+            prediction("B", arm="rationale_then_answer", model="r"),
+            prediction("B"),
+        ]
+    )
+    assert [(e["arm"], e["condition"], e["asked"]) for e in entries] == [
+        ("zero_shot", "real", 1),
+        ("rationale_then_answer", "real", 2),
+        ("rationale_then_answer", "shuffled", 1),
+        ("teacher", "real", 1),
+    ]
+    assert entries[1]["strata"]["unseen"]["correct"] == 0
+    assert entries[1]["strata"]["seen"]["correct"] == 1
+
+
+def test_chance_and_the_majority_letter_come_from_the_questions():
+    baselines = scores.baselines([question(gold="B"), question(gold="B"), question(gold="A", options=("x", "y"))])
+    assert baselines["chance"] == round((1 / 4 + 1 / 4 + 1 / 2) / 3, 4)
+    assert (baselines["majority_letter"], baselines["majority_letter_accuracy"]) == ("B", 0.6667)
