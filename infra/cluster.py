@@ -1,14 +1,18 @@
 """Ray: the cluster that RAY_ADDRESS names, or one of our own on this machine for as long as it is needed. [edge]"""
 
+import dataclasses
 import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import ray
 import ray.exceptions
+from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 
 from infra import privacy
@@ -35,18 +39,26 @@ def connect() -> None:
         _init(dashboard=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Addresses:
+    """Where a cluster takes jobs, and where their drivers connect; None for what RAY_ADDRESS or the job itself says."""
+
+    jobs: str | None
+    drivers: str | None
+
+
 @contextmanager
-def cluster() -> Iterator[str | None]:
-    """A cluster that takes jobs; yields the address of its Jobs API, None when RAY_ADDRESS says it.
+def cluster() -> Iterator[Addresses]:
+    """A cluster that takes jobs: the one that RAY_ADDRESS names, or a local one.
 
     A local Ray is stopped at the end, with all that its jobs left running.
     """
     if os.environ.get("RAY_ADDRESS"):
-        yield None
+        yield Addresses(None, None)
         return
     context = _init(dashboard=True)
     try:
-        yield f"http://{context.dashboard_url}"
+        yield Addresses(f"http://{context.dashboard_url}", context.address_info["gcs_address"])
     finally:
         ray.shutdown()
 
@@ -68,16 +80,33 @@ def _init(dashboard: bool) -> BaseContext:
             return ray.init(logging_level=logging.ERROR)
         for name, value in _LOCAL_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        return ray.init(
-            "local",
-            num_cpus=max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=dashboard,
-            logging_level=logging.ERROR,
-            log_to_driver=not dashboard,
-        )
+        with _any_free_agent_port():
+            return ray.init(
+                "local",
+                num_cpus=max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=dashboard,
+                logging_level=logging.ERROR,
+                log_to_driver=not dashboard,
+            )
     except (ray.exceptions.RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
         hint = (
             f"No cluster answers at RAY_ADDRESS={asked}; unset it to use this machine" if asked else "Ray did not start"
         )
         raise ClusterError(f"{hint}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _any_free_agent_port() -> Iterator[None]:
+    """Let Ray's agent, which starts the jobs, listen on a free port.
+
+    Its default is one fixed port, and `ray.init` has no argument for another one: a second cluster on the machine would
+    come up without an agent and take no job.
+    """
+    construct = RayParams.__init__
+
+    def with_free_port(self: RayParams, *arguments: Any, **named: Any) -> None:
+        construct(self, *arguments, **{"dashboard_agent_listen_port": None, **named})
+
+    with patch.object(RayParams, "__init__", with_free_port):
+        yield

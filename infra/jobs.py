@@ -2,6 +2,7 @@
 failed. [edge]"""
 
 import asyncio
+import logging
 import re
 import shlex
 import time
@@ -12,6 +13,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from infra.errors import ClusterError, PreceptorError
 
+_AGENT_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 _TRACEBACK_LINES_SHOWN = 6
@@ -24,6 +26,7 @@ class StageError(PreceptorError):
 
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the Jobs API at this address, or at the cluster that RAY_ADDRESS names."""
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # its chatter is not the stages' progress
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
@@ -34,6 +37,7 @@ def run(
     client: JobSubmissionClient,
     stage: str,
     command: Sequence[str],
+    drivers: str | None,
     environment: dict[str, object],
     log: Path,
     show: Callable[[str], None],
@@ -43,7 +47,9 @@ def run(
 
     An interrupt stops the job, then goes on. Raises StageError when the job does not succeed.
     """
-    job_id = client.submit_job(entrypoint=shlex.join(command), runtime_env=environment)
+    # Said outright, since where several clusters share a machine Ray tells a job's driver the address of the latest one.
+    address = ["env", f"RAY_ADDRESS={drivers}"] if drivers else []
+    job_id = _submit(client, shlex.join([*address, *command]), environment)
     log.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
     try:
@@ -64,6 +70,18 @@ def run(
     if status is not JobStatus.SUCCEEDED:
         said = client.get_job_info(job_id).message or ""
         raise StageError(f"{_reason(stage, lines, said)}\nThe whole log is {log}")
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str, environment: dict[str, object]) -> str:
+    """Submit once the cluster takes jobs: a young cluster's Jobs API answers before its agent is there."""
+    deadline = time.monotonic() + _AGENT_TIMEOUT_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
+        except (RuntimeError, ConnectionError) as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise ClusterError(f"Ray takes no job: {str(error).splitlines()[0]}") from error
+            time.sleep(_POLL_S)
 
 
 async def _follow(client: JobSubmissionClient, job_id: str, take: Callable[[str], None]) -> None:

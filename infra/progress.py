@@ -17,6 +17,7 @@ class Progress:
         self.stage = stage
         self._every_s = every_s
         self._started = self._printed = 0.0
+        self._done = 0
 
     def say(self, words: str) -> None:
         """Print one line of the stage's own."""
@@ -25,8 +26,9 @@ class Progress:
     def __call__(self, done: int, total: int, unit: str, **counts: int | float | str) -> None:
         """Say that `done` of `total` units are finished, with further counts; prints when a line is due."""
         now = time.monotonic()
-        if not self._started:  # the time before the first unit is start-up, not work
+        if done <= self._done or not self._started:  # a new count; the time before its first unit is start-up, not work
             self._started = self._printed = now
+        self._done = done
         if done < total and now - self._printed < self._every_s:
             return
         self._printed = now

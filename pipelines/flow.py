@@ -57,12 +57,13 @@ def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[s
     """A cluster and a function that runs a stage's command on it as a job."""
     from infra import cluster, jobs  # heavy, and not needed when everything is up to date
 
-    with cluster.cluster() as address:
-        client = jobs.connect(address)
+    with cluster.cluster() as addresses:
+        client = jobs.connect(addresses.jobs)
         environment = cluster.job_environment()
 
         def submit(name: str, command: list[str]) -> None:
-            jobs.run(client, name, command, environment, run_dir / "logs" / f"{name}.log", screen.show)
+            log = run_dir / "logs" / f"{name}.log"
+            jobs.run(client, name, command, addresses.drivers, environment, log, screen.show)
 
         yield submit
 

@@ -20,9 +20,8 @@ def main(profile: str, folder: Path) -> None:
     if profile not in PROFILES:
         sys.exit(f"set-up: no profile {profile!r}. Known: {', '.join(PROFILES)}. Type: make setup PROFILE=cpu")
     if sys.version_info[:2] != (3, 11):
-        sys.exit(
-            f"set-up: this is Python {sys.version.split()[0]}; the packages need 3.11. Type: make setup PYTHON=python3.11"
-        )
+        here = sys.version.split()[0]
+        sys.exit(f"set-up: this is Python {here}; the packages need 3.11. Type: make setup PYTHON=python3.11")
     wanted = _digest(profile)
     stamp = folder / _STAMP
     if stamp.is_file() and stamp.read_text() == wanted:

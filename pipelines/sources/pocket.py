@@ -1,8 +1,8 @@
 """A seed -> the pocket questions, as files in the form that a user would bring (`questions.jsonl` and `images/`).
 
-Each image is a drawn micrograph with four visible attributes. Two hidden rules (shape and background give a family, tone
-and density give a stage) and a third over them (family and stage give the process route) make every question one of
-three steps. The rules are built to need composition: nine of the 36 combinations of attributes are never shown in
+Each image is a drawn micrograph with four visible attributes. Two hidden rules (shape and background give a family,
+tone and density give a stage) and a third over them (family and stage give the process route) make every question one
+of three steps. The rules are built to need composition: nine of the 36 combinations of attributes are never shown in
 training, and half of the test is about them.
 
 Synthetic, and of no value as material science. Numpy and PIL only: no model is needed to draw.
@@ -170,33 +170,35 @@ def _row(name: str, split: str, attributes: Attributes, rng: np.random.Generator
 
 def draw(attributes: Attributes, rng: np.random.Generator) -> Image.Image:
     """A grey micrograph of these attributes: 96 x 96 pixels, mode L, different at every call."""
-    field_HW = _background(attributes.background, rng)
+    field = _background(attributes.background, rng)
     particles, mask = _particles(attributes, rng)
-    mask_HW = _shrunk(mask) / 255
-    field_HW = field_HW * (1 - mask_HW) + _shrunk(particles) * mask_HW
-    field_HW += rng.normal(0, 4, field_HW.shape) + rng.uniform(-6, 6)  # the detector's noise, and its gain
-    return Image.fromarray(np.clip(field_HW, 0, 255).astype(np.uint8))
+    covered = _shrunk(mask) / 255
+    field = field * (1 - covered) + _shrunk(particles) * covered
+    field += rng.normal(0, 4, field.shape) + rng.uniform(-6, 6)  # the detector's noise, and its gain
+    return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8))
 
 
 def _background(kind: str, rng: np.random.Generator) -> np.ndarray:
     """Grey values around 125, shape (96, 96); all kinds have the same slow shading, two have a texture on it."""
-    y_HW, x_HW = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] / IMAGE_SIZE - 0.5
+    field: np.ndarray
+    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] / IMAGE_SIZE - 0.5
     angle = rng.uniform(0, 2 * math.pi)
-    field_HW = 125 + rng.uniform(0, 24) * (x_HW * math.cos(angle) + y_HW * math.sin(angle))
+    field = 125 + rng.uniform(0, 24) * (x * math.cos(angle) + y * math.sin(angle))
     if kind == "grainy":
-        return field_HW + _grain(rng)
-    if kind == "striped":
+        field += _grain(rng)
+    elif kind == "striped":
         angle, period = rng.uniform(0, math.pi), rng.uniform(6, 9)
-        phase_HW = (x_HW * math.cos(angle) + y_HW * math.sin(angle)) * IMAGE_SIZE / period
-        return field_HW + 24 * np.sin(2 * math.pi * (phase_HW + rng.uniform()))
-    return field_HW
+        phase = (x * math.cos(angle) + y * math.sin(angle)) * IMAGE_SIZE / period
+        field += 24 * np.sin(2 * math.pi * (phase + rng.uniform()))
+    return field
 
 
 def _grain(rng: np.random.Generator) -> np.ndarray:
     """Blotches about two pixels wide, standard deviation 24 grey values."""
     noise = Image.fromarray(rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8))
-    grain_HW = np.asarray(noise.filter(ImageFilter.GaussianBlur(0.8)), dtype=np.float64)
-    return (grain_HW - grain_HW.mean()) * 24 / grain_HW.std()
+    grain = np.asarray(noise.filter(ImageFilter.GaussianBlur(0.8)), dtype=np.float64)
+    centred: np.ndarray = (grain - grain.mean()) * 24 / grain.std()
+    return centred
 
 
 def _particles(attributes: Attributes, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:

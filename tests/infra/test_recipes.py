@@ -85,5 +85,5 @@ def test_a_user_s_own_file_defines_a_recipe(tmp_path):
 
 
 def test_a_recipe_file_that_is_not_there_is_said():
-    with pytest.raises(ConfigError, match="nowhere.py"):
+    with pytest.raises(ConfigError, match=r"nowhere\.py"):
         recipes.resolve("nowhere.py:mine", ALL)
