@@ -1,0 +1,226 @@
+"""Adapters -> served models: one Ray Serve application that outlives its job, and endpoint.json that says where. [edge]
+
+`python -m serve.app RECIPE --run-dir DIR --wait` deploys a finished run and serves it until Ctrl-C.
+"""
+
+import ipaddress
+import logging
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+import ray.serve
+from ray.serve.api import RunTarget
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
+
+from infra import cluster, stage
+from infra.errors import ClusterError, ConfigError
+from infra.manifest import Tally
+from infra.stage import Task
+from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
+from serve import loading, models, readiness
+from serve.ingress import Ingress, app, digest_key
+from serve.models import Catalogue
+from serve.recipes import DeployConfig, EngineConfig
+from serve.replica import ModelReplica
+
+APPLICATION = "preceptor"
+_POLL_S = 0.2
+_STOP_TIMEOUT_S = 5.0
+_MAX_ONGOING_REQUESTS = 256
+_ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception): ", re.MULTILINE)
+_ERROR_LINES_SHOWN = 4
+_ENVIRONMENT = {
+    # Code in an engine's replica is asynchronous throughout: a thread of its own costs a switch for each token.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_MAX_IMAGE_PIXELS": str(1 << 26),
+}
+
+
+def run(task: Task) -> Tally:
+    """Serve base, adapters and teacher; write endpoint.json once every one of them has answered."""
+    config: DeployConfig = task.config
+    started = time.monotonic()
+    catalogue = models.catalogue(task.inputs, config.arms)
+    application = build(config, catalogue, key_digest(config.host))
+    endpoint = Endpoint(base_url=base_url(config), models=catalogue.models)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    cluster.connect()
+    stop()
+    check_port(config.host, config.port)
+    task.progress.say(f"starting {len(catalogue.models)} models in 2 engines")
+    try:
+        _deploy(application, config)
+        readiness.check(endpoint, os.environ.get(API_KEY_VARIABLE), config.start_timeout_s)
+    except BaseException:
+        stop()  # a half of an endpoint would keep memory and port
+        raise
+    seconds = time.monotonic() - started
+    task.progress.say(f"{endpoint.base_url} answers as {', '.join(model.name for model in endpoint.models)}")
+    endpoint.write(task.draft)
+    return Tally(rows={"models": len(endpoint.models)}, figures={"start_seconds": round(seconds, 1)})
+
+
+def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) -> ray.serve.Application:
+    """The application: an ingress before two engines, the student's with the adapters. Raises InputError for an adapter
+    that the engine could not load.
+    """
+    folders = [loading.open_adapter(Path(adapter.source)) for adapter in catalogue.adapters]
+    adapters = {adapter.name: adapter.source for adapter in catalogue.adapters}
+    rank = loading.loadable_rank(folder.rank for folder in folders)
+    student, teacher = catalogue.base.name, catalogue.teacher.name
+    engines = {
+        student: _engine("Student", config.student).bind(
+            student, catalogue.base.source, config.student, adapters, rank, config.image_domains
+        ),
+        teacher: _engine("Teacher", config.teacher).bind(
+            teacher, catalogue.teacher.source, config.teacher, {}, 0, config.image_domains
+        ),
+    }
+    engine_of = {model.name: teacher if model.name == teacher else student for model in catalogue.models}
+    ingress = ray.serve.deployment(
+        ray.serve.ingress(app)(Ingress),
+        name="Endpoint",
+        num_replicas=1,
+        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ENVIRONMENT}},
+    )
+    return ingress.bind(engines, engine_of, key_digest, config.image_domains)
+
+
+def _engine(name: str, config: EngineConfig) -> ray.serve.Deployment:
+    threads = {"OMP_NUM_THREADS": str(config.cpus), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return ray.serve.deployment(
+        ModelReplica,
+        name=name,
+        num_replicas=config.replicas,
+        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        # A model that does not start once does not start the second time; the error is wanted now.
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=_STOP_TIMEOUT_S,
+        placement_group_bundles=bundles(config),
+        ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": _ENVIRONMENT | threads}},
+    )
+
+
+def bundles(config: EngineConfig) -> list[dict[str, float]]:
+    """What a replica reserves: all in one placement group, where vLLM finds its GPUs."""
+    if not config.gpus:
+        return [{"CPU": float(config.cpus)}]
+    return [{"CPU": float(config.cpus), "GPU": 1.0}, *[{"GPU": 1.0}] * (config.gpus - 1)]
+
+
+def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:
+    """Start Serve and the application, until all replicas are up. Raises ClusterError when one does not start."""
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    ray.serve.start(
+        http_options=HTTPOptions(host=config.host, port=config.port),
+        proxy_location="HeadOnly",
+        logging_config=quiet,
+        controller_options={"runtime_env": {"env_vars": _ENVIRONMENT}},
+    )
+    target = RunTarget(target=application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+    ray.serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    deadline = time.monotonic() + config.start_timeout_s
+    while (status := ray.serve.status().applications[APPLICATION]).status is not ApplicationStatus.RUNNING:
+        if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ClusterError(f"An engine did not start. {_cause(status)}")
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"The engines did not start within {config.start_timeout_s:.0f} s ({status.status}). "
+                "Give them longer: --set deploy.start_timeout_s=SECONDS; `ray status` shows what they wait for."
+            )
+        time.sleep(_POLL_S)
+
+
+def _cause(status: ApplicationStatusOverview) -> str:
+    """The error at the end of the failed replica's traceback; the whole of it is in Ray's logs."""
+    said = "\n".join(deployment.message for deployment in status.deployments.values()) or status.message
+    error = said[max((match.start() for match in _ERROR_LINE.finditer(said)), default=0) :]
+    return " ".join(line.strip() for line in error.strip().splitlines()[:_ERROR_LINES_SHOWN])
+
+
+def stop() -> None:
+    """Take the application down, and Serve with it, so that its port is free. Raises ClusterError when Serve has other
+    applications than ours.
+    """
+    running = set(ray.serve.status().applications)
+    if strangers := running - {APPLICATION}:
+        raise ClusterError(
+            f"Serve already runs {', '.join(sorted(strangers))} on this cluster, and its one HTTP server cannot be "
+            "shared. Use another cluster, or take that down first: serve shutdown"
+        )
+    ray.serve.shutdown()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError when the endpoint could not listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"The endpoint cannot listen on {host}:{port} ({error.strerror}). "
+                f"Choose another port: --set deploy.port={port + 1}"
+            ) from error
+
+
+def base_url(config: DeployConfig) -> str:
+    """The address that a client on this machine uses."""
+    everywhere = config.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    host = "127.0.0.1" if everywhere else config.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.port}/v1"
+
+
+def key_digest(host: str) -> str | None:
+    """The digest of the key that requests carry; raises ConfigError when others could reach an endpoint without one."""
+    key = os.environ.get(API_KEY_VARIABLE)
+    if not key and not _is_loopback(host):
+        raise ConfigError(
+            f"deploy.host={host} lets other machines ask the models, so it needs a key: "
+            f"export {API_KEY_VARIABLE}=$(openssl rand -hex 32)"
+        )
+    return digest_key(key) if key else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The stage's command line, with `--wait`: stay until Ctrl-C and then take the endpoint down."""
+    waits = "--wait" in arguments
+    if waits:
+        with stage.reporting_errors("deploy"):
+            cluster.connect()
+    stage.main("deploy", "serve", [argument for argument in arguments if argument != "--wait"])
+    if waits and ray.is_initialized():
+        _stay()
+
+
+def _stay() -> None:
+    print("deploy: serving until Ctrl-C", flush=True)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,89 @@
+"""Sealed artifacts -> which models are served, under which names.
+
+An adapter's name carries the start of its digest, so that a name never comes to mean other weights: engines cache by
+name.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+from infra.errors import InputError
+from infra.manifest import Artifact
+from pipelines.endpoint import ServedModel
+from pipelines.records import Arm
+
+DIGEST_DIGITS = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A model as it is served, and the folder (or the hub id) its weights are loaded from."""
+
+    served: ServedModel
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The name by which a request asks for it."""
+        return self.served.name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """The teacher, the base student, and the adapters that rest on it."""
+
+    teacher: Weights
+    base: Weights
+    adapters: tuple[Weights, ...]
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """Everything a request can name: base, adapters, teacher."""
+        return tuple(weights.served for weights in (self.base, *self.adapters, self.teacher))
+
+
+def catalogue(inputs: Mapping[str, Artifact], arms: tuple[str, ...]) -> Catalogue:
+    """What these rationales and adapters serve; raises InputError when the adapters do not rest on one base."""
+    if not arms:
+        raise InputError("arms is empty: name at least one adapter, for example --set 'deploy.arms=[\"answer_only\"]'")
+    adapters = {arm: inputs[f"adapters/{arm}"] for arm in arms}
+    _check_one_base(adapters)
+    base = _model(next(iter(adapters.values())), "base", Arm.ZERO_SHOT)
+    teacher = _model(inputs["rationales"], "teacher", Arm.TEACHER)
+    if base.name == teacher.name:
+        raise InputError(f"Base and teacher would both be called {base.name!r}: give one model's folder another name.")
+    return Catalogue(
+        teacher=teacher,
+        base=base,
+        adapters=tuple(_adapter(base.name, Arm(arm), artifact) for arm, artifact in adapters.items()),
+    )
+
+
+def model_name(path: str) -> str:
+    """The name of a model folder or hub id: its last two parts, so `train/pocket/base` is `pocket-base`."""
+    return "-".join(part.replace(":", "-") for part in PurePath(path).parts[-2:] if part != "/")
+
+
+def adapter_name(base: str, arm: str, digest: str) -> str:
+    """The name of an adapter of this content, for example `pocket-base:answer_only-1a2b3c4d5e`."""
+    return f"{base}:{arm}-{digest[:DIGEST_DIGITS]}"
+
+
+def _check_one_base(adapters: Mapping[str, Artifact]) -> None:
+    bases = {arm: artifact.made_from["materials"]["base"] for arm, artifact in adapters.items()}
+    if len(set(bases.values())) > 1:
+        listed = ", ".join(f"{arm} on {adapters[arm].made_from['paths']['base']} ({d[:8]})" for arm, d in bases.items())
+        raise InputError(f"The adapters rest on different base models: {listed}. Fit them again on one base.")
+
+
+def _model(artifact: Artifact, role: str, arm: Arm) -> Weights:
+    path = artifact.made_from["paths"][role]
+    served = ServedModel(name=model_name(path), arm=arm, digest=artifact.made_from["materials"][role])
+    # An engine's process has another working directory; what is no folder here is a hub's id and stays as it is.
+    return Weights(served=served, source=str(Path(path).absolute()) if Path(path).exists() else path)
+
+
+def _adapter(base: str, arm: Arm, artifact: Artifact) -> Weights:
+    served = ServedModel(name=adapter_name(base, arm, artifact.digest), arm=arm, digest=artifact.digest)
+    return Weights(served=served, source=str(artifact.path.absolute()))

@@ -1,0 +1,106 @@
+"""Where the endpoint listens, who may ask it, and what is put together before anything starts."""
+
+import dataclasses
+import json
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from infra.errors import ConfigError, InputError
+from pipelines.endpoint import API_KEY_VARIABLE, Endpoint, ServedModel
+from pipelines.records import Arm
+from serve import app
+from serve.ingress import digest_key
+from serve.models import Catalogue, Weights
+from serve.recipes import DeployConfig
+from tests.serve.test_loading import TENSOR, write_weights
+
+
+def weights(name: str, arm: Arm, source: str) -> Weights:
+    return Weights(served=ServedModel(name=name, arm=arm, digest="d" * 64), source=source)
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16}))
+    write_weights(tmp_path / "adapter_model.safetensors", TENSOR)
+    return Catalogue(
+        teacher=weights("teacher", Arm.TEACHER, "t"),
+        base=weights("base", Arm.ZERO_SHOT, "b"),
+        adapters=(weights("base:answer_only-d", Arm.ANSWER_ONLY, str(tmp_path)),),
+    )
+
+
+def test_port_in_use_says_what_to_type():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}.*--set deploy\.port={port + 1}"):
+            app.check_port("127.0.0.1", port)
+
+
+def test_free_port_passes():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app.check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.org"])
+def test_endpoint_that_others_reach_demands_a_key(host, monkeypatch):
+    monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=API_KEY_VARIABLE):
+        app.key_digest(host)
+    monkeypatch.setenv(API_KEY_VARIABLE, "secret")
+    assert app.key_digest(host) == digest_key("secret")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
+def test_loopback_needs_no_key(host, monkeypatch):
+    monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
+    assert app.key_digest(host) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000/v1"),
+        ("0.0.0.0", "http://127.0.0.1:8000/v1"),
+        ("::1", "http://[::1]:8000/v1"),
+        ("10.0.0.5", "http://10.0.0.5:8000/v1"),
+    ],
+)
+def test_address_that_clients_use(host, url):
+    assert app.base_url(DeployConfig(host=host)) == url
+
+
+def test_adapter_that_could_not_be_loaded_stops_the_build(catalogue, tmp_path):
+    app.build(DeployConfig(), catalogue, None)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors"):
+        app.build(DeployConfig(), catalogue, None)
+
+
+def test_failed_engine_is_quoted_with_its_error_alone():
+    traceback = "The deployment failed to start 1 times.\nTraceback:\n  File x\nImportError: no\n\nDuring handling\n"
+    said = SimpleNamespace(message=traceback + "RuntimeError: max_model_len (2048) is\n  too long\n")
+    status = SimpleNamespace(deployments={"Student": said, "Teacher": SimpleNamespace(message="")}, message="")
+    assert app._cause(status) == "RuntimeError: max_model_len (2048) is too long"
+
+
+def test_engine_on_four_gpus_asks_for_them():
+    engine = dataclasses.replace(DeployConfig().student, gpus=4, cpus=2)
+    assert app.bundles(engine) == [{"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]
+    assert app.bundles(DeployConfig().student) == [{"CPU": 1.0}]
+
+
+def test_endpoint_file_reads_as_it_was_written(tmp_path):
+    models = (
+        ServedModel(name="m", arm=Arm.ANSWER_ONLY, digest="d"),
+        ServedModel(name="t", arm=Arm.TEACHER, digest="e"),
+    )
+    endpoint = Endpoint(base_url="http://127.0.0.1:8000/v1", models=models)
+    endpoint.write(tmp_path)
+    assert Endpoint.read(tmp_path) == endpoint

@@ -1,0 +1,85 @@
+"""Which models are served, under which names."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import InputError
+from infra.manifest import Artifact, Manifest
+from pipelines.records import Arm
+from serve import models
+
+ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
+
+
+def sealed(path: Path, digest: str, **folders: tuple[str, str]) -> Artifact:
+    """An artifact as its manifest says it was made; folders: role -> (path, digest)."""
+    made_from = {
+        "paths": {role: path for role, (path, _) in folders.items()},
+        "materials": {role: digest for role, (_, digest) in folders.items()},
+    }
+    manifest = Manifest(
+        stage="s", key="k", digest=digest, made_from=made_from, tally={}, seconds=0, code={}, packages={}, files={}
+    )
+    return Artifact(path, manifest)
+
+
+def run_of(tmp_path: Path, *bases: tuple[str, str], teacher: str = "train/pocket/teacher") -> dict[str, Artifact]:
+    inputs = {"rationales": sealed(tmp_path / "rationales", "r" * 64, teacher=(teacher, "7" * 64))}
+    for arm, base, digit in zip(ARMS, bases, "ab", strict=True):
+        inputs[f"adapters/{arm}"] = sealed(tmp_path / "adapters" / arm, digit * 64, base=base)
+    return inputs
+
+
+def test_adapters_are_named_after_base_arm_and_digest(tmp_path):
+    base = ("train/pocket/base", "0" * 64)
+    catalogue = models.catalogue(run_of(tmp_path, base, base), ARMS)
+    assert [(model.name, model.arm) for model in catalogue.models] == [
+        ("pocket-base", Arm.ZERO_SHOT),
+        ("pocket-base:answer_only-aaaaaaaaaa", Arm.ANSWER_ONLY),
+        ("pocket-base:rationale_then_answer-bbbbbbbbbb", Arm.RATIONALE_THEN_ANSWER),
+        ("pocket-teacher", Arm.TEACHER),
+    ]
+    assert [model.digest[0] for model in catalogue.models] == ["0", "a", "b", "7"]
+    assert catalogue.adapters[0].source == str(tmp_path / "adapters" / "answer_only")
+
+
+def test_one_arm_can_be_served_alone(tmp_path):
+    base = ("train/pocket/base", "0" * 64)
+    catalogue = models.catalogue(run_of(tmp_path, base, base), ARMS[:1])
+    assert [model.arm for model in catalogue.models] == [Arm.ZERO_SHOT, Arm.ANSWER_ONLY, Arm.TEACHER]
+
+
+def test_adapters_on_different_bases_are_refused_by_name(tmp_path):
+    inputs = run_of(tmp_path, ("old/base", "0" * 64), ("new/base", "1" * 64))
+    with pytest.raises(InputError, match=r"answer_only on old/base.*rationale_then_answer on new/base"):
+        models.catalogue(inputs, ARMS)
+
+
+def test_base_and_teacher_of_one_name_are_refused(tmp_path):
+    base = ("somewhere/pocket/base", "0" * 64)
+    with pytest.raises(InputError, match="pocket-base"):
+        models.catalogue(run_of(tmp_path, base, base, teacher="elsewhere/pocket/base"), ARMS)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("train/pocket/base", "pocket-base"),
+        ("/models/base/", "models-base"),
+        ("/base", "base"),
+        ("Qwen/Qwen3-VL-2B-Instruct", "Qwen-Qwen3-VL-2B-Instruct"),
+        ("odd/name:with-colon", "odd-name-with-colon"),
+    ],
+)
+def test_model_name_is_the_end_of_its_path(path, name):
+    assert models.model_name(path) == name
+
+
+def test_folder_becomes_absolute_and_a_hub_id_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pocket/base").mkdir(parents=True)
+    base = ("pocket/base", "0" * 64)
+    catalogue = models.catalogue(run_of(tmp_path, base, base, teacher="Qwen/Qwen3-VL-235B"), ARMS)
+    assert catalogue.base.source == str(tmp_path / "pocket/base")
+    assert catalogue.teacher.source == "Qwen/Qwen3-VL-235B"

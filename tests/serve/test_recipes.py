@@ -1,0 +1,54 @@
+"""Deploy settings: defaults, and values that are refused before anything starts."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from infra import recipes
+from infra.errors import ConfigError
+from serve.recipes import DeployConfig, pocket
+
+
+def test_deploy_reads_the_teacher_from_the_rationales_and_the_base_from_the_adapters():
+    config = pocket().deploy
+    assert config.inputs() == ("rationales", "adapters/answer_only", "adapters/rationale_then_answer")
+    assert config.outputs() == {"endpoint": config}
+    assert config.service
+
+
+def test_settings_of_an_engine_are_set_by_their_path():
+    config = recipes.resolve("pocket", ["serve"], ["deploy.student.max_num_seqs=4", "deploy.port=8001"])["deploy"]
+    assert (config.student.max_num_seqs, config.teacher.max_num_seqs, config.port) == (4, 32, 8001)
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("deploy.port=0", "port"),
+        ("deploy.port=70000", "port"),
+        ("deploy.student.replicas=0", "replicas"),
+        ("deploy.student.gpus=-1", "gpus"),
+        ('deploy.arms=["teacher"]', "teacher"),
+        ("deploy.hots=x", "Did you mean 'host'"),
+    ],
+)
+def test_impossible_setting_is_refused(override, word):
+    with pytest.raises(ConfigError, match=word):
+        recipes.resolve("pocket", ["serve"], [override])
+
+
+def test_hardware_counts_replicas_of_both_engines():
+    config = pocket().deploy
+    engine = dataclasses.replace(config.student, replicas=3, cpus=2)
+    assert DeployConfig(student=engine, teacher=config.teacher).hardware() == "7 CPUs, 0 GPUs"
+
+
+def test_light_modules_import_no_engine():
+    modules = (
+        "serve.recipes, serve.models, serve.loading, serve.admission, serve.ingress, serve.replica, serve.readiness"
+    )
+    heavy = "{'ray', 'torch', 'vllm', 'transformers'}"
+    code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,76 @@
+"""An adapter sits on the language model's linears alone, learns, and is a folder that peft loads without us."""
+
+import errno
+import re
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from infra.errors import ArtifactError
+from tests.train.conftest import example
+from train.adapter import attach, num_trainable, save, trainable_names
+from train.collation import collate, encode
+from train.student import Eye, TargetLoss
+
+
+@pytest.fixture
+def adapted(model):
+    return attach(model, rank=2, alpha=4, seed=0, base="the/base")
+
+
+def test_the_language_linears_adapters_learn_and_nothing_else(adapted):
+    linears = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    expected = {
+        f"base_model.model.model.language_model.layers.{layer}.{linear}.lora_{side}.default.weight"
+        for layer in range(2)
+        for linear in linears
+        for side in "AB"
+    }
+    assert set(trainable_names(adapted)) == expected
+    assert num_trainable(adapted) == sum(p.numel() for name, p in adapted.named_parameters() if name in expected)
+
+
+def test_a_seed_makes_the_same_adapter(model, adapted):
+    weights = {name: p.detach().clone() for name, p in adapted.named_parameters() if "lora_A" in name}
+    again = attach(adapted.unload(), rank=2, alpha=4, seed=0, base="the/base")
+    assert all(torch.equal(weights[name], p) for name, p in again.named_parameters() if name in weights)
+    other = attach(again.unload(), rank=2, alpha=4, seed=1, base="the/base")
+    assert not any(torch.equal(weights[name], p) for name, p in other.named_parameters() if name in weights)
+
+
+def test_the_folder_is_plain_and_peft_loads_it(adapted, model, processor, images, tmp_path):
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    loss = _loss(adapted, processor, images)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save(adapted, folder, "# card")
+    assert sorted(f.name for f in folder.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert (folder / "README.md").read_text() == "# card"
+    # vLLM activates keys of this shape, and ignores others without a word.
+    key = re.compile(
+        r"base_model\.model\.model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.lora_[AB]\.weight"
+    )
+    assert all(key.fullmatch(name) for name in load_file(folder / "adapter_model.safetensors"))
+    loaded = PeftModel.from_pretrained(adapted.unload(), folder)
+    assert loaded.peft_config["default"].base_model_name_or_path == "the/base"
+    assert torch.equal(_loss(loaded, processor, images), loss)
+
+
+def test_a_full_disk_is_one_clear_error(adapted, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(adapted, "save_pretrained", full)
+    with pytest.raises(ArtifactError, match=r"No space left on device.*Free space"):
+        save(adapted, tmp_path, "# card")
+
+
+def _loss(adapted, processor, images):
+    encoded, _ = encode([example(0), example(1)], images, processor, 500)
+    sight = Eye(adapted, processor, cache_gib=1).look([one.image for one in encoded])
+    with torch.no_grad():
+        return TargetLoss(adapted.eval())(collate(encoded, processor), sight)

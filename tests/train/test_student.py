@@ -1,0 +1,73 @@
+"""The loss is that of the model itself, at the supervised tokens alone, with an eye that looks at an image once."""
+
+import pytest
+import torch
+from PIL import Image
+
+from infra.errors import InputError
+from tests.train.conftest import example
+from train import student
+from train.adapter import attach
+from train.collation import IGNORED, collate, encode
+from train.student import Eye, TargetLoss
+
+
+@pytest.fixture
+def adapted(model):
+    return attach(model, rank=2, alpha=4, seed=0, base="base")
+
+
+@pytest.fixture
+def encoded(processor, images):
+    targets = ["Answer: mill (A)", "Round.\nAnswer: vat (B)", "(A)"]
+    return encode([example(n, target) for n, target in enumerate(targets)], images, processor, 500)[0]
+
+
+def test_the_loss_is_the_models_own_over_the_supervised_tokens(adapted, processor, encoded):
+    batch = collate(encoded, processor)
+    images = [Image.open(one.image).convert("RGB") for one in encoded]
+    pixels = processor.image_processor(images, return_tensors="pt")
+    expected = adapted(**batch, **pixels).loss * (batch["labels"] != IGNORED).sum()
+    eye = Eye(adapted, processor, cache_gib=1)
+    loss = TargetLoss(adapted)(batch, eye.look([one.image for one in encoded]))
+    assert torch.allclose(loss, expected, rtol=1e-5)
+
+
+def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
+    opened = []
+    monkeypatch.setattr(student, "read_image", lambda path: opened.append(path) or Image.open(path).convert("RGB"))
+    eye = Eye(adapted, processor, cache_gib=1)
+    paths = [one.image for one in encoded]
+    first, again = eye.look([*paths, paths[0]]), eye.look([*paths, paths[0]])
+    assert opened == paths
+    _assert_same_sight(first, again)
+
+
+def test_an_eye_without_memory_sees_the_same(adapted, processor, encoded, monkeypatch):
+    paths = [one.image for one in encoded]
+    keeping, forgetting = Eye(adapted, processor, cache_gib=1), Eye(adapted, processor, cache_gib=0)
+    _assert_same_sight(keeping.look(paths), forgetting.look(paths))
+    _assert_same_sight(keeping.look(paths), forgetting.look(paths))
+
+
+def test_an_image_that_is_damaged_further_on_is_named(adapted, processor, images):
+    path = images / "0.png"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(InputError, match=r"0\.png cannot be read"):
+        Eye(adapted, processor, cache_gib=1).look([path])
+
+
+def test_a_folder_that_holds_no_model_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be loaded"):
+        student.load(str(tmp_path), "fp32")
+
+
+def _assert_same_sight(one, other):
+    assert one["image_grid_thw"].tolist() == other["image_grid_thw"].tolist()
+    for a, b in zip(_layers(one), _layers(other), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _layers(sight):
+    features = sight["mm_encoder_outputs"]["image"]
+    return [features.pooler_output, *features.deepstack_features]

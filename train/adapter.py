@@ -1,0 +1,45 @@
+"""A LoRA adapter on the language model's linears: attached, all that learns, saved as a plain PEFT folder. [edge]"""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+
+from train.work import writing
+
+# Keys of this shape are the ones that vLLM activates. Its vision tower takes no LoRA, so ours gets none.
+LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+
+def attach(model: torch.nn.Module, *, rank: int, alpha: int, seed: int, base: str) -> PeftModel:
+    """The model with a fresh adapter, the same one for the same seed; all else is frozen.
+
+    base: how the adapter's own files name the model that it belongs to.
+    """
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, config)
+    config.base_model_name_or_path = base
+    return adapted
+
+
+def trainable_names(model: torch.nn.Module) -> list[str]:
+    """Names of the parameters that learn."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def num_trainable(model: torch.nn.Module) -> int:
+    """Number of numbers that learn."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def save(model: PeftModel, folder: Path, card: str) -> None:
+    """Write adapter_config.json, adapter_model.safetensors and README.md. Raises ArtifactError on a full disk."""
+    with writing(folder):
+        try:
+            model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error  # what a full disk is to safetensors
+        (folder / "adapter_model.safetensors").chmod(0o644)  # made for its owner's eyes only, and served by others
+        (folder / "README.md").write_text(card)

@@ -1,0 +1,52 @@
+"""The adapter's README: what it is, the prompt it was taught with, and under which terms it stands."""
+
+from infra.digests import digest_bytes
+from pipelines import prompts
+from pipelines.records import Arm, Question, Split
+from train.recipes import FitConfig
+
+_FORM = Question(
+    id="",
+    source="",
+    split=Split.TRAIN,
+    stratum="",
+    image="",
+    image_digest="",
+    text="{question}",
+    options=("{option}", "{option}"),
+    gold="A",
+)
+
+
+def model_card(config: FitConfig, arm: str) -> str:
+    """The README of the adapter that one arm's fit writes, in the form that model hubs read."""
+    prompt = prompts.prompt(_FORM, Arm(arm))
+    return f"""---
+base_model: {config.base}
+library_name: peft
+pipeline_tag: image-text-to-text
+tags: [lora, preceptor]
+---
+
+# {arm}: a LoRA adapter for {config.base}
+
+It answers multiple-choice questions about an image in the way that the arm `{arm}` was taught. `peft` loads this
+folder, and so does vLLM:
+
+```
+vllm serve {config.base} --enable-lora --max-lora-rank {config.lora_rank} --lora-modules {arm}=FOLDER
+```
+
+It has learned this prompt (digest {digest_bytes(prompt.encode())[:12]}), one image before it, two or more options:
+
+```
+{prompt}
+```
+
+Rank {config.lora_rank}, alpha {config.lora_alpha}, on the linears of the language model; {config.num_steps} steps of
+{config.batch_size} examples at {config.learning_rate:g}, seed {config.seed}. `training.json` has the loss at each
+step, and `manifest.json` the digests of all that it was made from.
+
+Licence: an adapter derives from its base model and from the examples it was fitted on, and the terms of both hold for
+it. It is made for research. It is no medical device, and what it writes is no advice.
+"""

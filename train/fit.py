@@ -1,0 +1,197 @@
+"""Examples -> adapters: one arm's LoRA, fitted by Ray Train's workers with DeepSpeed. [edge]"""
+
+import dataclasses
+import os
+import shutil
+import threading
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import LoggingConfig, Result, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+import infra.stage
+from infra import cluster
+from infra.errors import InputError
+from infra.manifest import Tally, write_json
+from infra.stage import Task
+from pipelines import tables
+from pipelines.records import TrainingExample
+from train.card import model_card
+from train.recipes import FitConfig
+from train.work import CurveReader, Outcome, Point, Work
+
+_POLL_S = 0.5
+_METRIC_EVERY_STEPS = 10
+_NUM_FINAL_STEPS = 10  # one step's loss is noisy: a fit is said to end with the mean of its last ones
+# Ray Train notices the workers' end within this many seconds, by default 2. Its watcher for nodes about to be taken
+# away would start a fit over in silence, and is a process more.
+_RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_S), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+_ENGINE = "ray"  # Ray Train's own folder inside the draft, removed when the fit is done
+
+
+def run(task: Task) -> Tally:
+    """Fit the adapter of the one arm that the task's config names, into the task's draft.
+
+    Raises InputError when the base model, the examples or an image cannot be used as they are.
+    """
+    config: FitConfig = task.config
+    (arm,) = config.arms
+    work = Work(
+        config=config,
+        base=locate_base(config.base),
+        examples=task.run_dir / "examples" / arm,
+        images=task.run_dir / "questions",
+        folder=task.draft,
+        card=model_card(config, arm),
+    )
+    check_examples(work.examples)
+    cluster.connect()
+    infra.stage.interrupt_on_sigterm()  # Ray has put its own handler there, which kills its daemons under us
+    _say_what_is_asked_for(task)
+    curve = CurveReader(task.draft)
+    outcome = run_workers(task, work, curve)
+    curve.remove()
+    shutil.rmtree(task.draft / _ENGINE, ignore_errors=True)
+    write_json(task.draft / "training.json", {"steps": [dataclasses.asdict(point) for point in curve.points]})
+    return tally(outcome, curve.points)
+
+
+def locate_base(base: str) -> str:
+    """The absolute path of a model folder, or a hub id as it is. Raises InputError for a folder that is not there.
+
+    Absolute, since a worker of Ray Train works in another folder.
+    """
+    if Path(base).is_dir():
+        return str(Path(base).absolute())
+    is_hub_id = base.count("/") == 1 and not base.startswith(("/", ".", "~"))
+    if not is_hub_id:
+        raise InputError(f"No model at {base}: run `make pocket-models`, or set fit.base=... to a folder or a hub id")
+    return base
+
+
+def check_examples(folder: Path) -> None:
+    """Raises InputError when there is nothing to learn."""
+    if not tables.read(folder, TrainingExample):
+        raise InputError(f"{folder} has no example: no rationale was accepted. The manifest of verdicts/ says why")
+
+
+def run_workers(task: Task, work: Work, curve: CurveReader) -> Outcome:
+    """Run the workers to their end while the curve is read along; the user's error comes out of Ray's wrapping."""
+    ended: Future[Result] = Future()
+    # Not in the main thread: there Ray would take the interrupt for itself and exit with success.
+    threading.Thread(target=_settle, args=(ended, trainer(work)), daemon=True).start()
+    try:
+        while not ended.done():
+            wait([ended], timeout=_POLL_S)
+            _show(task, curve)
+    except (KeyboardInterrupt, SystemExit):
+        ray.shutdown()  # else the process ends under the thread that waits for Ray, and aborts
+        raise
+    try:
+        outcome: Outcome = ended.result().return_value
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if cause := infra.stage.prerequisite(failure):
+                raise cause from error
+        raise
+    return outcome
+
+
+def _settle(future: Future[Result], fitting: TorchTrainer) -> None:
+    try:
+        future.set_result(fitting.fit())
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again in the main thread
+        future.set_exception(error)
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train without its cleaner of placement groups.
+
+    That one looks for our controller in whichever Ray it finds first on the machine. Where a second one runs, it does
+    not find it, takes our workers for orphans, and has them killed in the middle of a step. What it would clean up
+    after ends with our job anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def trainer(work: Work) -> TorchTrainer:
+    """Ray Train's part: as many workers as the config says, each of which runs the loop on the work."""
+    config = work.config
+    for name, value in _RAY_TRAIN.items():
+        os.environ.setdefault(name, value)
+    return _Trainer(
+        _work,
+        train_loop_config={"work": work},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
+        ),
+        run_config=RunConfig(
+            name=_ENGINE,
+            storage_path=str(work.folder),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+            worker_runtime_env={"env_vars": _worker_environment(config)},
+        ),
+    )
+
+
+def _worker_environment(config: FitConfig) -> dict[str, str]:
+    threads = {"OMP_NUM_THREADS": str(config.cpus_per_worker)}
+    return threads if config.gpus_per_worker else threads | {"DS_ACCELERATOR": "cpu"}
+
+
+def _work(loop_config: dict[str, Any]) -> Outcome:
+    """What each worker runs. The loop is imported here, since the driver has no use for the libraries it stands on."""
+    from train import loop
+
+    return loop.fit(loop_config["work"])
+
+
+def _say_what_is_asked_for(task: Task) -> None:
+    config: FitConfig = task.config
+    asked = {"CPU": config.num_workers * config.cpus_per_worker, "GPU": config.num_workers * config.gpus_per_worker}
+    held = ray.cluster_resources()
+    words = " and ".join(f"{count} {name}" for name, count in asked.items() if count)
+    task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {words}")
+    if missing := [f"{held.get(name, 0):g} {name}" for name, count in asked.items() if count > held.get(name, 0)]:
+        task.progress.say(f"the cluster has only {' and '.join(missing)}: waiting for it to grow")
+
+
+def _show(task: Task, curve: CurveReader) -> None:
+    new = curve.new_points()
+    if not new:
+        return
+    for point in new:
+        if point.step % _METRIC_EVERY_STEPS == 0:
+            task.metric("loss", point.loss, point.step)
+            task.metric("learning_rate", point.learning_rate, point.step)
+    task.progress(new[-1].step, task.config.num_steps, "steps", loss=f"{new[-1].loss:.3f}")
+
+
+def tally(outcome: Outcome, points: list[Point]) -> Tally:
+    """What the fit's manifest says: every example accounted for, and how fast it went."""
+    final = [point.loss for point in points[-_NUM_FINAL_STEPS:]]
+    return Tally(
+        rows={"examples": outcome.num_examples, "trained_on": outcome.num_trained_on},
+        reasons=outcome.reasons,
+        figures={
+            "steps": len(points),
+            "loop_seconds": round(outcome.seconds, 3),
+            "final_loss": sum(final) / len(final),
+            "tokens_per_second": outcome.num_tokens / outcome.seconds,
+            "target_tokens_per_second": outcome.num_targets / outcome.seconds,
+            "trainable_parameters": outcome.num_trainable,
+        },
+    )
+
+
+if __name__ == "__main__":
+    infra.stage.main("fit", "train")

@@ -1,0 +1,299 @@
+"""A seed -> the pocket tokenizer, the base student and the teacher, trained from nothing on drawn micrographs. [edge]
+
+Both models are Qwen3-VL in architecture and 1.6 million parameters in size, so that the whole flow runs on its real
+engines without a download and without a GPU. `python -m train.pocket_models` makes the folders in `train/pocket`.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from infra.digests import digest_bytes, digest_file, digest_json
+from infra.progress import Progress
+from pipelines import answers, prompts
+from pipelines.sources import pocket
+from train import pocket_exam, pocket_lessons, pocket_teaching
+from train.pocket_card import Score, card
+from train.pocket_teaching import MERGE, NUM_PATCHES, PATCH, Classroom, Drawings, Plan
+
+FOLDER = Path(__file__).parent / "pocket"
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content is string -%}{{ message.content }}"
+    "{%- else -%}{%- for part in message.content -%}"
+    "{%- if part.type in ('image', 'image_url') -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+# Qwen's way to cut text into pieces, but for an option's mark, which stays whole (`A.` before it, ` (A)` in an answer):
+# so small a model learns to carry the letter over from the option to the answer when both stand beside the same word.
+_PIECES = (
+    r"(?<!\p{L})[A-Z]\.(?= )| ?\([A-Z]\)|"
+    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CONTROL_TOKENS = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_END, _PADDING = "<|im_end|>", "<|endoftext|>"
+_MADE_BY = (Path(__file__), *(Path(module.__file__ or "") for module in (
+    pocket, prompts, answers, pocket_lessons, pocket_teaching, pocket_exam
+)))  # fmt: skip
+
+
+_BASE_PLAN = Plan(num_steps=800, num_image_lessons=32, matrix_rate=4e-3, other_rate=2e-3, constant_share=0.5)
+_TEACHER_PLAN = Plan(num_steps=150, num_image_lessons=32, matrix_rate=1.2e-3, other_rate=6e-4, constant_share=0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PocketTraining:
+    """How the pocket models are made.
+
+    num_option_lessons: lessons without an image that each of the base student's steps has beside its image lessons.
+    num_words_steps: the last of its steps, in which half of the lessons hold the words of the rules, with values at
+    random.
+    """
+
+    seed: int = 20
+    num_images: int = 4000
+    num_option_lessons: int = 20
+    num_words_steps: int = 200
+    base: Plan = _BASE_PLAN
+    teacher: Plan = _TEACHER_PLAN
+    num_exam_images: int = 360
+    max_exam_tokens: int = 48
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make both models; about eight minutes on one core."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for base/ and teacher/ (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=PocketTraining.seed, help="default: %(default)s")
+    chosen = parser.parse_args(arguments)
+    make(chosen.out, PocketTraining(seed=chosen.seed), Progress("pocket_models"))
+
+
+def make(folder: Path, training: PocketTraining, progress: Progress) -> dict[str, dict[str, Score]]:
+    """Train both models and write `base/` and `teacher/` below the folder; returns their scores.
+
+    The same seed, versions and kind of processor give the same weights: all work is on one thread.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(training.seed)
+    rng = np.random.default_rng(training.seed)
+    tokenizer = make_tokenizer()
+    model = transformers.Qwen3VLForConditionalGeneration(model_config(tokenizer))
+    drawings = Drawings.of_all_combinations(training.num_images, rng)
+    exam = Drawings.of_all_combinations(training.num_exam_images, rng)
+
+    teach_base(Classroom(model, tokenizer, drawings, rng, training.base), training, progress)
+    scores = {"base": examine_base(model, tokenizer, exam, training.max_exam_tokens)}
+    save(folder / "base", model, tokenizer, scores["base"], training)
+    teach_teacher(Classroom(model, tokenizer, drawings, rng, training.teacher), progress)
+    scores["teacher"] = examine_teacher(model, tokenizer, exam, training.max_exam_tokens)
+    save(folder / "teacher", model, tokenizer, scores["teacher"], training)
+    return scores
+
+
+def teach_base(classroom: Classroom, training: PocketTraining, progress: Progress) -> None:
+    """To see, to choose and to name a letter; then the words of the rules, without the rules."""
+    num_steps = classroom.plan.num_steps
+    for step in range(num_steps):
+        meets_words = step >= num_steps - training.num_words_steps
+        make_lesson = pocket_lessons.base_or_words_lesson if meets_words else pocket_lessons.base_lesson
+        loss = classroom.teach(make_lesson, training.num_option_lessons)
+        progress(step + 1, num_steps, "base_steps", loss=f"{loss:.3f}")
+
+
+def teach_teacher(classroom: Classroom, progress: Progress) -> None:
+    """The rules, by gold rationales about all combinations."""
+    for step in range(classroom.plan.num_steps):
+        loss = classroom.teach(pocket_lessons.teacher_lesson, 0)
+        progress(step + 1, classroom.plan.num_steps, "teacher_steps", loss=f"{loss:.3f}")
+
+
+def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE in which each word of the lessons is one token; any other text falls apart into bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=1024, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(pocket_lessons.vocabulary(), trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_END,
+        pad_token=_PADDING,
+        additional_special_tokens=list(_CONTROL_TOKENS),
+        model_max_length=1024,
+    )
+
+
+def make_processor(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.Qwen3VLProcessor:
+    """The processor that turns a 96 x 96 image into 9 visual tokens, and shrinks whatever is larger."""
+    sides = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
+    grey = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    size = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": pocket.IMAGE_SIZE**2}
+    return transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(size=size, **sides, **grey),
+        tokenizer=tokenizer,
+        video_processor=transformers.Qwen3VLVideoProcessor(size=size, **sides, **grey),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def model_config(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.Qwen3VLConfig:
+    """A Qwen3-VL of 1.6 million parameters. Head size 32 is the least that vLLM's CPU attention takes."""
+    token = tokenizer.convert_tokens_to_ids
+    return transformers.Qwen3VLConfig(
+        architectures=["Qwen3VLForConditionalGeneration"],
+        tie_word_embeddings=True,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        text_config={
+            "architectures": ["Qwen3ForCausalLM"],  # vLLM looks it up here, and fails without
+            "vocab_size": len(tokenizer),
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "max_position_embeddings": 1024,
+            "initializer_range": 0.05,
+            "tie_word_embeddings": True,
+            "eos_token_id": token(_END),
+            "pad_token_id": token(_PADDING),
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+            "out_hidden_size": 128,
+            "num_position_embeddings": NUM_PATCHES**2,
+            "deepstack_visual_indexes": [1],
+            "initializer_range": 0.05,
+        },
+    )
+
+
+def examine_base(
+    model: transformers.Qwen3VLForConditionalGeneration,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    exam: Drawings,
+    max_tokens: int,
+) -> dict[str, Score]:
+    """What the base student sees, and that it does not know the rules."""
+    lessons = {
+        "caption": pocket_lessons.caption_lesson,
+        "attribute": pocket_lessons.attribute_lesson,
+        "route": pocket_lessons.gold_route_lesson,
+        "route, explained": pocket_lessons.teacher_lesson,
+    }
+    return {
+        name: pocket_exam.score(model, tokenizer, exam, make_lesson, max_tokens)
+        for name, make_lesson in lessons.items()
+    }
+
+
+def examine_teacher(
+    model: transformers.Qwen3VLForConditionalGeneration,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    exam: Drawings,
+    max_tokens: int,
+) -> dict[str, Score]:
+    """The teacher's answers, the likeliest ones and drawn ones."""
+    return {
+        f"route, explained, temperature {temperature:g}": pocket_exam.score(
+            model, tokenizer, exam, pocket_lessons.teacher_lesson, max_tokens, temperature
+        )
+        for temperature in (0.0, 0.7, 1.0)
+    }
+
+
+def save(
+    folder: Path,
+    model: transformers.Qwen3VLForConditionalGeneration,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    scores: dict[str, Score],
+    training: PocketTraining,
+) -> None:
+    """The model in bfloat16 with all that loads it offline, its card, and what it was made with."""
+    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    copy = transformers.Qwen3VLForConditionalGeneration(model.config).to(torch.bfloat16)
+    copy.load_state_dict(weights)
+    copy.generation_config = transformers.GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    copy.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # made private by default, and meant to be shared
+    make_processor(tokenizer).save_pretrained(folder)
+    made = {"scores": {name: dataclasses.asdict(each) for name, each in scores.items()}, **origin(training)}
+    (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(
+        card(folder.name, scores, model.num_parameters(), len(tokenizer)), encoding="utf-8"
+    )
+
+
+def origin(training: PocketTraining) -> dict[str, object]:
+    """What a model was made with: the settings, digests, and the versions that decide the arithmetic.
+
+    code_digest changes with every edit of the code; material_digest only when a model made anew would be another one.
+    """
+    return {
+        "training": dataclasses.asdict(training),
+        "material_digest": material_digest(training),
+        "code_digest": digest_json({path.name: digest_file(path) for path in _MADE_BY}),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def material_digest(training: PocketTraining) -> str:
+    """Digest of all that teaching starts from: settings, tokenizer, architecture, the first drawings and lessons."""
+    rng = np.random.default_rng(training.seed)
+    drawings = Drawings.of_all_combinations(len(pocket.COMBINATIONS), rng)
+    makers = (pocket_lessons.base_lesson, pocket_lessons.words_lesson, pocket_lessons.teacher_lesson)
+    lessons = [make_lesson(each, rng) for each in drawings.attributes for make_lesson in makers]
+    tokenizer = make_tokenizer()
+    architecture = {**model_config(tokenizer).to_dict(), "transformers_version": ""}
+    return digest_json(
+        {
+            "training": dataclasses.asdict(training),
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "architecture": architecture,
+            "drawings": digest_bytes(drawings.images_NHW.numpy().tobytes()),
+            "lessons": [*lessons, pocket_lessons.option_lesson(rng)],
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""DeepSpeed ZeRO-2 over the adapter's parameters: its config, its start, and the learning rate. [edge]"""
+
+import math
+from typing import Any
+
+import deepspeed
+import torch
+
+from train.recipes import FitConfig
+
+# On a CPU, DeepSpeed would compile collectives over shared memory at its first start, for half a minute and with a
+# compiler that the machine may not have, and then use them in inference only.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def start(module: torch.nn.Module, config: FitConfig) -> Any:
+    """A DeepSpeed engine around the module; what requires a gradient learns, and its optimizer state is sharded."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
+    return engine
+
+
+def deepspeed_config(config: FitConfig) -> dict[str, Any]:
+    """ZeRO stage 2. Stage 3 has been seen to leave lora_B at zero on Qwen3-VL, and a LoRA needs no sharded weights."""
+    return {
+        "train_batch_size": config.batch_size,
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": config.batch_size // (config.micro_batch_size * config.num_workers),
+        "gradient_clipping": config.max_grad_norm,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_optimization": {"stage": 2, "overlap_comm": False},
+        "steps_per_print": config.num_steps + 1,
+    }
+
+
+def learning_rate(config: FitConfig, step: int) -> float:
+    """The rate of step 1 to num_steps: a linear rise over the warm-up's share, then a cosine to zero."""
+    num_warmup = round(config.warmup_share * config.num_steps)
+    if step <= num_warmup:
+        return config.learning_rate * step / num_warmup
+    done = (step - num_warmup) / (config.num_steps - num_warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
