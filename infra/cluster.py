@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,7 @@ def job_environment() -> dict[str, object]:
 
 def _init(dashboard: bool) -> BaseContext:
     asked = os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if asked:
             return ray.init(logging_level=logging.ERROR)
@@ -94,6 +96,9 @@ def _init(dashboard: bool) -> BaseContext:
             f"No cluster answers at RAY_ADDRESS={asked}; unset it to use this machine" if asked else "Ray did not start"
         )
         raise ClusterError(f"{hint}: {str(error).splitlines()[0]}") from error
+    finally:
+        # Ray has put a handler of its own there, under which a polite kill aborts us with our drafts left behind.
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ class StageError(PreceptorError):
 
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the Jobs API at this address, or at the cluster that RAY_ADDRESS names."""
-    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # its chatter is not the stages' progress
+    for module in ("job.sdk", "dashboard_sdk"):  # their chatter is not the stages' progress
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -214,20 +214,27 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
 
 def prerequisite(error: BaseException | None) -> PreceptorError | None:
     """The user's error inside an engine's wrapping of it, if there is one."""
-    while error is not None:
-        if isinstance(error, PreceptorError):
-            return error
+    for cause in _causes(error):
+        if isinstance(cause, PreceptorError):
+            return cause
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on; Ray keeps a remote cause in an attribute of that name."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error can be raised from itself
+        seen.add(id(error))
+        yield error
         cause = getattr(error, "cause", None)
         error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
-    return None
 
 
 def _in_one_line(error: BaseException) -> str:
     """The innermost cause; engines put a remote traceback into the message, whose last line is the telling one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1]}"
+    *_, innermost = _causes(error)
+    lines = str(innermost).strip().splitlines() or [""]
+    return f"{type(innermost).__name__}: {lines[-1]}"
 
 
 def interrupt_on_sigterm() -> None:

@@ -42,7 +42,8 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
         submit = None
         for name in STAGES:
             if not _is_pending(name, configs, run_dir):
-                screen.show(f"flow: {name} is up to date")
+                idle = configs[name] is None or configs[name].service
+                screen.show(f"flow: {name} is {'not needed' if idle else 'up to date'}")
                 continue
             if submit is None:
                 submit = running.enter_context(_job_runner(run_dir, screen))

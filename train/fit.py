@@ -50,7 +50,6 @@ def run(task: Task) -> Tally:
     )
     check_examples(work.examples)
     cluster.connect()
-    infra.stage.interrupt_on_sigterm()  # Ray has put its own handler there, which kills its daemons under us
     _say_what_is_asked_for(task)
     curve = CurveReader(task.draft)
     outcome = run_workers(task, work, curve)

@@ -7,31 +7,59 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from pipelines.answers import read_letter
+from train import pocket_lessons
 from train.pocket_card import Score
 from train.pocket_lessons import Lesson
 from train.pocket_teaching import Drawings, MakeLesson, image_inputs, rendered
 
 
-def score(
-    model: Qwen3VLForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    drawings: Drawings,
-    make_lesson: MakeLesson,
-    max_tokens: int,
-    temperature: float = 0.0,
-) -> Score:
-    """The model's score on one lesson for each drawing; the same drawings always get the same questions."""
-    rng = np.random.default_rng(len(drawings.attributes))
-    lessons = [make_lesson(attributes, rng) for attributes in drawings.attributes]
-    written = replies(model, tokenizer, lessons, drawings.images_NHW, max_tokens, temperature)
-    said = [read_letter(text, lesson.options) for text, lesson in zip(written, lessons, strict=True)]
-    gold = [read_letter(lesson.reply, lesson.options) for lesson in lessons]
-    return Score(
-        num_asked=len(lessons),
-        readable=_share(letter is not None for letter in said),
-        right=_share(letter is not None and letter == wanted for letter, wanted in zip(said, gold, strict=True)),
-        exact=_share(text == lesson.reply for text, lesson in zip(written, lessons, strict=True)),
-    )
+class Exam:
+    """Drawings that a model has not seen, and what it is asked about them."""
+
+    def __init__(self, drawings: Drawings, max_tokens: int) -> None:
+        self._drawings = drawings
+        self._max_tokens = max_tokens
+
+    def of_base(self, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> dict[str, Score]:
+        """What the base student sees, and that it knows no rule."""
+        lessons = {
+            "caption": pocket_lessons.caption_lesson,
+            "attribute": pocket_lessons.attribute_lesson,
+            "route": pocket_lessons.gold_route_lesson,
+            "route, explained": pocket_lessons.teacher_lesson,
+        }
+        return {name: self.score(model, tokenizer, make_lesson) for name, make_lesson in lessons.items()}
+
+    def of_teacher(
+        self, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+    ) -> dict[str, Score]:
+        """The teacher's answers: the likeliest ones, and drawn ones."""
+        return {
+            f"route, explained, temperature {temperature:g}": self.score(
+                model, tokenizer, pocket_lessons.teacher_lesson, temperature
+            )
+            for temperature in (0.0, 0.7, 1.0)
+        }
+
+    def score(
+        self,
+        model: Qwen3VLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        make_lesson: MakeLesson,
+        temperature: float = 0.0,
+    ) -> Score:
+        """The model's score on one lesson for each drawing; every model gets the same questions."""
+        rng = np.random.default_rng(0)
+        lessons = [make_lesson(attributes, rng) for attributes in self._drawings.attributes]
+        written = replies(model, tokenizer, lessons, self._drawings.images_NHW, self._max_tokens, temperature)
+        said = [read_letter(text, lesson.options) for text, lesson in zip(written, lessons, strict=True)]
+        gold = [read_letter(lesson.reply, lesson.options) for lesson in lessons]
+        return Score(
+            num_asked=len(lessons),
+            readable=_share(letter is not None for letter in said),
+            right=_share(letter is not None and letter == wanted for letter, wanted in zip(said, gold, strict=True)),
+            exact=_share(text == lesson.reply for text, lesson in zip(written, lessons, strict=True)),
+        )
 
 
 def replies(

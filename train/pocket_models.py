@@ -22,6 +22,7 @@ from pipelines import answers, prompts
 from pipelines.sources import pocket
 from train import pocket_exam, pocket_lessons, pocket_teaching
 from train.pocket_card import Score, card
+from train.pocket_exam import Exam
 from train.pocket_teaching import MERGE, NUM_PATCHES, PATCH, Classroom, Drawings, Plan
 
 FOLDER = Path(__file__).parent / "pocket"
@@ -48,7 +49,7 @@ _MADE_BY = (Path(__file__), *(Path(module.__file__ or "") for module in (
 
 
 _BASE_PLAN = Plan(num_steps=800, num_image_lessons=32, matrix_rate=4e-3, other_rate=2e-3, constant_share=0.5)
-_TEACHER_PLAN = Plan(num_steps=150, num_image_lessons=32, matrix_rate=1.2e-3, other_rate=6e-4, constant_share=0.0)
+_TEACHER_PLAN = Plan(num_steps=130, num_image_lessons=32, matrix_rate=1.2e-3, other_rate=6e-4, constant_share=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,43 +80,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make(chosen.out, PocketTraining(seed=chosen.seed), Progress("pocket_models"))
 
 
-def make(folder: Path, training: PocketTraining, progress: Progress) -> dict[str, dict[str, Score]]:
-    """Train both models and write `base/` and `teacher/` below the folder; returns their scores.
+def make(folder: Path, training: PocketTraining, progress: Progress) -> None:
+    """Train both models and write them to `base/` and `teacher/` below the folder.
 
     The same seed, versions and kind of processor give the same weights: all work is on one thread.
     """
     torch.set_num_threads(1)
-    torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
+    drawings = Drawings.of_all_combinations(training.num_images, rng)
+    exam = Exam(Drawings.of_all_combinations(training.num_exam_images, rng), training.max_exam_tokens)
+    make_base(folder / "base", training, drawings, exam, rng, progress)
+    make_teacher(folder / "teacher", folder / "base", training, drawings, exam, progress)
+
+
+def make_base(
+    folder: Path, training: PocketTraining, drawings: Drawings, exam: Exam, rng: np.random.Generator, progress: Progress
+) -> None:
+    """From nothing: to see, to choose and to name a letter; then the words of the rules, without the rules."""
+    torch.manual_seed(training.seed)
     tokenizer = make_tokenizer()
     model = transformers.Qwen3VLForConditionalGeneration(model_config(tokenizer))
-    drawings = Drawings.of_all_combinations(training.num_images, rng)
-    exam = Drawings.of_all_combinations(training.num_exam_images, rng)
-
-    teach_base(Classroom(model, tokenizer, drawings, rng, training.base), training, progress)
-    scores = {"base": examine_base(model, tokenizer, exam, training.max_exam_tokens)}
-    save(folder / "base", model, tokenizer, scores["base"], training)
-    teach_teacher(Classroom(model, tokenizer, drawings, rng, training.teacher), progress)
-    scores["teacher"] = examine_teacher(model, tokenizer, exam, training.max_exam_tokens)
-    save(folder / "teacher", model, tokenizer, scores["teacher"], training)
-    return scores
-
-
-def teach_base(classroom: Classroom, training: PocketTraining, progress: Progress) -> None:
-    """To see, to choose and to name a letter; then the words of the rules, without the rules."""
-    num_steps = classroom.plan.num_steps
+    classroom = Classroom(model, tokenizer, drawings, rng, training.base)
+    num_steps = training.base.num_steps
     for step in range(num_steps):
         meets_words = step >= num_steps - training.num_words_steps
         make_lesson = pocket_lessons.base_or_words_lesson if meets_words else pocket_lessons.base_lesson
         loss = classroom.teach(make_lesson, training.num_option_lessons)
         progress(step + 1, num_steps, "base_steps", loss=f"{loss:.3f}")
+    save(folder, model, tokenizer)
+    describe(folder, exam.of_base(load(folder), tokenizer), training)
 
 
-def teach_teacher(classroom: Classroom, progress: Progress) -> None:
-    """The rules, by gold rationales about all combinations."""
-    for step in range(classroom.plan.num_steps):
+def make_teacher(
+    folder: Path, base: Path, training: PocketTraining, drawings: Drawings, exam: Exam, progress: Progress
+) -> None:
+    """From the finished base student: the rules, by gold rationales about all combinations, and not to perfection."""
+    torch.manual_seed(training.seed)
+    tokenizer = make_tokenizer()
+    model = load(base)
+    classroom = Classroom(model, tokenizer, drawings, np.random.default_rng([training.seed, 1]), training.teacher)
+    for step in range(training.teacher.num_steps):
         loss = classroom.teach(pocket_lessons.teacher_lesson, 0)
-        progress(step + 1, classroom.plan.num_steps, "teacher_steps", loss=f"{loss:.3f}")
+        progress(step + 1, training.teacher.num_steps, "teacher_steps", loss=f"{loss:.3f}")
+    save(folder, model, tokenizer)
+    describe(folder, exam.of_teacher(load(folder), tokenizer), training)
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -200,48 +208,10 @@ def model_config(tokenizer: transformers.PreTrainedTokenizerFast) -> transformer
     )
 
 
-def examine_base(
-    model: transformers.Qwen3VLForConditionalGeneration,
-    tokenizer: transformers.PreTrainedTokenizerFast,
-    exam: Drawings,
-    max_tokens: int,
-) -> dict[str, Score]:
-    """What the base student sees, and that it does not know the rules."""
-    lessons = {
-        "caption": pocket_lessons.caption_lesson,
-        "attribute": pocket_lessons.attribute_lesson,
-        "route": pocket_lessons.gold_route_lesson,
-        "route, explained": pocket_lessons.teacher_lesson,
-    }
-    return {
-        name: pocket_exam.score(model, tokenizer, exam, make_lesson, max_tokens)
-        for name, make_lesson in lessons.items()
-    }
-
-
-def examine_teacher(
-    model: transformers.Qwen3VLForConditionalGeneration,
-    tokenizer: transformers.PreTrainedTokenizerFast,
-    exam: Drawings,
-    max_tokens: int,
-) -> dict[str, Score]:
-    """The teacher's answers, the likeliest ones and drawn ones."""
-    return {
-        f"route, explained, temperature {temperature:g}": pocket_exam.score(
-            model, tokenizer, exam, pocket_lessons.teacher_lesson, max_tokens, temperature
-        )
-        for temperature in (0.0, 0.7, 1.0)
-    }
-
-
 def save(
-    folder: Path,
-    model: transformers.Qwen3VLForConditionalGeneration,
-    tokenizer: transformers.PreTrainedTokenizerFast,
-    scores: dict[str, Score],
-    training: PocketTraining,
+    folder: Path, model: transformers.Qwen3VLForConditionalGeneration, tokenizer: transformers.PreTrainedTokenizerFast
 ) -> None:
-    """The model in bfloat16 with all that loads it offline, its card, and what it was made with."""
+    """The model in bfloat16, and all that loads it offline."""
     weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
     copy = transformers.Qwen3VLForConditionalGeneration(model.config).to(torch.bfloat16)
     copy.load_state_dict(weights)
@@ -251,11 +221,18 @@ def save(
     copy.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # made private by default, and meant to be shared
     make_processor(tokenizer).save_pretrained(folder)
+
+
+def load(folder: Path) -> transformers.Qwen3VLForConditionalGeneration:
+    """A saved model, to compute with in float32 on its rounded weights: what was saved is what is examined."""
+    return transformers.Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+def describe(folder: Path, scores: dict[str, Score], training: PocketTraining) -> None:
+    """A saved model's card, and what it was made with."""
     made = {"scores": {name: dataclasses.asdict(each) for name, each in scores.items()}, **origin(training)}
     (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(
-        card(folder.name, scores, model.num_parameters(), len(tokenizer)), encoding="utf-8"
-    )
+    (folder / "README.md").write_text(card(folder.name, scores), encoding="utf-8")
 
 
 def origin(training: PocketTraining) -> dict[str, object]:
