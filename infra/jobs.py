@@ -48,7 +48,7 @@ def run(
 
     An interrupt stops the job, then goes on. Raises StageError when the job does not succeed.
     """
-    # Said outright, since where several clusters share a machine Ray tells a job's driver the address of the latest one.
+    # Said outright: where several clusters share a machine, Ray tells a job's driver the address of the latest one.
     address = ["env", f"RAY_ADDRESS={drivers}"] if drivers else []
     job_id = _submit(client, shlex.join([*address, *command]), environment)
     log.parent.mkdir(parents=True, exist_ok=True)

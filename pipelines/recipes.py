@@ -98,7 +98,7 @@ POCKET_ENGINE = EngineConfig(
     max_num_seqs=128,
     memory_utilization=0.3,
     enforce_eager=True,
-    # vLLM's CPU backend rewinds a seeded request's generator when its prompt is cut in chunks, which CPU generators refuse.
+    # When a prompt is cut in chunks, vLLM rewinds the generator of a seeded request, which CPU generators refuse.
     chunked_prefill=False,
     kv_cache_gib=1,
 )

@@ -213,7 +213,7 @@ def save(
 ) -> None:
     """The model in bfloat16, and all that loads it offline."""
     weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    copy = transformers.Qwen3VLForConditionalGeneration(model.config).to(torch.bfloat16)
+    copy = transformers.Qwen3VLForConditionalGeneration(model_config(tokenizer)).to(torch.bfloat16)
     copy.load_state_dict(weights)
     copy.generation_config = transformers.GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -53,24 +53,25 @@ def run(module: str, run_dir: Path, *settings: str, **environment: str) -> Ended
 def interrupt_when(line_starts_with: str, run_dir: Path, *settings: str) -> tuple[Ended, list[psutil.Process]]:
     """Start the flow and press Ctrl-C at the first line with this start; how it ended, and which children live on."""
     started = time.monotonic()
-    flow = subprocess.Popen(
+    lines: list[str] = []
+    children: list[psutil.Process] = []
+    with subprocess.Popen(
         command("pipelines.flow", run_dir, *settings),
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    lines, children = [], []
-    for line in flow.stdout:
-        lines.append(line)
-        if line.startswith(line_starts_with):
-            time.sleep(8)  # into the engine's start, where it has children of its own
-            children = psutil.Process(flow.pid).children(recursive=True)
-            flow.send_signal(signal.SIGINT)
-            break
-    lines += flow.stdout.readlines()
-    code = flow.wait(timeout=120)
+    ) as flow:
+        for line in flow.stdout:
+            lines.append(line)
+            if line.startswith(line_starts_with):
+                time.sleep(8)  # into the engine's start, where it has children of its own
+                children = psutil.Process(flow.pid).children(recursive=True)
+                flow.send_signal(signal.SIGINT)
+                break
+        lines += flow.stdout.readlines()
+        code = flow.wait(timeout=120)
     _, alive = psutil.wait_procs(children, timeout=30)
     return Ended(code, "".join(lines), time.monotonic() - started), alive
 

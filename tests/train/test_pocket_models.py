@@ -123,6 +123,16 @@ def test_the_text_config_names_the_class_that_the_engine_looks_for(folder: Path)
     assert config["text_config"]["architectures"] == ["Qwen3ForCausalLM"]
 
 
+def test_both_models_have_the_same_config_and_tokenizer(folder: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"):
+        texts = [
+            (each / model / name).read_text()
+            for each in (folder, pocket_models.FOLDER)
+            for model in ("base", "teacher")
+        ]
+        assert len(set(texts)) == 1, name
+
+
 def test_the_same_seed_makes_the_same_weights_and_teaching_changes_them(folder: Path, tmp_path: Path) -> None:
     pocket_models.make(tmp_path, TINY, Progress("pocket_models"))
     names = [f"{model}/{file}" for model in ("base", "teacher") for file in ("model.safetensors", "tokenizer.json")]
