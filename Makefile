@@ -37,4 +37,4 @@ up: setup
 	@$(RUN) -m serve.app pocket --run-dir $(RUNS)/pocket --wait
 
 pocket-models: setup
-	@$(RUN) -m train.pocket_models
+	@$(RUN) -m train.pocket.models

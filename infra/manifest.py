@@ -5,6 +5,7 @@ folder. What has no manifest is not finished, and is never read.
 """
 
 import dataclasses
+import errno
 import fcntl
 import functools
 import importlib.metadata
@@ -22,6 +23,9 @@ from infra.digests import digest_file, digest_json
 from infra.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
+)
 CODE_REVISION_VARIABLE = "PRECEPTOR_CODE_REVISION"
 _PACKAGES = (
     "ray",
@@ -94,13 +98,16 @@ def key(made_from: Mapping[str, Any]) -> str:
     return digest_json(made_from)
 
 
-def find(path: Path) -> Artifact | None:
-    """The sealed artifact at this path, or None. Raises ArtifactError when it was damaged after it was sealed."""
+def find(path: Path, *, every_byte: bool = False) -> Artifact | None:
+    """The sealed artifact at this path, or None. Raises ArtifactError when it was changed after it was sealed.
+
+    Names and sizes of the files are compared, which is quick; with every_byte their digests too, as before they are read.
+    """
     try:
         manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise ArtifactError(
             f"{path / MANIFEST} cannot be read ({error}). Delete {path} to have it made again."
         ) from error
@@ -112,7 +119,17 @@ def find(path: Path) -> Artifact | None:
                 f"{file} has {'gone' if size is None else f'{size} bytes'}, sealed with {entry['bytes']} bytes. "
                 f"Delete {path} to have it made again."
             )
+        if every_byte and digest_file(file) != entry["sha256"]:
+            raise ArtifactError(f"{file} was changed after it was sealed. Delete {path} to have it made again.")
+    if strangers := _files(path) - {*manifest.files, MANIFEST}:
+        raise ArtifactError(
+            f"{path} has a file that was not sealed with it: {min(strangers)}. Delete {path} to have it made again."
+        )
     return Artifact(path, manifest)
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
 @contextmanager
@@ -126,6 +143,8 @@ def draft(place: Path) -> Iterator[Path]:
             folder.mkdir()
             yield folder
     except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise  # a stage's own trouble, which more space would not mend
         raise ArtifactError(
             f"{place} could not be written: {error}. Free space or choose another --run-dir."
         ) from error
@@ -154,9 +173,8 @@ def _remove_drafts(place: Path) -> None:
 def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], tally: Tally, seconds: float) -> Artifact:
     """Digest the draft's files, write the manifest last, and put the folder in its place, over an older artifact."""
     files = {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": digest_file(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        name: {"bytes": (folder / name).stat().st_size, "sha256": digest_file(folder / name)}
+        for name in sorted(_files(folder))
     }
     manifest = Manifest(
         stage=stage,
@@ -188,11 +206,11 @@ def write_json(path: Path, value: Any) -> None:
 def _replace_folder(folder: Path, place: Path) -> None:
     # A folder cannot be renamed over another, so the old one steps aside first; a kill in between leaves no artifact
     # at `place`, which is an artifact to be made again, never a wrong one.
+    aside = place.with_name(f".{place.name}.draft-{uuid.uuid4().hex[:8]}")
     if place.exists():
-        aside = place.with_name(f".{place.name}.draft-{uuid.uuid4().hex[:8]}")
         place.rename(aside)
-        shutil.rmtree(aside)
     folder.rename(place)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @functools.cache

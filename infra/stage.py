@@ -27,7 +27,7 @@ from infra.progress import Progress
 
 privacy.silence()  # before any engine is imported
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,14 @@ class StageConfig:
     """The settings of a stage and its place in the flow. Subclasses are plain data and import no engine.
 
     stage: the verb. module: where `run(task)` is. contract: raised by hand when the code's output changes in meaning,
-    so that artifacts of the older code are made again. service: the stage leaves something running, so it is not
-    reused.
+    so that artifacts of the older code are made again. hub_materials: which materials may be a hub's model id.
+    service: the stage leaves something running, so it is not reused.
     """
 
     stage: ClassVar[str]
     module: ClassVar[str]
     contract: ClassVar[int] = 1
+    hub_materials: ClassVar[tuple[str, ...]] = ()
     service: ClassVar[bool] = False
 
     def outputs(self) -> "dict[str, StageConfig]":
@@ -54,6 +55,10 @@ class StageConfig:
 
     def materials(self) -> dict[str, str]:
         """Name -> path of the files or model folders of the world that the stage reads."""
+        return {}
+
+    def wording(self) -> dict[str, str]:
+        """Name -> digest of words in the code that decide the output, such as a prompt."""
         return {}
 
     def hardware(self) -> str:
@@ -85,7 +90,8 @@ def made_from(config: StageConfig, output: str, inputs: Mapping[str, Artifact]) 
         "contract": config.contract,
         "config": json.loads(json.dumps(dataclasses.asdict(own))),
         "inputs": {name: inputs[name].digest for name in own.inputs()},
-        "materials": {name: _material_digest(config.stage, name, path) for name, path in own.materials().items()},
+        "materials": {name: _material_digest(own, name) for name in own.materials()},
+        "wording": own.wording(),
         "paths": dict(own.materials()),
     }
 
@@ -104,15 +110,15 @@ def current_outputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact] |
 
 def check_materials(config: StageConfig) -> None:
     """Raise InputError when a file or model folder that the stage will read is not there."""
-    for name, path in config.materials().items():
-        _material_digest(config.stage, name, path)
+    for name in config.materials():
+        _is_there(config, name)
 
 
 def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
     """The artifacts that the stage reads; raises ArtifactError when one of them is not sealed yet."""
     inputs = {}
     for name in config.inputs():
-        artifact = manifest.find(run_dir / name)
+        artifact = manifest.find(run_dir / name, every_byte=True)
         if artifact is None:
             raise ArtifactError(
                 f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."
@@ -251,14 +257,31 @@ def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
     return artifact if artifact is not None and artifact.manifest.key == manifest.key(origin) else None
 
 
-@functools.cache
-def _material_digest(stage: str, name: str, path: str) -> str:
+def _material_digest(config: StageConfig, name: str) -> str:
     """Digest of a material; a hub's model id, which nothing here can read, counts by its name."""
-    if Path(path).exists():
-        return digest_material(Path(path))
-    if _HUB_ID.fullmatch(path):
+    path = config.materials()[name]
+    if not _is_there(config, name):
         return digest_json({"id": path})
-    raise InputError(f"{stage}.{name}: there is nothing at {path!r}. Name what is there: --set {stage}.{name}=PATH")
+    try:
+        return _digest_of(path)
+    except OSError as error:
+        raise InputError(f"{config.stage}.{name}: {error}") from error
+
+
+def _is_there(config: StageConfig, name: str) -> bool:
+    """Whether a material is on this machine; False for a hub's model id. Raises InputError for anything else."""
+    path = config.materials()[name]
+    if Path(path).exists():
+        return True
+    if name in config.hub_materials and _HUB_ID.fullmatch(path):
+        return False
+    field = f"{config.stage}.{name}"
+    raise InputError(f"{field}: there is nothing at {path!r}. Name what is there: --set {field}=PATH")
+
+
+@functools.cache
+def _digest_of(path: str) -> str:
+    return digest_material(Path(path))
 
 
 def _counts(artifact: Artifact) -> str:

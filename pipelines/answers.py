@@ -9,7 +9,8 @@ from pipelines.records import LETTERS
 
 _FINAL_LINE = re.compile(r"\banswer(?:\s+is)?\b\s*:?\s*(?P<said>[^\n]*)", re.IGNORECASE)
 _PARENTHESISED = re.compile(r"\(([A-Z])\)")
-_LEADING = re.compile(r"^\W*([A-Z])\b(?!')")
+_LEADING = re.compile(r"^\W*([A-Z])(?=$|[.):,*])")
+_LONE_LETTER = re.compile(r"(?<![\w'])([A-Z])(?=$|[.):,;*]|\s+(?:and|or)\b)")
 
 
 def read_letter(text: str, options: tuple[str, ...]) -> str | None:
@@ -37,14 +38,16 @@ def without_answer(text: str) -> str:
 
 
 def _stated_letter(said: str, bare: bool) -> str | None:
-    parenthesised = _PARENTHESISED.findall(said)
+    """The one letter that stands in brackets, or at the start with nothing but its mark behind it; two are none."""
+    parenthesised = set(_PARENTHESISED.findall(said))
     if parenthesised:
-        return str(parenthesised[-1])
+        return parenthesised.pop() if len(parenthesised) == 1 else None
     leading = _LEADING.match(said)
     # Without the final line's `Answer:`, a capital that starts a sentence ("A smooth ...") is not an answer.
-    if leading and (not bare or len(said.strip(" .:()*")) == 1):
-        return leading[1]
-    return None
+    if leading is None or (bare and len(said.strip(" .:()*")) > 1):
+        return None
+    others = set(_LONE_LETTER.findall(said)) - {leading[1]}
+    return None if others else leading[1]
 
 
 def _named_options(said: str, options: tuple[str, ...]) -> set[str]:

@@ -5,6 +5,7 @@ apart.
 """
 
 import asyncio
+import itertools
 import os
 import random
 from collections import Counter
@@ -91,7 +92,7 @@ async def _predict(
 
 def _shown_images(asked: list[Question], folder: Path, condition: Condition, seed: int) -> dict[str, str]:
     """Question id -> the data URL of the image shown with it under a condition."""
-    donors = _derangement(asked, seed) if condition is Condition.SHUFFLED else {q.id: q for q in asked}
+    donors = _donors(asked, seed) if condition is Condition.SHUFFLED else {q.id: q for q in asked}
     return {question.id: _as_shown(folder / donors[question.id].image, condition) for question in asked}
 
 
@@ -103,11 +104,22 @@ def _as_shown(path: Path, condition: Condition) -> str:
     return data_url(images.png(images.blank(image) if condition is Condition.BLANK else image))
 
 
-def _derangement(asked: list[Question], seed: int) -> dict[str, Question]:
-    """Each question gets the image of another one: a seeded order, shifted by one place."""
+def _donors(asked: list[Question], seed: int) -> dict[str, Question]:
+    """Question id -> a question with another image: in a seeded order, the next one whose image is not the same.
+
+    Raises InputError when all questions show one image.
+    """
     order = list(asked)
     random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle that must be the same in every run
-    return {question.id: donor for question, donor in zip(order, order[1:] + order[:1], strict=True)}
+    if len({question.image_digest for question in order}) == 1:
+        raise InputError(
+            "All test questions show the same image, so none can be shown another one: no shuffled images."
+        )
+    donors = {}
+    for place, question in enumerate(order):
+        others = itertools.islice(itertools.cycle(order), place + 1, None)
+        donors[question.id] = next(other for other in others if other.image_digest != question.image_digest)
+    return donors
 
 
 def _examined_models(

@@ -4,6 +4,7 @@ The text is part of what an adapter has learned, so its digest is sealed with ev
 test pins the exact words. One final line is asked of every model, and `answers.py` reads it.
 """
 
+from infra.digests import digest_json
 from pipelines.records import LETTERS, Arm, Question
 
 ANSWER_INSTRUCTION = "Name the right option and its letter."
@@ -21,6 +22,14 @@ def prompt(question: Question, arm: Arm) -> str:
     """The user's words that go with the image: the question, its options one a line, and what is to be written."""
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
     return f"{question.text}\n{options}\n{_INSTRUCTIONS[arm]}"
+
+
+def digest() -> str:
+    """Digest of every word that this module puts around a question: it changes when a model would read another prompt."""
+    probe = Question(
+        id="", source="", split="", stratum="", image="", image_digest="", text="?", options=("x", "y"), gold="A"
+    )
+    return digest_json({arm: prompt(probe, arm) for arm in Arm} | {"targets": [target(probe, r) for r in (None, "r")]})
 
 
 def answer(option: str, letter: str) -> str:

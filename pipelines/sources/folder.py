@@ -40,7 +40,7 @@ def question(line: str, folder: Path, source: str) -> tuple[Question, bytes]:
     options = tuple(row["options"])
     if not _MIN_OPTIONS <= len(options) <= len(LETTERS) or len(set(options)) < len(options):
         raise RejectedError("options_too_few_or_repeated")
-    if row["answer"] not in LETTERS[: len(options)]:
+    if row["answer"] not in tuple(LETTERS[: len(options)]):
         raise RejectedError("answer_is_no_option")
     if row["split"] not in set(Split):
         raise RejectedError("unknown_split")
@@ -65,7 +65,8 @@ def question(line: str, folder: Path, source: str) -> tuple[Question, bytes]:
 def _fields(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+        line.encode(), json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair fits in no table
+    except (ValueError, RecursionError) as error:
         raise RejectedError("line_is_no_json") from error
     if not isinstance(row, dict):
         raise RejectedError("line_is_no_json")
@@ -80,10 +81,10 @@ def _fields(line: str) -> dict[str, Any]:
 
 
 def _image_bytes(folder: Path, name: str) -> bytes:
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # no name for a file, or links in a circle
+        raise images.UnreadableImageError("missing_image") from error
     if not path.is_relative_to(folder.resolve()):
         raise RejectedError("image_outside_folder")
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise images.UnreadableImageError("missing_image") from error
+    return images.read_bytes(path)

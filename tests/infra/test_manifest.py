@@ -39,12 +39,26 @@ def test_equal_content_has_equal_digests_and_other_content_another(tmp_path):
     assert one.digest == two.digest != other.digest
 
 
-@pytest.mark.parametrize("damage", [lambda f: f.unlink(), lambda f: f.write_text("cut")])
+@pytest.mark.parametrize(
+    "damage", [lambda f: f.unlink(), lambda f: f.write_text("cut"), lambda f: f.with_name("new").touch()]
+)
 def test_a_file_changed_after_sealing_is_an_error_that_says_what_to_delete(tmp_path, damage):
     sealed(tmp_path / "out")
     damage(tmp_path / "out" / "table.txt")
     with pytest.raises(ArtifactError, match=r"Delete .*out"):
         manifest.find(tmp_path / "out")
+
+
+def test_a_file_of_the_same_size_but_other_content_is_found_out_before_it_is_read(tmp_path):
+    sealed(tmp_path / "out", "gold=A")
+    (tmp_path / "out" / "table.txt").write_text("gold=B")
+    with pytest.raises(ArtifactError, match="was changed after it was sealed"):
+        manifest.find(tmp_path / "out", every_byte=True)
+
+
+def test_a_stage_s_own_trouble_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(ConnectionRefusedError), manifest.draft(tmp_path / "out"):
+        raise ConnectionRefusedError(111, "refused")
 
 
 def test_a_damaged_manifest_is_an_error_that_says_what_to_delete(tmp_path):

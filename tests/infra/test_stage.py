@@ -102,10 +102,10 @@ def test_a_changed_material_makes_the_stage_run_again(tmp_path):
     material.write_text("one")
     config = FirstConfig(material=str(material))
     carry_out(config, run_dir)
-    stage._material_digest.cache_clear()  # a new process would not remember either
+    stage._digest_of.cache_clear()  # a new process would not remember either
     assert stage.current_outputs(config, run_dir) is not None
     material.write_text("two")
-    stage._material_digest.cache_clear()
+    stage._digest_of.cache_clear()
     assert stage.current_outputs(config, run_dir) is None
 
 

@@ -42,6 +42,11 @@ def test_a_settled_answer_is_read(text, letter):
         "Answer:",
         "Answer: milling",
         "The answered question",
+        "Answer: A or B",
+        "Answer: A, B",
+        "Answer: A and C are wrong",
+        "Answer: A large mass is visible",
+        "Answer: (A) or (B)",
     ],
 )
 def test_what_settles_on_nothing_or_contradicts_itself_is_no_answer(text):

@@ -6,15 +6,15 @@ import pytest
 from PIL import Image
 
 from infra import manifest, stage
-from infra.errors import ClusterError
+from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
-from pipelines import endpoint, fakes, report, tables
+from pipelines import endpoint, evaluation, fakes, report, tables
 from pipelines.endpoint import Endpoint, ServedModel
 from pipelines.recipes import ExamineConfig, QuestionsConfig, ReportConfig
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict
 from pipelines.verification import verify
-from tests.pipelines.fixtures import rationale
+from tests.pipelines.fixtures import question, rationale
 
 ADAPTER = "adapters/rationale_then_answer"
 CONFIG = ExamineConfig(
@@ -111,6 +111,15 @@ def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
     shuffled = {p.question_id: p.text for p in predictions if p.condition == "shuffled"}
     assert all(real[question] != shuffled[question] for question in real)
     assert sorted(real.values()) == sorted(shuffled.values())
+
+
+def test_questions_that_share_an_image_are_shown_another_one():
+    asked = [question(id=f"q{n}", image_digest=str(n // 4)) for n in range(40)]
+    by_id = {q.id: q for q in asked}
+    donors = evaluation._donors(asked, seed=0)
+    assert all(donors[i].image_digest != by_id[i].image_digest for i in by_id)
+    with pytest.raises(InputError, match="same image"):
+        evaluation._donors(asked[:4], seed=0)
 
 
 def test_an_endpoint_that_serves_another_adapter_is_refused(run_dir):

@@ -22,6 +22,21 @@ def test_every_common_mode_becomes_rgb(mode, kind):
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
+def test_deep_grey_keeps_its_contrast():
+    deep = Image.new("I;16", (2, 1))
+    deep.putpixel((0, 0), 300)
+    deep.putpixel((1, 0), 30_000)
+    buffer = io.BytesIO()
+    deep.save(buffer, format="PNG")
+    shown = images.decode(buffer.getvalue())
+    assert (shown.getpixel((0, 0)), shown.getpixel((1, 0))) == ((0, 0, 0), (255, 255, 255))
+
+
+def test_a_format_that_would_run_a_program_is_no_image():
+    with pytest.raises(images.UnreadableImageError, match="not_an_image"):
+        images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [(b"", "not_an_image"), (b"hello", "not_an_image"), (encoded(size=(64, 64))[:-30], "damaged_image")],
@@ -36,6 +51,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
         images.decode(encoded("1", (60_000, 60_000)))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow remarks on damage that it can read past
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_mutated_bytes_give_an_image_or_a_reason_and_nothing_else(data):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from infra.errors import InputError
 from pipelines import images
+from pipelines.records import Question
 from pipelines.sources import folder
 
 GOOD = {"image": "images/1.png", "question": "What?", "options": ["x", "y"], "answer": "B", "split": "train"}
@@ -41,6 +42,9 @@ def test_the_same_row_has_the_same_id_and_another_image_another(source):
     [
         ({"answer": "C"}, "answer_is_no_option"),
         ({"answer": ""}, "answer_missing"),
+        ({"answer": "AB"}, "answer_is_no_option"),
+        ({"image": "images/\0.png"}, "missing_image"),
+        ({"question": "\ud800"}, "line_is_no_json"),
         ({"options": ["x"]}, "options_too_few_or_repeated"),
         ({"options": ["x", "x"]}, "options_too_few_or_repeated"),
         ({"options": "xy"}, "options_missing"),
@@ -52,8 +56,25 @@ def test_the_same_row_has_the_same_id_and_another_image_another(source):
     ],
 )
 def test_a_bad_row_is_rejected_with_its_reason(source, change, reason):
-    with pytest.raises(folder.RejectedError, match=reason):
+    with pytest.raises((folder.RejectedError, images.UnreadableImageError), match=reason):
         folder.question(json.dumps(GOOD | change), source / "images/..", "mine")
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, '{"image": ' + "9" * 5_000 + "}"])
+def test_a_line_made_to_break_the_parser_is_rejected(source, line):
+    with pytest.raises(folder.RejectedError, match="line_is_no_json"):
+        folder.question(line, source, "mine")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from(sorted(GOOD)), st.none() | st.integers() | st.text(max_size=8) | st.lists(st.text(max_size=3)))
+def test_any_value_in_any_field_gives_a_question_or_a_reason(source, field, value):
+    try:
+        made, _ = folder.question(json.dumps(GOOD | {field: value}), source, "mine")
+    except (folder.RejectedError, images.UnreadableImageError):
+        return
+    assert made.gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(made.options)]
+    Question.table([made])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A seed -> the pocket tokenizer, the base student and the teacher, trained from nothing on drawn micrographs. [edge]
 
 Both models are Qwen3-VL in architecture and 1.6 million parameters in size, so that the whole flow runs on its real
-engines without a download and without a GPU. `python -m train.pocket_models` makes the folders in `train/pocket`.
+engines without a download and without a GPU. `python -m train.pocket.models` makes the folders in `train/pocket`.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from infra.digests import digest_bytes, digest_file, digest_json
 from infra.progress import Progress
 from pipelines import answers, prompts
 from pipelines.sources import pocket
-from train import pocket_exam, pocket_lessons, pocket_teaching
-from train.pocket_card import Score, card
-from train.pocket_exam import Exam
-from train.pocket_teaching import MERGE, NUM_PATCHES, PATCH, Classroom, Drawings, Plan
+from train.pocket import curriculum, examination, teaching
+from train.pocket.card import Score, card
+from train.pocket.examination import Exam
+from train.pocket.teaching import MERGE, NUM_PATCHES, PATCH, Classroom, Drawings, Plan
 
-FOLDER = Path(__file__).parent / "pocket"
+FOLDER = Path(__file__).parent
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' }}"
     "{%- if message.content is string -%}{{ message.content }}"
@@ -44,7 +44,7 @@ _PIECES = (
 _CONTROL_TOKENS = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _END, _PADDING = "<|im_end|>", "<|endoftext|>"
 _MADE_BY = (Path(__file__), *(Path(module.__file__ or "") for module in (
-    pocket, prompts, answers, pocket_lessons, pocket_teaching, pocket_exam
+    pocket, prompts, answers, curriculum, teaching, examination
 )))  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def make_base(
     num_steps = training.base.num_steps
     for step in range(num_steps):
         meets_words = step >= num_steps - training.num_words_steps
-        make_lesson = pocket_lessons.base_or_words_lesson if meets_words else pocket_lessons.base_lesson
+        make_lesson = curriculum.base_or_words_lesson if meets_words else curriculum.base_lesson
         loss = classroom.teach(make_lesson, training.num_option_lessons)
         progress(step + 1, num_steps, "base_steps", loss=f"{loss:.3f}")
     save(folder, model, tokenizer)
@@ -120,7 +120,7 @@ def make_teacher(
     model = load(base)
     classroom = Classroom(model, tokenizer, drawings, np.random.default_rng([training.seed, 1]), training.teacher)
     for step in range(training.teacher.num_steps):
-        loss = classroom.teach(pocket_lessons.teacher_lesson, 0)
+        loss = classroom.teach(curriculum.teacher_lesson, 0)
         progress(step + 1, training.teacher.num_steps, "teacher_steps", loss=f"{loss:.3f}")
     save(folder, model, tokenizer)
     describe(folder, exam.of_teacher(load(folder), tokenizer), training)
@@ -138,7 +138,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=1024, show_progress=False, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(pocket_lessons.vocabulary(), trainer)
+    tokenizer.train_from_iterator(curriculum.vocabulary(), trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=_END,
@@ -257,7 +257,7 @@ def material_digest(training: PocketTraining) -> str:
     """Digest of all that teaching starts from: settings, tokenizer, architecture, the first drawings and lessons."""
     rng = np.random.default_rng(training.seed)
     drawings = Drawings.of_all_combinations(len(pocket.COMBINATIONS), rng)
-    makers = (pocket_lessons.base_lesson, pocket_lessons.words_lesson, pocket_lessons.teacher_lesson)
+    makers = (curriculum.base_lesson, curriculum.words_lesson, curriculum.teacher_lesson)
     lessons = [make_lesson(each, rng) for each in drawings.attributes for make_lesson in makers]
     tokenizer = make_tokenizer()
     architecture = {**model_config(tokenizer).to_dict(), "transformers_version": ""}
@@ -267,7 +267,7 @@ def material_digest(training: PocketTraining) -> str:
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "architecture": architecture,
             "drawings": digest_bytes(drawings.images_NHW.numpy().tobytes()),
-            "lessons": [*lessons, pocket_lessons.option_lesson(rng)],
+            "lessons": [*lessons, curriculum.option_lesson(rng)],
         }
     )
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from pipelines.sources import pocket
-from train import pocket_lessons
-from train.pocket_lessons import Lesson
+from train.pocket import curriculum
+from train.pocket.curriculum import Lesson
 
 PATCH = 16  # pixels, each side
 MERGE = 2  # patches, each side, that become one visual token
@@ -154,7 +154,7 @@ class Classroom:
         total = loss_sum(self.model, batch, _turned(self.drawings.images_NHW[chosen], self.rng))
         num_trained = batch.num_trained
         if num_option_lessons:
-            options = [pocket_lessons.option_lesson(self.rng) for _ in range(num_option_lessons)]
+            options = [curriculum.option_lesson(self.rng) for _ in range(num_option_lessons)]
             batch = encode(options, self.tokenizer, with_image=False)
             total, num_trained = total + loss_sum(self.model, batch), num_trained + batch.num_trained
         return self._update(total / num_trained)

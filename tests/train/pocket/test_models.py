@@ -12,8 +12,8 @@ import transformers
 from infra.progress import Progress
 from pipelines.answers import read_letter
 from pipelines.sources import pocket
-from train import pocket_lessons, pocket_models, pocket_teaching
-from train.pocket_models import PocketTraining
+from train.pocket import curriculum, models, teaching
+from train.pocket.models import PocketTraining
 
 TINY = PocketTraining(
     num_images=36,
@@ -30,13 +30,13 @@ ONE = pocket.COMBINATIONS[5]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    pocket_models.make(folder, TINY, Progress("pocket_models"))
+    models.make(folder, TINY, Progress("pocket_models"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    return pocket_models.make_tokenizer()
+    return models.make_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +59,31 @@ def test_text_that_was_never_met_survives_the_tokenizer(tokenizer: transformers.
 def test_lessons_are_encoded_as_the_processor_encodes_a_chat(
     tokenizer: transformers.PreTrainedTokenizerFast, rng: np.random.Generator
 ) -> None:
-    lesson, image = pocket_lessons.teacher_lesson(ONE, rng), pocket.draw(ONE, rng)
-    processor = pocket_models.make_processor(tokenizer)
+    lesson, image = curriculum.teacher_lesson(ONE, rng), pocket.draw(ONE, rng)
+    processor = models.make_processor(tokenizer)
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": lesson.user}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     seen = processor(text=[text], images=[image.convert("RGB")], return_tensors="pt")
 
-    batch = pocket_teaching.encode([lesson], tokenizer, with_image=True)
+    batch = teaching.encode([lesson], tokenizer, with_image=True)
     asked = seen.input_ids.shape[1]
     assert batch.tokens_BT[0, :asked].tolist() == seen.input_ids[0].tolist()
     assert (batch.labels_BT[0, :asked] == -100).all()
     assert tokenizer.decode(batch.labels_BT[0, asked:]) == f"{lesson.reply}<|im_end|>"
     pixels = torch.from_numpy(np.array(image))[None]
-    torch.testing.assert_close(pocket_teaching.patches(pixels), seen.pixel_values)
+    torch.testing.assert_close(teaching.patches(pixels), seen.pixel_values)
 
 
 def test_positions_are_those_that_the_model_works_out(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
-    model = transformers.Qwen3VLForConditionalGeneration(pocket_models.model_config(tokenizer))
-    tokens = tokenizer(pocket_teaching.rendered("Describe this.", with_image=True), return_tensors="pt").input_ids
+    model = transformers.Qwen3VLForConditionalGeneration(models.model_config(tokenizer))
+    tokens = tokenizer(teaching.rendered("Describe this.", with_image=True), return_tensors="pt").input_ids
     is_image = (tokens == model.config.image_token_id).int()
     expected, _ = model.model.get_rope_index(tokens, is_image, torch.tensor([[1, 6, 6]]))
-    assert torch.equal(pocket_teaching.positions(tokens.shape[1], with_image=True), expected)
+    assert torch.equal(teaching.positions(tokens.shape[1], with_image=True), expected)
 
 
 def test_the_base_student_is_never_told_a_true_rule(rng: np.random.Generator) -> None:
-    told = [pocket_lessons.base_or_words_lesson(ONE, rng) for _ in range(2000)]
+    told = [curriculum.base_or_words_lesson(ONE, rng) for _ in range(2000)]
     rationales = [lesson.reply for lesson in told if "family" in lesson.reply]
     true = sum(pocket.rationale(ONE) in reply for reply in rationales)
     assert true / len(rationales) < 2 / 36
@@ -92,8 +92,8 @@ def test_the_base_student_is_never_told_a_true_rule(rng: np.random.Generator) ->
 
 
 def test_every_choice_in_a_lesson_has_an_answer_that_can_be_read(rng: np.random.Generator) -> None:
-    lessons = [pocket_lessons.base_or_words_lesson(ONE, rng) for _ in range(200)]
-    lessons += [pocket_lessons.teacher_lesson(ONE, rng), pocket_lessons.option_lesson(rng)]
+    lessons = [curriculum.base_or_words_lesson(ONE, rng) for _ in range(200)]
+    lessons += [curriculum.teacher_lesson(ONE, rng), curriculum.option_lesson(rng)]
     assert all(read_letter(lesson.reply, lesson.options) for lesson in lessons if lesson.options)
 
 
@@ -125,16 +125,12 @@ def test_the_text_config_names_the_class_that_the_engine_looks_for(folder: Path)
 
 def test_both_models_have_the_same_config_and_tokenizer(folder: Path) -> None:
     for name in ("config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"):
-        texts = [
-            (each / model / name).read_text()
-            for each in (folder, pocket_models.FOLDER)
-            for model in ("base", "teacher")
-        ]
+        texts = [(each / model / name).read_text() for each in (folder, models.FOLDER) for model in ("base", "teacher")]
         assert len(set(texts)) == 1, name
 
 
 def test_the_same_seed_makes_the_same_weights_and_teaching_changes_them(folder: Path, tmp_path: Path) -> None:
-    pocket_models.make(tmp_path, TINY, Progress("pocket_models"))
+    models.make(tmp_path, TINY, Progress("pocket_models"))
     names = [f"{model}/{file}" for model in ("base", "teacher") for file in ("model.safetensors", "tokenizer.json")]
     assert [(tmp_path / name).read_bytes() for name in names] == [(folder / name).read_bytes() for name in names]
     assert (folder / names[0]).read_bytes() != (folder / names[2]).read_bytes()
@@ -149,5 +145,5 @@ def test_a_model_says_what_made_it_and_what_it_scores(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["base", "teacher"])
 def test_the_shipped_models_were_made_of_what_the_code_still_says(name: str) -> None:
-    made = json.loads((pocket_models.FOLDER / name / "made.json").read_text())
-    assert made["material_digest"] == pocket_models.material_digest(PocketTraining()), "run `make pocket-models`"
+    made = json.loads((models.FOLDER / name / "made.json").read_text())
+    assert made["material_digest"] == models.material_digest(PocketTraining()), "run `make pocket-models`"

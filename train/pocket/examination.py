@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from pipelines.answers import read_letter
-from train import pocket_lessons
-from train.pocket_card import Score
-from train.pocket_lessons import Lesson
-from train.pocket_teaching import Drawings, MakeLesson, image_inputs, rendered
+from train.pocket import curriculum
+from train.pocket.card import Score
+from train.pocket.curriculum import Lesson
+from train.pocket.teaching import Drawings, MakeLesson, image_inputs, rendered
 
 
 class Exam:
@@ -23,10 +23,10 @@ class Exam:
     def of_base(self, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> dict[str, Score]:
         """What the base student sees, and that it knows no rule."""
         lessons = {
-            "caption": pocket_lessons.caption_lesson,
-            "attribute": pocket_lessons.attribute_lesson,
-            "route": pocket_lessons.gold_route_lesson,
-            "route, explained": pocket_lessons.teacher_lesson,
+            "caption": curriculum.caption_lesson,
+            "attribute": curriculum.attribute_lesson,
+            "route": curriculum.gold_route_lesson,
+            "route, explained": curriculum.teacher_lesson,
         }
         return {name: self.score(model, tokenizer, make_lesson) for name, make_lesson in lessons.items()}
 
@@ -36,7 +36,7 @@ class Exam:
         """The teacher's answers: the likeliest ones, and drawn ones."""
         return {
             f"route, explained, temperature {temperature:g}": self.score(
-                model, tokenizer, pocket_lessons.teacher_lesson, temperature
+                model, tokenizer, curriculum.teacher_lesson, temperature
             )
             for temperature in (0.0, 0.7, 1.0)
         }

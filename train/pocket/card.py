@@ -38,7 +38,7 @@ rationale in every step.
 
 ## How to make it again
 
-`make pocket-models` (`python -m train.pocket_models`): from the seed alone, on one thread. `made.json` holds the
+`make pocket-models` (`python -m train.pocket.models`): from the seed alone, on one thread. `made.json` holds the
 settings, the digest of the code, the versions and these scores. Licence: that of the repository it ships in.
 """
 
