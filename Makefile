@@ -14,7 +14,7 @@ RUNS ?= runs
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check ui up pocket-models lock
+.PHONY: help setup demo test check ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 

@@ -12,16 +12,15 @@ from typing import Any
 from unittest.mock import patch
 
 import ray
-import ray.exceptions
 from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 
 from infra import privacy
-from infra.errors import ClusterError
+from infra.errors import ClusterError, first_line
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 
 PROJECT = Path(__file__).parent.parent
-_NOT_SHIPPED = ["runs", "build", "data", "tests", "**/__pycache__", ".*_cache", ".hypothesis"]
+_SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
 
@@ -65,13 +64,17 @@ def cluster() -> Iterator[Addresses]:
 
 
 def job_environment() -> dict[str, object]:
-    """The runtime environment of a job: this project's files, our privacy settings, and the code's revision."""
+    """The runtime environment of a job: our packages and no other file, privacy, and the code's revision."""
     variables = {name: os.environ[name] for name in privacy.SILENCE}
     for name in ("MLFLOW_TRACKING_URI", "PRECEPTOR_API_KEY"):
         if name in os.environ:
             variables[name] = os.environ[name]
     variables[CODE_REVISION_VARIABLE] = json.dumps(code_revision())
-    return {"working_dir": str(PROJECT), "excludes": _NOT_SHIPPED, "env_vars": variables}
+    return {
+        "working_dir": str(PROJECT),
+        "excludes": ["/*", *(f"!/{package}" for package in _SHIPPED)],
+        "env_vars": variables,
+    }
 
 
 def _init(dashboard: bool) -> BaseContext:
@@ -91,11 +94,11 @@ def _init(dashboard: bool) -> BaseContext:
                 logging_level=logging.ERROR,
                 log_to_driver=not dashboard,
             )
-    except (ray.exceptions.RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
+    except Exception as error:
         hint = (
             f"No cluster answers at RAY_ADDRESS={asked}; unset it to use this machine" if asked else "Ray did not start"
         )
-        raise ClusterError(f"{hint}: {str(error).splitlines()[0]}") from error
+        raise ClusterError(f"{hint}: {first_line(error)}") from error
     finally:
         # Ray has put a handler of its own there, under which a polite kill aborts us with our drafts left behind.
         signal.signal(signal.SIGTERM, on_sigterm)

@@ -27,6 +27,11 @@ class ClusterError(PreceptorError):
     """Ray, an engine or the endpoint did not start or went away."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind when it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the closest known name, or nothing; then the list of what is known."""
     known = sorted(known)

@@ -5,13 +5,15 @@ import asyncio
 import logging
 import re
 import shlex
+import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from infra.errors import ClusterError, PreceptorError
+from infra.errors import ArtifactError, ClusterError, PreceptorError, first_line
 
 _AGENT_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
@@ -31,13 +33,13 @@ def connect(address: str | None) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"The Jobs API of Ray does not answer: {str(error).splitlines()[0]}") from error
+        raise ClusterError(f"The Jobs API of Ray does not answer: {first_line(error)}") from error
 
 
 def run(
     client: JobSubmissionClient,
     stage: str,
-    command: Sequence[str],
+    arguments: Sequence[str],
     drivers: str | None,
     environment: dict[str, object],
     log: Path,
@@ -48,13 +50,15 @@ def run(
 
     An interrupt stops the job, then goes on. Raises StageError when the job does not succeed.
     """
-    # Said outright: where several clusters share a machine, Ray tells a job's driver the address of the latest one.
-    address = ["env", f"RAY_ADDRESS={drivers}"] if drivers else []
-    job_id = _submit(client, shlex.join([*address, *command]), environment)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    # Our own interpreter where the driver runs on this machine; and the address said outright, since where several
+    # clusters share a machine, Ray tells a job's driver the address of the latest one.
+    start = ["env", f"RAY_ADDRESS={drivers}", sys.executable] if drivers else ["python"]
+    job_id = f"{stage}-{uuid.uuid4().hex[:12]}"
     lines: list[str] = []
     try:
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as stream:
+            _submit(client, job_id, shlex.join([*start, *arguments]), environment)
 
             def take(line: str) -> None:
                 stream.write(line + "\n")
@@ -65,23 +69,28 @@ def run(
 
             asyncio.run(_follow(client, job_id, take))
         status = _wait(client, job_id)
-    except BaseException:
+    except BaseException as error:
         _stop(client, job_id)
+        if isinstance(error, OSError):
+            raise ArtifactError(f"{log} could not be written: {error}. Choose another --run-dir.") from error
+        if isinstance(error, RuntimeError):
+            raise ClusterError(f"Ray lost the job of {stage}: {first_line(error)}") from error
         raise
     if status is not JobStatus.SUCCEEDED:
         said = client.get_job_info(job_id).message or ""
         raise StageError(f"{_reason(stage, lines, said)}\nThe whole log is {log}")
 
 
-def _submit(client: JobSubmissionClient, entrypoint: str, environment: dict[str, object]) -> str:
+def _submit(client: JobSubmissionClient, job_id: str, entrypoint: str, environment: dict[str, object]) -> None:
     """Submit once the cluster takes jobs: a young cluster's Jobs API answers before its agent is there."""
     deadline = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
-            return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
+            client.submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=job_id)
+            return
         except (RuntimeError, ConnectionError) as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ClusterError(f"Ray takes no job: {str(error).splitlines()[0]}") from error
+                raise ClusterError(f"Ray takes no job: {first_line(error)}") from error
             time.sleep(_POLL_S)
 
 

@@ -101,7 +101,7 @@ def key(made_from: Mapping[str, Any]) -> str:
 def find(path: Path, *, every_byte: bool = False) -> Artifact | None:
     """The sealed artifact at this path, or None. Raises ArtifactError when it was changed after it was sealed.
 
-    Names and sizes of the files are compared, which is quick; with every_byte their digests too, as before they are read.
+    Names and sizes of the files are compared, which is quick; with every_byte their digests too, before a read.
     """
     try:
         manifest = Manifest(**json.loads((path / MANIFEST).read_text()))

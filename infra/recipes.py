@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ())
 
     Raises ConfigError for an unknown recipe or field, or a value that the field's type does not allow.
     """
-    parts = _parts_of_file(recipe, packages) if ":" in recipe else [_part_of_package(recipe, p) for p in packages]
+    parts = _parts_of_file(recipe, packages) if ":" in recipe else _parts_of_packages(recipe, packages)
     stages = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
     for override in overrides:
         stages = _apply(stages, override)
@@ -35,13 +36,14 @@ def known_recipes(package: str) -> dict[str, Any]:
     return {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
 
 
-def _part_of_package(recipe: str, package: str) -> Any:
-    known = known_recipes(package)
+def _parts_of_packages(recipe: str, packages: Sequence[str]) -> list[Any]:
+    functions = [known_recipes(package) for package in packages]
+    known = set.intersection(*(set(named) for named in functions))
     if recipe not in known:
         raise ConfigError(
             f"No recipe is named {recipe!r}.{nearest(recipe, known)} Or name your own: path/to/file.py:function"
         )
-    return known[recipe]()
+    return [named[recipe]() for named in functions]
 
 
 def _parts_of_file(recipe: str, packages: Sequence[str]) -> list[Any]:
@@ -96,14 +98,16 @@ def _parsed(config: Any, name: str, path: str, text: str) -> Any:
     hint = typing.get_type_hints(type(config), include_extras=True)[name]
     adapter = pydantic.TypeAdapter(hint)
     try:
-        return adapter.validate_json(text)
+        value = adapter.validate_json(text)
     except pydantic.ValidationError:
-        pass
-    try:
-        return adapter.validate_python(text)
-    except pydantic.ValidationError as error:
-        allowed = "; ".join(str(detail["msg"]) for detail in error.errors())
-        raise ConfigError(f"--set {path}={text}: allowed is {_written(hint)} ({allowed})") from error
+        try:
+            value = adapter.validate_python(text)
+        except pydantic.ValidationError as error:
+            allowed = "; ".join(str(detail["msg"]) for detail in error.errors())
+            raise ConfigError(f"--set {path}={text}: allowed is {_written(hint)} ({allowed})") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"--set {path}={text}: allowed is a finite number")
+    return value
 
 
 def _written(hint: Any) -> str:

@@ -7,6 +7,7 @@ The store is MLFLOW_TRACKING_URI, or a SQLite file beside the run folders.
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ EXPERIMENT = "preceptor"
 _RUN_DIR = "preceptor.run_dir"
 _PARENT = "mlflow.parentRunId"
 _MAX_PARAMETER_CHARACTERS = 6000
+_METRIC_NAME = re.compile(r"[^\w./ -]")  # what MLflow takes in no metric's name
 
 
 def store(run_dir: Path) -> str:
@@ -60,7 +62,7 @@ class StageRun:
         now = self._client.get_run(self._run_id).info.start_time
         self._client.log_batch(
             self._run_id,
-            metrics=[Metric(name, float(value), now, 0) for name, value in numbers.items()],
+            metrics=[Metric(_METRIC_NAME.sub("_", name), float(value), now, 0) for name, value in numbers.items()],
             params=[Param(name, value) for name, value in config.items()],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
@@ -75,7 +76,7 @@ class Client:
     """
 
     def __init__(self, base_url: str, *, concurrency: int, timeout_s: float, api_key: str | None = None) -> None:
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connector_limit = concurrency
@@ -89,16 +90,23 @@ class Client:
     async def __aexit__(self, *exception: object) -> None:
         await self._session.close()
 
-    async def ask(self, model: str, prompt: str, image: str, max_tokens: int) -> Answer:
-        """The greedy answer of a model to a prompt with one image, a data URL. Raises RequestError."""
-        content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": prompt}]
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": max_tokens,
-            "temperature": 0.0,
-        }
+    async def check(self) -> None:
+        """Raise RequestError when nothing answers there; one request, not repeated."""
+        try:
+            async with self._session.get(f"{self._base_url}/models"):
+                return
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise RequestError(type(error).__name__) from error
+
+    async def ask(self, model: str, prompt: str, image: Callable[[], str], max_tokens: int) -> Answer:
+        """The greedy answer of a model to a prompt with one image. Raises RequestError.
+
+        image: gives the image's data URL; called when the request's turn has come, so that few images are held.
+        """
         async with self._slots:
+            content = [{"type": "image_url", "image_url": {"url": image()}}, {"type": "text", "text": prompt}]
+            messages = [{"role": "user", "content": content}]
+            body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
             answered = await self._post(body)
         try:
             choice = answered["choices"][0]
@@ -113,7 +121,7 @@ class Client:
             if attempt:
                 await asyncio.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
             try:
-                async with self._session.post(self._url, json=body) as response:
+                async with self._session.post(f"{self._base_url}/chat/completions", json=body) as response:
                     if response.status == HTTPStatus.OK:
                         return await response.json()
                     reason = f"status_{response.status}"
@@ -121,7 +129,7 @@ class Client:
                         raise RequestError(reason)
             except TimeoutError:
                 reason = "timeout"
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, ValueError) as error:  # ValueError: what came back is no JSON
                 reason = type(error).__name__
         raise RequestError(reason)
 

@@ -17,7 +17,7 @@ from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
 from pipelines import answers, images, prompts, questions, tables
-from pipelines.endpoint import Answer, Client, Endpoint, RequestError, ServedModel, data_url
+from pipelines.endpoint import API_KEY_VARIABLE, Answer, Client, Endpoint, RequestError, ServedModel, data_url
 from pipelines.recipes import ExamineConfig
 from pipelines.records import Arm, Condition, Prediction, Question, Split
 
@@ -33,20 +33,27 @@ def run(task: Task) -> Tally:
     asked = questions.of_split(folder, Split.TEST)
     if not asked:
         raise InputError("The questions have none with split `test`, so there is nothing to examine.")
-    shown = {condition: _shown_images(asked, folder, condition, config.seed) for condition in _conditions(config)}
     plan = [(models[Arm(arm)], Condition(condition)) for arm, condition in _entries(config)]
+    donors = _donors(asked, config.seed) if Condition.SHUFFLED in {condition for _, condition in plan} else {}
+    total = len(plan) * len(asked)
+    count = _counter(lambda done, unscored: task.progress(done, total, "answers", unscored=unscored))
 
     async def examine() -> list[Prediction]:
-        key = os.environ.get("PRECEPTOR_API_KEY")
+        key = os.environ.get(API_KEY_VARIABLE)
         async with Client(
             endpoint.base_url, concurrency=config.concurrency, timeout_s=config.timeout_s, api_key=key
         ) as client:
-            total = len(plan) * len(asked)
-            count = _counter(lambda done, unscored: task.progress(done, total, "answers", unscored=unscored))
+            await _check_endpoint(client, endpoint)
             return await asyncio.gather(
                 *(
                     _predict(
-                        client, model, condition, question, shown[condition][question.id], config.max_tokens, count
+                        client,
+                        model,
+                        condition,
+                        question,
+                        _image_path(folder, question, condition, donors),
+                        config,
+                        count,
                     )
                     for model, condition in plan
                     for question in asked
@@ -64,13 +71,14 @@ async def _predict(
     model: ServedModel,
     condition: Condition,
     question: Question,
-    image: str,
-    max_tokens: int,
+    image: Path,
+    config: ExamineConfig,
     count: Callable[[Prediction], None],
 ) -> Prediction:
     error = None
     try:
-        answer = await client.ask(model.name, prompts.prompt(question, Arm(model.arm)), image, max_tokens)
+        prompt = prompts.prompt(question, Arm(model.arm))
+        answer = await client.ask(model.name, prompt, lambda: _as_shown(image, condition), config.max_tokens)
     except RequestError as failure:
         answer, error = Answer("", "error", 0), str(failure)
     prediction = Prediction(
@@ -90,13 +98,12 @@ async def _predict(
     return prediction
 
 
-def _shown_images(asked: list[Question], folder: Path, condition: Condition, seed: int) -> dict[str, str]:
-    """Question id -> the data URL of the image shown with it under a condition."""
-    donors = _donors(asked, seed) if condition is Condition.SHUFFLED else {q.id: q for q in asked}
-    return {question.id: _as_shown(folder / donors[question.id].image, condition) for question in asked}
+def _image_path(folder: Path, question: Question, condition: Condition, donors: Mapping[str, Question]) -> Path:
+    return folder / (donors[question.id] if condition is Condition.SHUFFLED else question).image
 
 
 def _as_shown(path: Path, condition: Condition) -> str:
+    """The data URL of an image as a condition shows it."""
     try:
         image = images.read(path)
     except images.UnreadableImageError as error:
@@ -140,8 +147,13 @@ def _entries(config: ExamineConfig) -> list[tuple[str, str]]:
     return [(entry.partition("/")[0], entry.partition("/")[2]) for entry in config.plan]
 
 
-def _conditions(config: ExamineConfig) -> set[Condition]:
-    return {Condition(condition) for _, condition in _entries(config)}
+async def _check_endpoint(client: Client, endpoint: Endpoint) -> None:
+    try:
+        await client.check()
+    except RequestError as error:
+        raise ClusterError(
+            f"Nothing answers at {endpoint.base_url} ({error}). Serve the run again: python -m serve.app RECIPE --wait"
+        ) from error
 
 
 def _counter(show: Callable[[int, int], None]) -> Callable[[Prediction], None]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from infra import recipes, stage
 from infra.digests import digest_json
+from infra.errors import ConfigError
 from infra.progress import Screen
 from infra.stage import StageConfig
 
@@ -34,8 +35,7 @@ STAGES = (
 def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run every stage that is not up to date, in order. Raises StageError with the first failed stage's own error."""
     configs = resolve(recipe, overrides)
-    for config in filter(None, configs.values()):
-        stage.check_materials(config)  # now, not after the first engine has worked for hours
+    _check(configs)
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
     with ExitStack() as running:
@@ -53,6 +53,28 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     screen.show(f"flow: the report is {run_dir / 'report' / 'index.html'}")
 
 
+def _check(configs: dict[str, StageConfig]) -> None:
+    """Find now what would otherwise be found after an engine has worked for hours. Raises ConfigError or InputError."""
+    made: set[str] = set()
+    for name in STAGES:
+        config = configs[name]
+        if config is None:
+            continue
+        stage.check_materials(config)
+        for material, path in config.materials().items():
+            if not Path(path).is_absolute() and Path(path).exists() and Path(path).parts[0] not in PACKAGES:
+                raise ConfigError(
+                    f"{name}.{material}={path}: jobs run in another folder, so write {Path(path).absolute()}"
+                )
+        if missing := set(config.inputs()) - made:
+            raise ConfigError(
+                f"{name} reads {min(missing)}, which no stage before it makes: its arms and theirs differ."
+            )
+        if not config.outputs():
+            raise ConfigError(f"{name} would make nothing: its arms are empty.")
+        made |= set(config.outputs())
+
+
 @contextmanager
 def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[str]], None]]:
     """A cluster and a function that runs a stage's command on it as a job."""
@@ -62,9 +84,9 @@ def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[s
         client = jobs.connect(addresses.jobs)
         environment = cluster.job_environment()
 
-        def submit(name: str, command: list[str]) -> None:
+        def submit(name: str, arguments: list[str]) -> None:
             log = run_dir / "logs" / f"{name}.log"
-            jobs.run(client, name, command, addresses.drivers, environment, log, screen.show)
+            jobs.run(client, name, arguments, addresses.drivers, environment, log, screen.show)
 
         yield submit
 
@@ -73,8 +95,9 @@ def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bo
     """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
     done."""
     config = configs[name]
-    if config is None:
-        return False
+    wanted = {read for other in configs.values() if other is not None for read in other.inputs()}
+    if config is None or (name == "draw" and not wanted & set(config.outputs())):
+        return False  # the questions come from the world
     made = configs["examine"] if config.service else config
     return stage.current_outputs(made, run_dir) is None
 
@@ -102,12 +125,13 @@ def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, 
 
 
 def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
-    """The command line of a stage's own module, with the overrides that concern its package."""
+    """What Python is given to run a stage's own module, with the overrides that concern its package."""
     package = config.module.partition(".")[0]
+    recipe = str(Path(recipe).absolute()) if ":" in recipe else recipe
     own = recipes.resolve(recipe, [package])
     concerning = [text for text in overrides if text.partition(".")[0] in own]
     settings = [word for text in concerning for word in ("--set", text)]
-    return ["python", "-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
+    return ["-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
     with stage.reporting_errors("flow"):
         options = parser.parse_args(arguments)
-        overrides = [*options.set, *([f"questions.limit={options.limit}"] if options.limit else [])]
+        overrides = [*options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         run_dir = stage.run_directory(options)
         if options.dry_run:
             print(json.dumps(describe(options.recipe, run_dir, overrides), indent=2))

@@ -39,7 +39,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode not in _DEEP_MODES:
         return image
     deep = image.convert("F")
-    low, high = deep.getextrema()
+    low, high = (float(end) for end in deep.getextrema())  # type: ignore[arg-type]  # two numbers for one channel
     scale = 255 / (high - low) if high > low else 0.0
     return deep.point(lambda value: value * scale - low * scale).convert("L")
 

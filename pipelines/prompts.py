@@ -25,7 +25,7 @@ def prompt(question: Question, arm: Arm) -> str:
 
 
 def digest() -> str:
-    """Digest of every word that this module puts around a question: it changes when a model would read another prompt."""
+    """Digest of every word that this module puts around a question: another prompt, another digest."""
     probe = Question(
         id="", source="", split="", stratum="", image="", image_digest="", text="?", options=("x", "y"), gold="A"
     )

@@ -38,7 +38,8 @@ def run(task: Task) -> Tally:
     tables.write(task.draft, Question, list(questions.values()))
     splits = Counter(question.split for question in questions.values())
     rows = {"read": len(lines), "questions": len(questions), **{str(split): splits[split] for split in Split}}
-    return Tally(rows=rows, reasons=dict(reasons))
+    notes = [note for artifact in task.inputs.values() for note in artifact.tally["facts"].get("notes", ())]
+    return Tally(rows=rows, reasons=dict(reasons), facts={"notes": notes})
 
 
 def of_split(questions_artifact: Path, split: Split) -> list[Question]:

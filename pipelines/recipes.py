@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from infra.stage import StageConfig
+from pipelines import prompts
 from pipelines.records import Arm, Condition
 from pipelines.sources.pocket import PocketConfig
 
@@ -110,6 +111,7 @@ class TeachConfig(StageConfig):
 
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teacher"
+    hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str
     engine: EngineConfig
     replicas: Annotated[int, Gt(0)] = 1
@@ -121,6 +123,9 @@ class TeachConfig(StageConfig):
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"rationales": self}
+
+    def wording(self) -> dict[str, str]:
+        return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:
         return ("questions",)
@@ -157,6 +162,9 @@ class ComposeConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {f"examples/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
 
+    def wording(self) -> dict[str, str]:
+        return {"prompts": prompts.digest()}
+
     def inputs(self) -> tuple[str, ...]:
         return ("questions", "verdicts")
 
@@ -182,6 +190,9 @@ class ExamineConfig(StageConfig):
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"predictions": self}
+
+    def wording(self) -> dict[str, str]:
+        return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:
         arms = {entry.partition("/")[0] for entry in self.plan}
@@ -231,8 +242,6 @@ PLAN = (
 )
 
 _POCKET_NOTES = (
-    "Everything here is synthetic: the micrographs are drawn, and the rule behind the questions is built so that it "
-    "must be composed from two parts. The numbers say how this flow behaves, not how a model does on real images.",
     "Teacher and students have about two million parameters. The teacher was trained on the rule; the base student has "
     "met the words of the rationales, with random values, and never the rule.",
     "The rationale arm sees more supervised tokens per question than the answer-only arm.",
@@ -260,7 +269,7 @@ def pmc_vqa_8xh200() -> PipelinesRecipe:
     return dataclasses.replace(
         pocket(),
         draw=None,
-        questions=QuestionsConfig(source_name="PMC-VQA", folder="data/pmc_vqa"),
+        questions=QuestionsConfig(source_name="PMC-VQA", folder="/data/pmc_vqa"),
         teach=TeachConfig(
             teacher="Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", engine=engine, replicas=2, temperature=0.7, top_p=0.8
         ),

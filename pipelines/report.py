@@ -28,7 +28,7 @@ def run(task: Task) -> Tally:
     report = {
         "schema": SCHEMA,
         "title": task.config.title,
-        "notes": list(task.config.notes),
+        "notes": [*task.inputs["questions"].tally["facts"].get("notes", ()), *task.config.notes],
         "accounting": accounting(task.inputs),
         "examinations": examinations(predictions),
         "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),

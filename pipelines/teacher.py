@@ -42,8 +42,8 @@ class TeacherEngine:
             return await self._generate(row, image)
         except images.UnreadableImageError as error:
             return _failed(row, str(error))
-        except ValueError as error:  # vLLM's word for a request that it cannot take, such as a prompt that is too long
-            return _failed(row, str(error).splitlines()[0][:200])
+        except ValueError as error:  # vLLM's word for a request that it cannot take; its text may repeat the request
+            return _failed(row, "prompt_too_long" if "length" in str(error) else "refused_by_engine")
 
     async def _generate(self, row: dict[str, Any], image: Any) -> Rationale:
         from vllm import SamplingParams

@@ -205,7 +205,7 @@ def _is_loopback(host: str) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """The stage's command line, with `--wait`: stay until Ctrl-C and then take the endpoint down."""
-    waits = "--wait" in arguments
+    waits = "--wait" in arguments and "--dry-run" not in arguments
     if waits:
         with stage.reporting_errors("deploy"):
             cluster.connect()

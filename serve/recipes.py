@@ -91,3 +91,11 @@ class ServeRecipe:
 def pocket() -> ServeRecipe:
     """The pocket models on two CPU cores."""
     return ServeRecipe(deploy=DeployConfig())
+
+
+def pmc_vqa_8xh200() -> ServeRecipe:
+    """Qwen3-VL-2B on one GPU beside its 235B teacher (FP8) on four; published settings, not yet run by us."""
+    student = EngineConfig(cpus=8, gpus=1, max_model_len=8192, max_num_seqs=256, kv_cache_gib=None, enforce_eager=False)
+    return ServeRecipe(
+        deploy=DeployConfig(student=student, teacher=dataclasses.replace(student, gpus=4), start_timeout_s=3600)
+    )

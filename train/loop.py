@@ -45,10 +45,12 @@ def fit(work: Work) -> Outcome:
     seconds = time.monotonic() - started
     if rank == 0:
         adapter.save(adapted, work.folder, work.card)
+    # A seeded order without repeats within an epoch: what a first epoch that is cut short leaves out was never seen.
+    num_seen = min(len(examples), config.num_steps * config.batch_size)
     return Outcome(
         num_examples=len(rows),
-        num_trained_on=len(examples),
-        reasons=reasons,
+        num_trained_on=num_seen,
+        reasons=reasons | ({"not_reached": len(examples) - num_seen} if num_seen < len(examples) else {}),
         num_trainable=adapter.num_trainable(adapted),
         num_targets=num_targets,
         num_tokens=num_tokens,

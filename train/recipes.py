@@ -25,6 +25,7 @@ class FitConfig(StageConfig):
 
     stage: ClassVar[str] = "fit"
     module: ClassVar[str] = "train.fit"
+    hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
     arms: tuple[Arm, ...] = ARMS
     lora_rank: Annotated[int, Gt(0)] = 16
@@ -89,8 +90,8 @@ def pocket() -> TrainRecipe:
     )
 
 
-def qwen3_vl_2b() -> TrainRecipe:
-    """Qwen3-VL-2B on one node of eight GPUs."""
+def pmc_vqa_8xh200() -> TrainRecipe:
+    """Qwen3-VL-2B on one node of eight GPUs; published settings, not yet run by us."""
     return TrainRecipe(
         fit=FitConfig(
             base="Qwen/Qwen3-VL-2B-Instruct",

@@ -43,7 +43,7 @@ def main(profile: str, folder: Path) -> None:
 def _install(python: Path, profile: str) -> None:
     # The constraints file is the whole resolved set, so nothing needs to be resolved: quicker, and never a surprise.
     _run(
-        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(HERE / f"constraints-{profile}.txt")],
+        [str(python), "-m", "pip", "install", "-qq", "--no-deps", "-r", str(HERE / f"constraints-{profile}.txt")],
         "Check the network and the free disk (8 GB). The cpu profile needs torch's CPU build: if your index does not "
         "carry it, name PyTorch's CPU index in PIP_EXTRA_INDEX_URL. Then type the same command again",
     )

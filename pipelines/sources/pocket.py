@@ -32,6 +32,12 @@ ROUTES = ("mill", "cast", "spin", "press", "grow", "forge")
 NUM_OPTIONS = 4
 QUESTION = "Which process route made this sample?"
 
+NOTE = (
+    "The questions are synthetic: the micrographs are drawn, and the rule behind them is built so that it must be "
+    "composed from two parts. On combinations seen in training both arms can answer from memory; unseen ones need the "
+    "rule. "
+    "The numbers say how this flow behaves, not how a model does on real images."
+)
 IMAGE_SIZE = 96  # pixels, each side
 _OVERSAMPLING = 2  # particles are drawn larger and shrunk, for soft edges
 
@@ -251,7 +257,8 @@ def run(task: Task) -> Tally:
     """Draw the questions into the stage's draft."""
     config: PocketConfig = task.config.pocket
     write(task.draft, config, lambda done, total: task.progress(done, total, "images"))
-    return Tally(rows={"train": config.num_train_questions, "test": config.num_test_questions})
+    rows = {"train": config.num_train_questions, "test": config.num_test_questions}
+    return Tally(rows=rows, facts={"notes": [NOTE]})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -68,13 +70,16 @@ def test_the_readme_s_make_targets_exist():
     assert set(re.findall(r"`make ([\w-]+)", readme)) <= targets
 
 
-def test_nothing_leaves_the_machine_unasked():
-    from infra import privacy
-
-    assert privacy.SILENCE["RAY_USAGE_STATS_ENABLED"] == "0"
-    assert privacy.SILENCE["VLLM_NO_USAGE_STATS"] == privacy.SILENCE["DO_NOT_TRACK"] == "1"
-    assert privacy.SILENCE["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert privacy.SILENCE["RAYLLM_ENABLE_REQUEST_PROMPT_LOGS"] == "0"
+def test_every_entry_point_turns_telemetry_and_prompt_logs_off_before_an_engine_is_imported():
+    clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
+    script = "import os, json, infra.stage; print(json.dumps(dict(os.environ)))"
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT, env=clean
+    )
+    environment = json.loads(shown.stdout)
+    assert environment["RAY_USAGE_STATS_ENABLED"] == environment["RAYLLM_ENABLE_REQUEST_PROMPT_LOGS"] == "0"
+    assert environment["VLLM_NO_USAGE_STATS"] == environment["DO_NOT_TRACK"] == environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_torchvision_imports_beside_this_torch():

@@ -29,6 +29,7 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ("teach=1", r"name a field"),
         ("teach.seed.deeper=1", r"single value"),
         ("teach.temperature", r"has no '='"),
+        ("fit.learning_rate=Infinity", r"finite number"),
         ("questions.limit=0", r"greater than 0"),
         ("questions.limit=1.5", r"questions\.limit=1\.5"),
         ('examine.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),

@@ -17,7 +17,7 @@ def _no_pauses(monkeypatch):
 def ask(base_url, **settings):
     async def once():
         async with Client(base_url, **({"concurrency": 2, "timeout_s": 5} | settings)) as client:
-            return await client.ask("m", "what?", endpoint.data_url(b"png"), 16)
+            return await client.ask("m", "what?", lambda: endpoint.data_url(b"png"), 16)
 
     return asyncio.run(once())
 

@@ -1,4 +1,6 @@
 import json
+import re
+import types
 
 import pytest
 
@@ -10,7 +12,7 @@ def test_a_stage_s_command_carries_only_its_own_package_s_overrides(tmp_path):
     overrides = ["teach.seed=1", "fit.num_steps=3", "deploy.port=9"]
     configs = flow.resolve("pocket", overrides)
     command = flow._command(configs["fit"], "pocket", tmp_path, overrides)
-    assert command == ["python", "-m", "train.fit", "pocket", "--run-dir", str(tmp_path), "--set", "fit.num_steps=3"]
+    assert command == ["-m", "train.fit", "pocket", "--run-dir", str(tmp_path), "--set", "fit.num_steps=3"]
 
 
 def test_a_dry_run_prints_config_digest_hardware_and_paths_and_writes_nothing(tmp_path, capsys):
@@ -43,6 +45,39 @@ def test_a_recipe_without_drawn_questions_has_no_draw_stage(tmp_path):
     configs = flow.resolve("pmc_vqa_8xh200", [])
     assert configs["draw"] is None
     assert not flow._is_pending("draw", configs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('compose.arms=["answer_only"]', "fit reads examples/rationale_then_answer, which no stage before it makes"),
+        ("compose.arms=[]", "compose would make nothing"),
+        ("questions.folder=tests", r"questions\.folder=tests: jobs run in another folder"),
+        ("questions.folder=no/where", r"questions\.folder: there is nothing at 'no/where'"),
+        ("fit.base=./none", r"fit\.base: there is nothing at '\./none'"),
+    ],
+)
+def test_a_flow_that_could_not_reach_its_end_is_refused_at_once(tmp_path, capsys, override, message):
+    with pytest.raises(SystemExit):
+        flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--set", override])
+    assert re.search(message, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pocket_questions_are_not_drawn_for_questions_of_the_world(tmp_path):
+    assert flow._is_pending("draw", flow.resolve("pocket", []), tmp_path)
+    assert not flow._is_pending("draw", flow.resolve("pocket", [f"questions.folder={tmp_path}"]), tmp_path)
+
+
+def test_another_prompt_makes_every_stage_that_shows_it_run_again(monkeypatch):
+    from infra import manifest, stage
+    from pipelines import prompts
+
+    config = flow.resolve("pocket", [])["teach"]
+    artifact = manifest.Artifact(None, types.SimpleNamespace(digest="d"))
+    before = stage.made_from(config, "rationales", {"questions": artifact})
+    monkeypatch.setitem(prompts._INSTRUCTIONS, "teacher", "Tell me.")
+    assert manifest.key(stage.made_from(config, "rationales", {"questions": artifact})) != manifest.key(before)
 
 
 def test_recipes_of_all_packages_have_the_same_names():

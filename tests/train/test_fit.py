@@ -36,7 +36,7 @@ def test_a_wrong_setting_fails_before_anything_starts(override):
 
 
 def test_all_recipes_resolve():
-    for recipe in ("pocket", "qwen3_vl_2b"):
+    for recipe in ("pocket", "pmc_vqa_8xh200"):
         assert resolve(recipe, ["train"])["fit"].hardware()
 
 
