@@ -72,7 +72,7 @@ def job_environment() -> dict[str, object]:
     variables[CODE_REVISION_VARIABLE] = json.dumps(code_revision())
     return {
         "working_dir": str(PROJECT),
-        "excludes": ["/*", *(f"!/{package}" for package in _SHIPPED)],
+        "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
         "env_vars": variables,
     }
 

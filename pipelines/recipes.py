@@ -3,17 +3,27 @@ here."""
 
 import dataclasses
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
 from infra.stage import StageConfig
 from pipelines import prompts
+from pipelines.engine import EngineConfig
 from pipelines.records import Arm, Condition
 from pipelines.sources.pocket import PocketConfig
 
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
 POCKET_TEACHER = "train/pocket/teacher"
+POCKET_ENGINE = EngineConfig(
+    max_model_len=512,
+    max_num_seqs=128,
+    dtype="float32",
+    enforce_eager=True,
+    # When a prompt is cut in chunks, vLLM rewinds the generator of a seeded request, which CPU generators refuse.
+    chunked_prefill=False,
+    kv_cache_gib=1,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,72 +59,15 @@ class QuestionsConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """A vLLM engine. kv_cache_gib applies to the CPU backend; cpus and gpus are what Ray reserves for an engine."""
-
-    max_model_len: Annotated[int, Gt(0)]
-    dtype: str = "auto"
-    tensor_parallel_size: Annotated[int, Gt(0)] = 1
-    max_num_seqs: Annotated[int, Gt(0)] = 256
-    memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
-    enforce_eager: bool = False
-    chunked_prefill: bool = True
-    kv_cache_gib: Annotated[int, Gt(0)] | None = None
-    cpus: Annotated[float, Ge(0)] = 1
-    gpus: Annotated[float, Ge(0)] = 0
-    mm_encoder_tp_mode: str = "weights"
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of vLLM's engine."""
-        return {
-            "max_model_len": self.max_model_len,
-            "dtype": self.dtype,
-            "tensor_parallel_size": self.tensor_parallel_size,
-            "max_num_seqs": self.max_num_seqs,
-            "gpu_memory_utilization": self.memory_utilization,
-            "enforce_eager": self.enforce_eager,
-            "enable_chunked_prefill": self.chunked_prefill,
-            "mm_encoder_tp_mode": self.mm_encoder_tp_mode,
-            "limit_mm_per_prompt": {"image": 1, "video": 0},
-            "disable_log_stats": True,
-        }
-
-    def environment(self) -> dict[str, str]:
-        """Environment of the engine's process; the CPU backend is steered by variables only."""
-        if self.kv_cache_gib is None:
-            return {}
-        # Unbound threads: bound ones pin the engine to core 0 and leave the rest of a small machine idle. The last one
-        # keeps the model in the engine's process: a worker process of its own would import everything once more.
-        return {
-            "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        }
-
-
-POCKET_ENGINE = EngineConfig(
-    max_model_len=512,
-    dtype="float32",
-    max_num_seqs=128,
-    memory_utilization=0.3,
-    enforce_eager=True,
-    # When a prompt is cut in chunks, vLLM rewinds the generator of a seeded request, which CPU generators refuse.
-    chunked_prefill=False,
-    kv_cache_gib=1,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TeachConfig(StageConfig):
-    """Explain the training questions. teacher: model folder or hub id. replicas: engines side by side."""
+    """Explain the training questions. teacher: model folder or hub id. batch_size: questions sent to an engine
+    together; several batches are in an engine at once."""
 
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teacher"
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str
     engine: EngineConfig
-    replicas: Annotated[int, Gt(0)] = 1
     batch_size: Annotated[int, Gt(0)] = 32
     temperature: Annotated[float, Ge(0)] = 0.7
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -134,7 +87,7 @@ class TeachConfig(StageConfig):
         return {"teacher": self.teacher}
 
     def hardware(self) -> str:
-        return f"{self.replicas} engine(s) of {self.engine.cpus:g} CPU and {self.engine.gpus:g} GPU"
+        return f"{self.engine.replicas} engine(s) of {self.engine.cpus} CPU and {self.engine.gpus} GPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,14 +218,12 @@ def pocket() -> PipelinesRecipe:
 
 def pmc_vqa_8xh200() -> PipelinesRecipe:
     """PMC-VQA on nodes of eight GPUs: Qwen3-VL-235B-A22B (FP8) teaches, two engines of four GPUs a node."""
-    engine = EngineConfig(max_model_len=8192, tensor_parallel_size=4, gpus=4, mm_encoder_tp_mode="data")
+    engine = EngineConfig(replicas=2, gpus=4, max_model_len=8192, mm_encoder_tp_mode="data")
     return dataclasses.replace(
         pocket(),
         draw=None,
         questions=QuestionsConfig(source_name="PMC-VQA", folder="/data/pmc_vqa"),
-        teach=TeachConfig(
-            teacher="Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", engine=engine, replicas=2, temperature=0.7, top_p=0.8
-        ),
+        teach=TeachConfig(teacher="Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", engine=engine, temperature=0.7, top_p=0.8),
         examine=ExamineConfig(plan=PLAN, concurrency=256),
         report=ReportConfig(title="Preceptor, PMC-VQA"),
     )

@@ -17,7 +17,8 @@ from infra.errors import ClusterError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import images, prompts, questions, tables
-from pipelines.recipes import EngineConfig, TeachConfig
+from pipelines.engine import EngineConfig
+from pipelines.recipes import TeachConfig
 from pipelines.records import Arm, Question, Rationale, Split
 
 
@@ -94,7 +95,7 @@ def run(task: Task) -> Tally:
     if not asked:
         raise InputError("The questions have none with split `train`, so there is nothing to explain.")
     cluster.connect()
-    task.progress.say(f"starting {config.replicas} engine(s) for {config.teacher}")
+    task.progress.say(f"starting {config.engine.replicas} engine(s) for {config.teacher}")
     explained: dict[str, Rationale] = {}
     failed = 0
     for rationale in _explained(asked, config, task.inputs["questions"].path):
@@ -122,7 +123,7 @@ def _explained(asked: list[Question], config: TeachConfig, folder: Path) -> Iter
             batch_size=config.batch_size,
             # Several batches in an engine at once, and the next ones waiting beside it, so that it never runs empty.
             compute=ray.data.ActorPoolStrategy(
-                size=config.replicas, max_concurrent_calls_per_actor=4, max_tasks_in_flight_per_actor=8
+                size=config.engine.replicas, max_concurrent_calls_per_actor=4, max_tasks_in_flight_per_actor=8
             ),
             num_cpus=config.engine.cpus,
             num_gpus=config.engine.gpus,

@@ -24,10 +24,11 @@ from infra.errors import ClusterError, ConfigError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
+from pipelines.engine import EngineConfig
 from serve import loading, models, readiness
 from serve.ingress import Ingress, app, digest_key
 from serve.models import Catalogue
-from serve.recipes import DeployConfig, EngineConfig
+from serve.recipes import DeployConfig
 from serve.replica import ModelReplica
 
 APPLICATION = "preceptor"
@@ -100,7 +101,6 @@ def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) ->
 
 
 def _engine(name: str, config: EngineConfig) -> ray.serve.Deployment:
-    threads = {"OMP_NUM_THREADS": str(config.cpus), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return ray.serve.deployment(
         ModelReplica,
         name=name,
@@ -110,7 +110,7 @@ def _engine(name: str, config: EngineConfig) -> ray.serve.Deployment:
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=_STOP_TIMEOUT_S,
         placement_group_bundles=bundles(config),
-        ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": _ENVIRONMENT | threads}},
+        ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": _ENVIRONMENT | config.environment()}},
     )
 
 

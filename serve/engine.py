@@ -12,11 +12,10 @@ from ray.llm._internal.serve.core.configs.openai_api_models import (
     CompletionRequest,
     ErrorResponse,
 )
-from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from serve.recipes import EngineConfig
+from pipelines.engine import EngineConfig
 
 __all__ = ["REQUESTS", "ErrorResponse", "llm_config", "start"]
 
@@ -32,18 +31,9 @@ class LocalModel(CallbackBase):
         self.ctx.run_init_node = False
 
 
-class OneProcessEngine(VLLMEngine):
-    """On the CPU, the engine runs its single worker itself: one process, one import of vLLM less for each model."""
-
-    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
-        if vllm_engine_config.device_config.device_type == "cpu":
-            vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
-        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
-
-
 async def start(config: LLMConfig) -> LLMServer:
     """A server whose engine is up and has loaded every adapter."""
-    server: LLMServer = LLMServer.sync_init(config, engine_cls=OneProcessEngine)
+    server: LLMServer = LLMServer.sync_init(config)
     await server.start()
     return server
 
@@ -60,30 +50,15 @@ def llm_config(
     return LLMConfig(
         model_loading_config={"model_id": name, "model_source": source},
         accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
-        engine_kwargs=_engine_arguments(config, image_domains) | _lora_arguments(config, adapters, max_lora_rank),
+        engine_kwargs={
+            **config.arguments(),
+            "allowed_media_domains": list(image_domains) or [_NO_DOMAIN],
+            **_lora_arguments(config, adapters, max_lora_rank),
+        },
         experimental_configs={"stream_batching_interval_ms": 0},
         callback_config={"callback_class": LocalModel},
         log_engine_metrics=False,
     )
-
-
-def _engine_arguments(config: EngineConfig, image_domains: tuple[str, ...]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "enforce_eager": config.enforce_eager,
-        "dtype": config.dtype,
-        "gpu_memory_utilization": config.memory_share,
-        "limit_mm_per_prompt": {"image": config.images_per_request, "video": 0},
-        "allowed_media_domains": list(image_domains) or [_NO_DOMAIN],
-        "disable_log_stats": True,
-    }
-    if config.gpus:
-        return arguments | {"tensor_parallel_size": config.gpus}
-    if config.kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * (1 << 30))
-    # Profiling a tiny model's largest image tells nothing: on the CPU the cache's size is given.
-    return arguments | {"skip_mm_profiling": True}
 
 
 def _lora_arguments(config: EngineConfig, adapters: Mapping[str, str], max_lora_rank: int) -> dict[str, Any]:

@@ -4,39 +4,13 @@ import dataclasses
 from typing import ClassVar
 
 from infra.stage import StageConfig
+from pipelines.engine import EngineConfig
 from pipelines.records import Arm
 
 _LAST_PORT = 65535
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """One vLLM engine and the resources of each of its replicas.
-
-    gpus: 0 runs on the CPU; more than one splits the model by tensor parallelism. cpus: also the engine's OpenMP
-    threads when it runs on the CPU. max_model_len: tokens of a request and its answer; None takes all that the model
-    was made for. max_num_seqs: answers that are written at the same time. kv_cache_gib: CPU memory
-    for attention keys and values; None takes memory_share of the machine instead, as a GPU does.
-    """
-
-    replicas: int = 1
-    cpus: int = 1
-    gpus: int = 0
-    max_model_len: int | None = None
-    max_num_seqs: int = 32
-    kv_cache_gib: float | None = 0.5
-    memory_share: float = 0.9
-    enforce_eager: bool = True
-    dtype: str = "auto"
-    images_per_request: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("replicas", "cpus", "max_model_len", "max_num_seqs", "images_per_request"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if self.gpus < 0:
-            raise ValueError("gpus must be 0 or more")
+POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +28,8 @@ class DeployConfig(StageConfig):
     host: str = "127.0.0.1"
     port: int = 8000
     arms: tuple[str, ...] = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
-    student: EngineConfig = EngineConfig()
-    teacher: EngineConfig = EngineConfig()
+    student: EngineConfig
+    teacher: EngineConfig
     image_domains: tuple[str, ...] = ()
     start_timeout_s: float = 600.0
 
@@ -90,12 +64,12 @@ class ServeRecipe:
 
 def pocket() -> ServeRecipe:
     """The pocket models on two CPU cores."""
-    return ServeRecipe(deploy=DeployConfig())
+    return ServeRecipe(deploy=DeployConfig(student=POCKET_ENGINE, teacher=POCKET_ENGINE))
 
 
 def pmc_vqa_8xh200() -> ServeRecipe:
     """Qwen3-VL-2B on one GPU beside its 235B teacher (FP8) on four; published settings, not yet run by us."""
-    student = EngineConfig(cpus=8, gpus=1, max_model_len=8192, max_num_seqs=256, kv_cache_gib=None, enforce_eager=False)
+    student = EngineConfig(cpus=8, gpus=1, max_model_len=8192)
     return ServeRecipe(
         deploy=DeployConfig(student=student, teacher=dataclasses.replace(student, gpus=4), start_timeout_s=3600)
     )

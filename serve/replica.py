@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from pipelines.engine import EngineConfig
 from serve import refusals
-from serve.recipes import EngineConfig
 
 
 class ModelReplica:

@@ -13,8 +13,10 @@ from pipelines.records import Arm
 from serve import app
 from serve.ingress import digest_key
 from serve.models import Catalogue, Weights
-from serve.recipes import DeployConfig
+from serve.recipes import pocket
 from tests.serve.test_loading import TENSOR, write_weights
+
+POCKET = pocket().deploy
 
 
 def weights(name: str, arm: Arm, source: str) -> Weights:
@@ -73,14 +75,14 @@ def test_loopback_needs_no_key(host, monkeypatch):
     ],
 )
 def test_address_that_clients_use(host, url):
-    assert app.base_url(DeployConfig(host=host)) == url
+    assert app.base_url(dataclasses.replace(POCKET, host=host)) == url
 
 
 def test_adapter_that_could_not_be_loaded_stops_the_build(catalogue, tmp_path):
-    app.build(DeployConfig(), catalogue, None)
+    app.build(POCKET, catalogue, None)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"adapter_model\.safetensors"):
-        app.build(DeployConfig(), catalogue, None)
+        app.build(POCKET, catalogue, None)
 
 
 def test_failed_engine_is_quoted_with_its_error_alone():
@@ -91,9 +93,9 @@ def test_failed_engine_is_quoted_with_its_error_alone():
 
 
 def test_engine_on_four_gpus_asks_for_them():
-    engine = dataclasses.replace(DeployConfig().student, gpus=4, cpus=2)
+    engine = dataclasses.replace(POCKET.student, gpus=4, cpus=2)
     assert app.bundles(engine) == [{"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]
-    assert app.bundles(DeployConfig().student) == [{"CPU": 1.0}]
+    assert app.bundles(POCKET.student) == [{"CPU": 1.0}]
 
 
 def test_endpoint_file_reads_as_it_was_written(tmp_path):

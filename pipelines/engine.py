@@ -1,0 +1,61 @@
+"""How a vLLM engine is run: the one set of settings that teaching and serving share. Light: vLLM is not imported."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """One vLLM engine and the resources of each of its replicas.
+
+    gpus: 0 runs on the CPU; more than one splits the model by tensor parallelism. cpus: also the engine's OpenMP
+    threads when it runs on the CPU. max_model_len: tokens of a request and its answer; None takes all that the model
+    was made for. max_num_seqs: answers that are written at the same time. kv_cache_gib: CPU memory for attention keys
+    and values; None takes memory_utilization of the machine instead, as a GPU does.
+    """
+
+    replicas: Annotated[int, Gt(0)] = 1
+    cpus: Annotated[int, Gt(0)] = 1
+    gpus: Annotated[int, Ge(0)] = 0
+    max_model_len: Annotated[int, Gt(0)] | None = None
+    max_num_seqs: Annotated[int, Gt(0)] = 256
+    dtype: str = "auto"
+    enforce_eager: bool = False
+    chunked_prefill: bool = True
+    kv_cache_gib: Annotated[float, Gt(0)] | None = None
+    memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
+    images_per_request: Annotated[int, Gt(0)] = 1
+    mm_encoder_tp_mode: str = "weights"
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of vLLM's engine."""
+        arguments: dict[str, Any] = {
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": self.max_num_seqs,
+            "dtype": self.dtype,
+            "enforce_eager": self.enforce_eager,
+            "enable_chunked_prefill": self.chunked_prefill,
+            "gpu_memory_utilization": self.memory_utilization,
+            "limit_mm_per_prompt": {"image": self.images_per_request, "video": 0},
+            "disable_log_stats": True,
+        }
+        if self.gpus:
+            return arguments | {"tensor_parallel_size": self.gpus, "mm_encoder_tp_mode": self.mm_encoder_tp_mode}
+        if self.kv_cache_gib is not None:
+            arguments["kv_cache_memory_bytes"] = int(self.kv_cache_gib * (1 << 30))
+        # Profiling a model's largest image is to size the cache, whose size is given on the CPU.
+        return arguments | {"skip_mm_profiling": True}
+
+    def environment(self) -> dict[str, str]:
+        """Environment of the engine's process: on the CPU, vLLM is steered by variables."""
+        if self.gpus:
+            return {}
+        return {
+            # Unbound threads: bound ones pin the engine to core 0 and leave the rest of a small machine idle.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(self.cpus),
+            # Keeps the model in the engine's process: a worker process of its own would import everything once more.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }

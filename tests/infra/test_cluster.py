@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+from ray._private.runtime_env.packaging import _get_excludes
+
+from infra import cluster
+from infra.errors import ClusterError
+
+
+def is_shipped(name: str) -> bool:
+    """Whether Ray would pack this path: it walks from the top and goes into no folder that is left out."""
+    left_out = _get_excludes(cluster.PROJECT, cluster.job_environment()["excludes"])
+    path = cluster.PROJECT / name
+    way = [path, *path.parents][: len(Path(name).parts) + 1]
+    return not any(left_out(step) for step in way)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "pipelines/flow.py", "pipelines/report.html.j2", "train/pocket/base/model.safetensors"]
+)
+def test_a_job_gets_our_packages(name):
+    assert is_shipped(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["mine/images/1.png", "data/pmc.csv", "runs/pocket", ".venv", ".git", "tests", "x.parquet"]
+)
+def test_nothing_else_of_the_folder_is_copied_into_the_cluster(name):
+    assert not is_shipped(name)
+
+
+def test_a_job_is_told_to_keep_silent_and_which_code_it_runs():
+    variables = cluster.job_environment()["env_vars"]
+    assert variables["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert "commit" in variables["PRECEPTOR_CODE_REVISION"]
+
+
+def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
+    def fail(*_, **__):
+        raise Exception("The current node timed out during startup.\nLong story")
+
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"):
+        cluster.connect()
