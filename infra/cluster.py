@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from infra.errors import ClusterError, first_line
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 
 PROJECT = Path(__file__).parent.parent
+LOCAL_VARIABLE = "PRECEPTOR_LOCAL_RAY"
 _SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
@@ -37,6 +38,25 @@ def connect() -> None:
     """
     if not ray.is_initialized():
         _init(dashboard=False)
+
+
+def require(say: Callable[[str], None], *, cpus: float, gpus: float) -> None:
+    """See to it that a stage does not wait for ever for what the connected cluster does not have.
+
+    A local Ray never grows: raises ClusterError when it is too small. Another one may: then says what is waited for.
+    """
+    held = ray.cluster_resources()
+    missing = [
+        f"{asked:g} {name}s (it has {held.get(name, 0):g})"
+        for name, asked in (("CPU", cpus), ("GPU", gpus))
+        if asked > held.get(name, 0)
+    ]
+    if missing and os.environ.get(LOCAL_VARIABLE):
+        raise ClusterError(
+            f"This machine's Ray is too small: the stage asks for {' and '.join(missing)}. Ask for less."
+        )
+    if missing:
+        say(f"the cluster is too small for {' and '.join(missing)}: waiting for it to grow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +105,7 @@ def _init(dashboard: bool) -> BaseContext:
             return ray.init(logging_level=logging.ERROR)
         for name, value in _LOCAL_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        os.environ[LOCAL_VARIABLE] = "1"
         with _any_free_agent_port():
             return ray.init(
                 "local",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from infra.cluster import LOCAL_VARIABLE
 from infra.errors import ArtifactError, ClusterError, PreceptorError, first_line
 
 _AGENT_TIMEOUT_S = 120.0
@@ -52,7 +53,7 @@ def run(
     """
     # Our own interpreter where the driver runs on this machine; and the address said outright, since where several
     # clusters share a machine, Ray tells a job's driver the address of the latest one.
-    start = ["env", f"RAY_ADDRESS={drivers}", sys.executable] if drivers else ["python"]
+    start = ["env", f"RAY_ADDRESS={drivers}", f"{LOCAL_VARIABLE}=1", sys.executable] if drivers else ["python"]
     job_id = f"{stage}-{uuid.uuid4().hex[:12]}"
     lines: list[str] = []
     try:

@@ -95,7 +95,9 @@ def run(task: Task) -> Tally:
     if not asked:
         raise InputError("The questions have none with split `train`, so there is nothing to explain.")
     cluster.connect()
-    task.progress.say(f"starting {config.engine.replicas} engine(s) for {config.teacher}")
+    engine = config.engine
+    cluster.require(task.progress.say, cpus=engine.replicas * engine.cpus, gpus=engine.replicas * engine.gpus)
+    task.progress.say(f"starting {engine.replicas} engine(s) for {config.teacher}")
     explained: dict[str, Rationale] = {}
     failed = 0
     for rationale in _explained(asked, config, task.inputs["questions"].path):

@@ -57,6 +57,12 @@ def run(task: Task) -> Tally:
     endpoint = Endpoint(base_url=base_url(config), models=catalogue.models)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cluster.connect()
+    engines = (config.student, config.teacher)
+    cluster.require(
+        task.progress.say,
+        cpus=sum(engine.replicas * engine.cpus for engine in engines),
+        gpus=sum(engine.replicas * engine.gpus for engine in engines),
+    )
     stop()
     check_port(config.host, config.port)
     task.progress.say(f"starting {len(catalogue.models)} models in 2 engines")

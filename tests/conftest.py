@@ -6,5 +6,11 @@ from infra import privacy
 
 privacy.silence()
 os.environ["HF_HUB_OFFLINE"] = "1"
-for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "PRECEPTOR_CODE_REVISION", "PRECEPTOR_API_KEY"):
+for name in (
+    "RAY_ADDRESS",
+    "MLFLOW_TRACKING_URI",
+    "PRECEPTOR_CODE_REVISION",
+    "PRECEPTOR_API_KEY",
+    "PRECEPTOR_LOCAL_RAY",
+):
     os.environ.pop(name, None)

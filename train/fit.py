@@ -157,11 +157,9 @@ def _work(loop_config: dict[str, Any]) -> Outcome:
 def _say_what_is_asked_for(task: Task) -> None:
     config: FitConfig = task.config
     asked = {"CPU": config.num_workers * config.cpus_per_worker, "GPU": config.num_workers * config.gpus_per_worker}
-    held = ray.cluster_resources()
     words = " and ".join(f"{count} {name}" for name, count in asked.items() if count)
     task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {words}")
-    if missing := [f"{held.get(name, 0):g} {name}" for name, count in asked.items() if count > held.get(name, 0)]:
-        task.progress.say(f"the cluster has only {' and '.join(missing)}: waiting for it to grow")
+    cluster.require(task.progress.say, cpus=asked["CPU"], gpus=asked["GPU"])
 
 
 def _show(task: Task, curve: CurveReader) -> None:

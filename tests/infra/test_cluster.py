@@ -40,5 +40,18 @@ def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
         raise Exception("The current node timed out during startup.\nLong story")
 
     monkeypatch.setattr(cluster.ray, "init", fail)
+    monkeypatch.setenv(cluster.LOCAL_VARIABLE, "")  # what connecting sets is taken back after the test
     with pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"):
         cluster.connect()
+
+
+def test_a_local_ray_that_is_too_small_is_refused_and_another_cluster_may_grow(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.delenv(cluster.LOCAL_VARIABLE, raising=False)
+    said = []
+    cluster.require(said.append, cpus=8, gpus=0)
+    cluster.require(said.append, cpus=8, gpus=4)
+    assert said == ["the cluster is too small for 4 GPUs (it has 0): waiting for it to grow"]
+    monkeypatch.setenv(cluster.LOCAL_VARIABLE, "1")
+    with pytest.raises(ClusterError, match=r"asks for 16 CPUs \(it has 8\)"):
+        cluster.require(said.append, cpus=16, gpus=0)
