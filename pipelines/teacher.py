@@ -17,7 +17,7 @@ from infra.errors import ClusterError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import images, prompts, questions, tables
-from pipelines.engine import EngineConfig
+from pipelines.engine import EngineConfig, keep_in_one_process
 from pipelines.recipes import TeachConfig
 from pipelines.records import Arm, Question, Rationale, Split
 
@@ -85,7 +85,9 @@ def start_engine(model: str, config: EngineConfig) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **config.arguments()))
+    vllm_config = AsyncEngineArgs(model=model, **config.arguments()).create_engine_config()
+    keep_in_one_process(vllm_config)
+    return AsyncLLM.from_vllm_config(vllm_config)
 
 
 def run(task: Task) -> Tally:

@@ -12,10 +12,11 @@ from ray.llm._internal.serve.core.configs.openai_api_models import (
     CompletionRequest,
     ErrorResponse,
 )
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from pipelines.engine import EngineConfig
+from pipelines.engine import EngineConfig, keep_in_one_process
 
 __all__ = ["REQUESTS", "ErrorResponse", "llm_config", "start"]
 
@@ -31,9 +32,17 @@ class LocalModel(CallbackBase):
         self.ctx.run_init_node = False
 
 
+class OneProcessEngine(VLLMEngine):
+    """Ray's vLLM engine, whose single CPU worker runs in the engine's own process."""
+
+    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
+        keep_in_one_process(vllm_engine_config)
+        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+
+
 async def start(config: LLMConfig) -> LLMServer:
     """A server whose engine is up and has loaded every adapter."""
-    server: LLMServer = LLMServer.sync_init(config)
+    server: LLMServer = LLMServer.sync_init(config, engine_cls=OneProcessEngine)
     await server.start()
     return server
 
