@@ -9,9 +9,8 @@ _FORM = Question(
     id="",
     source="",
     split=Split.TRAIN,
-    stratum="",
-    image="",
-    image_digest="",
+    images=(),
+    image_digests=(),
     text="{question}",
     options=("{option}", "{option}"),
     gold="A",
@@ -30,14 +29,15 @@ tags: [lora, preceptor]
 
 # {arm}: a LoRA adapter for {config.base}
 
-It answers multiple-choice questions about an image in the way that the arm `{arm}` was taught. `peft` loads this
+It answers multiple-choice questions about images in the way that the arm `{arm}` was taught. `peft` loads this
 folder, and so does vLLM:
 
 ```
 vllm serve {config.base} --enable-lora --max-lora-rank {config.lora_rank} --lora-modules {arm}=FOLDER
 ```
 
-It has learned this prompt (digest {digest_bytes(prompt.encode())[:12]}), one image before it, two or more options:
+It has learned this prompt (digest {digest_bytes(prompt.encode())[:12]}), one or more images before it, two or more
+options:
 
 ```
 {prompt}

@@ -23,9 +23,9 @@ MARKUP = "chat_markup"  # the text holds a token of the chat format itself, and 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example as tokens, with its image's tokens expanded; the last `num_targets` of them are trained on."""
+    """An example as tokens, with its images' tokens expanded; the last `num_targets` of them are trained on."""
 
-    image: Path
+    images: tuple[Path, ...]
     input_ids: list[int]
     num_targets: int
 
@@ -35,20 +35,19 @@ def encode(
 ) -> tuple[list[Encoded], dict[str, int]]:
     """The examples as tokens, in order, and how many were left out by reason; none is ever cut.
 
-    folder: the one that the examples' `image` paths are below. Raises InputError for an image that cannot be read, or
+    folder: the one that the examples' image paths are below. Raises InputError for an image that cannot be read, or
     a chat template that renders the assistant's turn otherwise than it is asked for in generation.
     """
     reasons = {TOO_LONG: 0, MARKUP: 0}
     num_visual: dict[Path, int] = {}
     encoded = []
     for example in examples:
-        path = folder / example.image
-        if path not in num_visual:
-            num_visual[path] = count_visual_tokens(path, processor)
+        paths = tuple(folder / image for image in example.images)
+        num_visual |= {path: count_visual_tokens(path, processor) for path in paths if path not in num_visual}
         if any(token in example.prompt + example.target for token in processor.tokenizer.all_special_tokens):
             reasons[MARKUP] += 1
             continue
-        tokens = encode_one(example, path, num_visual[path], processor)
+        tokens = encode_one(example, paths, [num_visual[path] for path in paths], processor)
         if len(tokens.input_ids) > max_length:
             reasons[TOO_LONG] += 1
         else:
@@ -56,20 +55,26 @@ def encode(
     return encoded, {reason: count for reason, count in reasons.items() if count}
 
 
-def encode_one(example: TrainingExample, image: Path, num_visual_tokens: int, processor: Any) -> Encoded:
+def encode_one(
+    example: TrainingExample, paths: tuple[Path, ...], num_visual_tokens: Sequence[int], processor: Any
+) -> Encoded:
     """One example as tokens: those that the model is asked with, as in generation, and then those that it is to write.
 
-    The two are tokenized apart, so that no token reaches over the border between them.
+    paths, num_visual_tokens: of each of its images, in order. The two parts are tokenized apart, so that no token
+    reaches over the border between them.
     """
     asked, answered = render(example, processor)
-    asked = asked.replace(processor.image_token, processor.image_token * num_visual_tokens)
+    before, *after = asked.split(processor.image_token)
+    expanded = [processor.image_token * num + text for num, text in zip(num_visual_tokens, after, strict=True)]
+    asked = before + "".join(expanded)
     asked_ids, answered_ids = processor.tokenizer([asked, answered], add_special_tokens=False)["input_ids"]
-    return Encoded(image, asked_ids + answered_ids, len(answered_ids))
+    return Encoded(paths, asked_ids + answered_ids, len(answered_ids))
 
 
 def render(example: TrainingExample, processor: Any) -> tuple[str, str]:
     """What the model is asked with, as text, and what it is to write: the target and the token that closes the turn."""
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.prompt}]}
+    shown = [{"type": "image"}] * len(example.images)
+    user = {"role": "user", "content": [*shown, {"type": "text", "text": example.prompt}]}
     assistant = {"role": "assistant", "content": [{"type": "text", "text": example.target}]}
     asked = str(processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True))
     whole = str(processor.apply_chat_template([user, assistant], tokenize=False))
@@ -78,15 +83,19 @@ def render(example: TrainingExample, processor: Any) -> tuple[str, str]:
             f"The chat template of {processor.tokenizer.name_or_path} renders an answered turn unlike one that is to "
             "be answered: what is trained would not be what is asked. Set fit.base=... to a model that does not think."
         )
+    if (num_places := asked.count(processor.image_token)) != len(shown):
+        raise InputError(
+            f"The chat template of {processor.tokenizer.name_or_path} has {num_places} places for {len(shown)} images. "
+            "Set fit.base=... to a model whose template takes several."
+        )
     return asked, whole.removeprefix(asked).rstrip()
 
 
 def count_visual_tokens(image: Path, processor: Any) -> int:
-    """Number of tokens that an image takes in the language model; reads no more of the file than its size in pixels."""
+    """Number of tokens that an image takes in the language model; nothing of it is decoded but its size in pixels."""
     try:
-        with Image.open(image) as opened:
-            width, height = opened.size
-    except OSError as error:
+        width, height = images.size(image)
+    except images.UnreadableImageError as error:
         raise _unreadable(image, error) from error
     num_patches = processor.image_processor.get_number_of_image_patches(height, width)
     return int(num_patches) // int(processor.image_processor.merge_size) ** 2

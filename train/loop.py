@@ -66,7 +66,8 @@ def update(engine: Any, share: Share, rate: float, eye: student.Eye, processor: 
     whole = torch.zeros((), device=engine.device)
     for micro_batch in share.micro_batches:
         batch = {name: tensor.to(engine.device) for name, tensor in collate(micro_batch, processor).items()}
-        loss = engine(batch, eye.look([example.image for example in micro_batch])) / share.num_targets
+        sight = eye.look([image for example in micro_batch for image in example.images])
+        loss = engine(batch, sight) / share.num_targets
         # DeepSpeed averages gradients over the ranks; the sum over all supervised tokens of the batch is what is meant.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
         engine.step()

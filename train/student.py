@@ -1,7 +1,7 @@
 """The student: the base model and its processor, its frozen eye, and the loss on what it is taught to write. [edge]
 
-Shapes: B examples, T tokens, V visual tokens of an image, D width of the language model, S supervised tokens,
-W words of the vocabulary.
+Shapes: B examples, N images of all of them, T tokens, V visual tokens of an image, D width of the language model,
+S supervised tokens, W words of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -49,24 +49,27 @@ class Eye:
         self._seen: dict[Path, tuple[torch.Tensor, ...]] = {}
 
     def look(self, images: Sequence[Path]) -> dict[str, Any]:
-        """The model's image arguments for a batch: the tower's output in place of pixels, and image_grid_thw_B3."""
+        """The model's image arguments for a batch: the tower's output in place of pixels, and image_grid_thw_N3.
+
+        images: those of the first example in their order, then those of the second, and so on.
+        """
         new = [image for image in dict.fromkeys(images) if image not in self._seen]
         fresh = dict(zip(new, self._features(new), strict=True)) if new else {}
         for image, sight in fresh.items():
             self._keep(image, sight)
         columns = zip(*(fresh[image] if image in fresh else self._seen[image] for image in images), strict=True)
-        grid_B3, final, *deepstack = [[tensor.to(self._model.device) for tensor in column] for column in columns]
+        grid_N3, final, *deepstack = [[tensor.to(self._model.device) for tensor in column] for column in columns]
         features = BaseModelOutputWithDeepstackFeatures(pooler_output=final, deepstack_features=deepstack)
-        return {"mm_encoder_outputs": {"image": features}, "image_grid_thw": torch.stack(grid_B3)}
+        return {"mm_encoder_outputs": {"image": features}, "image_grid_thw": torch.stack(grid_N3)}
 
     def _features(self, images: Sequence[Path]) -> list[tuple[torch.Tensor, ...]]:
         """For each image: its grid_3, the tower's last features_VD, and those of each deepstack layer."""
         inputs = self._processor.image_processor([read_image(image) for image in images], return_tensors="pt")
         inputs = inputs.to(self._model.device)
-        grid_B3 = inputs["image_grid_thw"]
+        grid_N3 = inputs["image_grid_thw"]
         with torch.no_grad():
-            seen = self._model.get_image_features(inputs["pixel_values"], grid_B3, return_dict=True)
-        return list(zip(grid_B3, seen.pooler_output, *seen.deepstack_features, strict=True))
+            seen = self._model.get_image_features(inputs["pixel_values"], grid_N3, return_dict=True)
+        return list(zip(grid_N3, seen.pooler_output, *seen.deepstack_features, strict=True))
 
     def _keep(self, image: Path, sight: tuple[torch.Tensor, ...]) -> None:
         num_bytes = sum(tensor.nbytes for tensor in sight)

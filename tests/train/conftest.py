@@ -104,12 +104,15 @@ def images(tmp_path) -> Path:
     return tmp_path
 
 
-def example(number: int, target: str = "Answer: mill (A)", prompt: str = "Which?\nA. mill") -> TrainingExample:
+def example(
+    number: int, target: str = "Answer: mill (A)", prompt: str = "Which?\nA. mill", images: tuple[int, ...] = ()
+) -> TrainingExample:
+    """An example about one of the three images, or about several of them."""
     return TrainingExample(
         question_id=str(number),
         arm="answer_only",
-        image=f"{number % 3}.png",
-        image_digest="",
+        images=tuple(f"{each % 3}.png" for each in (images or (number,))),
+        image_digests=("",) * len(images or (number,)),
         prompt=prompt,
         target=target,
     )

@@ -71,6 +71,6 @@ def test_a_full_disk_is_one_clear_error(adapted, tmp_path, monkeypatch):
 
 def _loss(adapted, processor, images):
     encoded, _ = encode([example(0), example(1)], images, processor, 500)
-    sight = Eye(adapted, processor, cache_gib=1).look([one.image for one in encoded])
+    sight = Eye(adapted, processor, cache_gib=1).look([image for one in encoded for image in one.images])
     with torch.no_grad():
         return TargetLoss(adapted.eval())(collate(encoded, processor), sight)

@@ -31,7 +31,8 @@ def adapted(model):
 @pytest.fixture
 def encoded(processor, images):
     targets = ["Answer: mill (A)", "Round and smooth and long.\nAnswer: vat (B)", "(A)", "B", "No.", "Yes, it is."]
-    return encode([example(n, target) for n, target in enumerate(targets)], images, processor, 500)[0]
+    rows = [example(n, target, images=(n, 1) if n % 2 else ()) for n, target in enumerate(targets)]
+    return encode(rows, images, processor, 500)[0]
 
 
 @pytest.mark.usefixtures("one_rank")

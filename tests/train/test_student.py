@@ -1,5 +1,7 @@
 """The loss is that of the model itself, at the supervised tokens alone, with an eye that looks at an image once."""
 
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +10,7 @@ from infra.errors import InputError
 from tests.train.conftest import example
 from train import student
 from train.adapter import attach
-from train.collation import IGNORED, collate, encode
+from train.collation import IGNORED, collate, encode, render
 from train.student import Eye, TargetLoss
 
 
@@ -25,26 +27,45 @@ def encoded(processor, images):
 
 def test_the_loss_is_the_models_own_over_the_supervised_tokens(adapted, processor, encoded):
     batch = collate(encoded, processor)
-    images = [Image.open(one.image).convert("RGB") for one in encoded]
+    images = [Image.open(one.images[0]).convert("RGB") for one in encoded]
     pixels = processor.image_processor(images, return_tensors="pt")
     expected = adapted(**batch, **pixels).loss * (batch["labels"] != IGNORED).sum()
     eye = Eye(adapted, processor, cache_gib=1)
-    loss = TargetLoss(adapted)(batch, eye.look([one.image for one in encoded]))
+    loss = TargetLoss(adapted)(batch, eye.look([image for one in encoded for image in one.images]))
     assert torch.allclose(loss, expected, rtol=1e-5)
+
+
+def test_the_loss_with_several_images_is_the_models_own_and_their_order_counts(adapted, processor, images):
+    rows = [example(0, "Answer: mill (A)", images=(1, 0)), example(1, "(A)"), example(2, "Round.", images=(2, 1, 1))]
+    encoded, _ = encode(rows, images, processor, 500)
+    texts = [f"{asked}{answered}" for asked, answered in (render(row, processor) for row in rows)]
+    shown = [[Image.open(path).convert("RGB") for path in one.images] for one in encoded]
+    plain = processor(text=texts, images=shown, padding=True, padding_side="right", return_tensors="pt")
+    batch, look = collate(encoded, processor), Eye(adapted, processor, cache_gib=1).look
+    assert torch.equal(batch["input_ids"], plain["input_ids"])
+    sight = look([image for one in encoded for image in one.images])
+    assert torch.equal(sight["image_grid_thw"], plain["image_grid_thw"])
+    expected = adapted(**plain, labels=batch["labels"]).loss * (batch["labels"] != IGNORED).sum()
+    loss = TargetLoss(adapted)
+    assert torch.allclose(loss(batch, sight), expected, rtol=1e-5)
+
+    swapped, _ = encode([dataclasses.replace(rows[0], images=rows[0].images[::-1])], images, processor, 500)
+    one_way, other_way = (loss(collate([e], processor), look(e.images)) for e in (encoded[0], swapped[0]))
+    assert not torch.allclose(one_way, other_way, rtol=1e-5)
 
 
 def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
     opened = []
     monkeypatch.setattr(student, "read_image", lambda path: opened.append(path) or Image.open(path).convert("RGB"))
     eye = Eye(adapted, processor, cache_gib=1)
-    paths = [one.image for one in encoded]
+    paths = [image for one in encoded for image in one.images]
     first, again = eye.look([*paths, paths[0]]), eye.look([*paths, paths[0]])
     assert opened == paths
     _assert_same_sight(first, again)
 
 
 def test_an_eye_without_memory_sees_the_same(adapted, processor, encoded, monkeypatch):
-    paths = [one.image for one in encoded]
+    paths = [image for one in encoded for image in one.images]
     keeping, forgetting = Eye(adapted, processor, cache_gib=1), Eye(adapted, processor, cache_gib=0)
     _assert_same_sight(keeping.look(paths), forgetting.look(paths))
     _assert_same_sight(keeping.look(paths), forgetting.look(paths))
