@@ -1,7 +1,7 @@
 """How a vLLM engine is run: the one set of settings that teaching and serving share. Light: vLLM is not imported."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Gt, Le
 
@@ -38,6 +38,14 @@ class EngineConfig:
     memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
     images_per_request: Annotated[int, Gt(0)] = 1
     mm_encoder_tp_mode: str = "weights"
+
+    def taking(self, num_images: int) -> Self:
+        """The same engine, for requests of up to so many images.
+
+        An engine refuses a request with more images than it was started for, and on a GPU it sets memory aside for as
+        many. So the number is not simply set high, but raised to what the questions at hand need.
+        """
+        return replace(self, images_per_request=max(self.images_per_request, num_images))
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of vLLM's engine."""

@@ -1,6 +1,7 @@
 """Question -> rationale: Ray Data feeds a pool of vLLM engines, which explain the training questions. [edge]"""
 
 import asyncio
+import dataclasses
 import os
 import uuid
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
+from PIL import Image
 
 from infra import cluster, stage
 from infra.digests import digest_json
@@ -18,6 +20,7 @@ from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import images, prompts, questions, tables
 from pipelines.engine import EngineConfig, keep_in_one_process
+from pipelines.examples import check_may_teach
 from pipelines.recipes import TeachConfig
 from pipelines.records import Arm, Question, Rationale, Split
 
@@ -38,15 +41,18 @@ class TeacherEngine:
         return dict(Rationale.table(rationales).to_pydict())
 
     async def _explain(self, row: dict[str, Any]) -> Rationale:
+        from vllm.exceptions import VLLMClientError
+
         try:
-            image = await asyncio.to_thread(images.read, self._images_folder / row["image"])
-            return await self._generate(row, image)
+            paths = [self._images_folder / image for image in row["images"]]
+            return await self._generate(row, [await asyncio.to_thread(images.read, path) for path in paths])
         except images.UnreadableImageError as error:
             return _failed(row, str(error))
-        except ValueError as error:  # vLLM's word for a request that it cannot take; its text may repeat the request
+        # vLLM's words for a request that it cannot take; their text may repeat the request.
+        except (VLLMClientError, ValueError) as error:
             return _failed(row, "prompt_too_long" if "length" in str(error) else "refused_by_engine")
 
-    async def _generate(self, row: dict[str, Any], image: Any) -> Rationale:
+    async def _generate(self, row: dict[str, Any], shown: list[Image.Image]) -> Rationale:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -57,7 +63,7 @@ class TeacherEngine:
             seed=int(row["seed"]),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        request = {"prompt": self._rendered(row["prompt"]), "multi_modal_data": {"image": image}}
+        request = {"prompt": self._rendered(row["prompt"], len(shown)), "multi_modal_data": {"image": shown}}
         (final,) = [state async for state in self._engine.generate(request, sampling, request_id=uuid.uuid4().hex)]
         (output,) = final.outputs
         return Rationale(
@@ -70,8 +76,8 @@ class TeacherEngine:
             error=None,
         )
 
-    def _rendered(self, prompt: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    def _rendered(self, prompt: str, num_images: int) -> str:
+        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
         return str(
             self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -96,8 +102,11 @@ def run(task: Task) -> Tally:
     asked = questions.of_split(task.inputs["questions"].path, Split.TRAIN)
     if not asked:
         raise InputError("The questions have none with split `train`, so there is nothing to explain.")
+    check_may_teach(asked)
+    # What the questions have, the engine must take: the recipe need not know how many images that is.
+    engine = config.engine.taking(max(len(question.images) for question in asked))
+    config = dataclasses.replace(config, engine=engine)
     cluster.connect()
-    engine = config.engine
     cluster.require(task.progress.say, cpus=engine.replicas * engine.cpus, gpus=engine.replicas * engine.gpus)
     task.progress.say(f"starting {engine.replicas} engine(s) for {config.teacher}")
     explained: dict[str, Rationale] = {}
@@ -138,12 +147,12 @@ def _explained(asked: list[Question], config: TeachConfig, folder: Path) -> Iter
 
 
 def _request(question: Question, config: TeachConfig) -> dict[str, Any]:
-    """What travels to an engine: a path instead of an image, and a seed that depends on the question, not on its
+    """What travels to an engine: paths instead of images, and a seed that depends on the question, not on its
     place."""
     return {
         "question_id": question.id,
         "prompt": prompts.prompt(question, Arm.TEACHER),
-        "image": question.image,
+        "images": list(question.images),
         "seed": int(digest_json([config.seed, question.id])[:8], 16),
     }
 

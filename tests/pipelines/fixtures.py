@@ -1,6 +1,11 @@
-"""Small records for tests of this folder."""
+"""Small records and artifacts for tests of this folder."""
 
-from pipelines.records import Prediction, Question, Rationale
+import zipfile
+
+from infra import manifest
+from infra.manifest import Artifact, Tally
+from pipelines import images, tables
+from pipelines.records import Caption, Prediction, Question, Rationale
 
 OPTIONS = ("mill", "cast", "press", "die cast")
 
@@ -11,8 +16,8 @@ def question(**changes) -> Question:
         "source": "test",
         "split": "train",
         "stratum": "seen",
-        "image": "images/aa/a.png",
-        "image_digest": "a" * 64,
+        "images": ("images/00000.zip/a.png",),
+        "image_digests": ("a" * 64,),
         "text": "Which process route made this sample?",
         "options": OPTIONS,
         "gold": "B",
@@ -36,6 +41,8 @@ def rationale(text: str, **changes) -> Rationale:
 def prediction(letter: str | None, **changes) -> Prediction:
     fields = {
         "question_id": "q1",
+        "source": "test",
+        "file": "",
         "model": "m",
         "arm": "zero_shot",
         "condition": "real",
@@ -48,3 +55,28 @@ def prediction(letter: str | None, **changes) -> Prediction:
         "error": None,
     }
     return Prediction(**(fields | changes))
+
+
+def put(run_dir, name, write, **tally) -> Artifact:
+    """Seal an artifact that a function writes."""
+    with manifest.draft(run_dir / name) as draft:
+        write(draft)
+        origin = {"stage": "s", "contract": 1, "config": {}, "inputs": {}, "materials": {}, "paths": {}}
+        counted = Tally(**({"rows": {"n": 1}} | tally))
+        return manifest.seal(draft, run_dir / name, stage="s", made_from=origin, tally=counted, seconds=1)
+
+
+def put_questions(run_dir, asked, pictures, captions=None, **tally) -> Artifact:
+    """Seal questions as their stage does: pictures (path in the artifact -> image) in zips, captions beside them."""
+
+    def write(draft):
+        tables.write(draft, Question, asked)
+        if captions:
+            tables.write(draft, Caption, [Caption(question_id=i, text=text) for i, text in captions.items()])
+        for path, picture in pictures.items():
+            archive = draft / path.rpartition("/")[0]
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(archive, "a") as opened:
+                opened.writestr(path.rpartition("/")[2], images.png(picture))
+
+    return put(run_dir, "questions", write, **tally)

@@ -31,4 +31,5 @@ def test_both_arms_learn_the_same_question_and_answer_with_and_without_the_ratio
     assert answer_only.target == "Answer: cast (B)"
     assert with_rationale.target == "It is round.\nAnswer: cast (B)"
     assert answer_only.question_id == with_rationale.question_id
-    assert answer_only.image_digest == with_rationale.image_digest
+    assert answer_only.images == with_rationale.images
+    assert answer_only.image_digests == with_rationale.image_digests
