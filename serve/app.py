@@ -3,6 +3,7 @@
 `python -m serve.app RECIPE --run-dir DIR --wait` deploys a finished run and serves it until Ctrl-C.
 """
 
+import dataclasses
 import ipaddress
 import logging
 import os
@@ -23,8 +24,10 @@ from infra import cluster, stage
 from infra.errors import ClusterError, ConfigError
 from infra.manifest import Tally
 from infra.stage import Task
+from pipelines import tables
 from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
 from pipelines.engine import EngineConfig
+from pipelines.records import Question
 from serve import loading, models, readiness
 from serve.ingress import Ingress, app, digest_key
 from serve.models import Catalogue
@@ -50,8 +53,8 @@ _ENVIRONMENT = {
 
 def run(task: Task) -> Tally:
     """Serve base, adapters and teacher; write endpoint.json once every one of them has answered."""
-    config: DeployConfig = task.config
     started = time.monotonic()
+    config = taking_the_questions(task.config, task.inputs["questions"].path)
     catalogue = models.catalogue(task.inputs, config.arms)
     application = build(config, catalogue, key_digest(config.host))
     endpoint = Endpoint(base_url=base_url(config), models=catalogue.models)
@@ -76,6 +79,14 @@ def run(task: Task) -> Tally:
     task.progress.say(f"{endpoint.base_url} answers as {', '.join(model.name for model in endpoint.models)}")
     endpoint.write(task.draft)
     return Tally(rows={"models": len(endpoint.models)}, figures={"start_seconds": round(seconds, 1)})
+
+
+def taking_the_questions(config: DeployConfig, questions_artifact: Path) -> DeployConfig:
+    """The settings with engines that take as many images in a request as any of the questions has."""
+    num_images = max(len(question.images) for question in tables.read(questions_artifact, Question))
+    return dataclasses.replace(
+        config, student=config.student.taking(num_images), teacher=config.teacher.taking(num_images)
+    )
 
 
 def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) -> ray.serve.Application:

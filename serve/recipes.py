@@ -41,8 +41,8 @@ class DeployConfig(StageConfig):
             raise ValueError(f"arms: {unknown[0]!r} has no adapter; adapters are {', '.join(trained)}")
 
     def inputs(self) -> tuple[str, ...]:
-        """The rationales name the teacher; the adapters name the base student."""
-        return ("rationales", *(f"adapters/{arm}" for arm in self.arms))
+        """The questions say how many images a request has, the rationales name the teacher, the adapters the base."""
+        return ("questions", "rationales", *(f"adapters/{arm}" for arm in self.arms))
 
     def hardware(self) -> str:
         """What the engines of student and teacher ask the cluster for."""

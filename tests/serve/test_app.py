@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import ConfigError, InputError
+from pipelines import tables
 from pipelines.endpoint import API_KEY_VARIABLE, Endpoint, ServedModel
-from pipelines.records import Arm
+from pipelines.records import Arm, Question
 from serve import app
 from serve.ingress import digest_key
 from serve.models import Catalogue, Weights
 from serve.recipes import pocket
+from tests.pipelines.fixtures import question
 from tests.serve.test_loading import TENSOR, write_weights
 
 POCKET = pocket().deploy
@@ -90,6 +92,16 @@ def test_failed_engine_is_quoted_with_its_error_alone():
     said = SimpleNamespace(message=traceback + "RuntimeError: max_model_len (2048) is\n  too long\n")
     status = SimpleNamespace(deployments={"Student": said, "Teacher": SimpleNamespace(message="")}, message="")
     assert app._cause(status) == "RuntimeError: max_model_len (2048) is too long"
+
+
+@pytest.mark.parametrize(("allowed", "taken"), [(1, 4), (6, 6)])
+def test_engines_take_as_many_images_as_any_question_has(tmp_path, allowed, taken):
+    asked = [question(), question(id="q2", split="test", images=("a",) * 4, image_digests=("a",) * 4)]
+    tables.write(tmp_path, Question, asked)
+    student = dataclasses.replace(POCKET.student, images_per_request=allowed)
+    config = app.taking_the_questions(dataclasses.replace(POCKET, student=student), tmp_path)
+    assert config.student == dataclasses.replace(student, images_per_request=taken)
+    assert config.teacher == dataclasses.replace(POCKET.teacher, images_per_request=4)
 
 
 def test_engine_on_four_gpus_asks_for_them():

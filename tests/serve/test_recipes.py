@@ -11,9 +11,9 @@ from infra.errors import ConfigError
 from serve.recipes import DeployConfig, pocket
 
 
-def test_deploy_reads_the_teacher_from_the_rationales_and_the_base_from_the_adapters():
+def test_deploy_reads_the_questions_the_teacher_from_the_rationales_and_the_base_from_the_adapters():
     config = pocket().deploy
-    assert config.inputs() == ("rationales", "adapters/answer_only", "adapters/rationale_then_answer")
+    assert config.inputs() == ("questions", "rationales", "adapters/answer_only", "adapters/rationale_then_answer")
     assert config.outputs() == {"endpoint": config}
     assert config.service
 
