@@ -98,14 +98,14 @@ class Client:
         except (TimeoutError, aiohttp.ClientError) as error:
             raise RequestError(type(error).__name__) from error
 
-    async def ask(self, model: str, prompt: str, image: Callable[[], str], max_tokens: int) -> Answer:
-        """The greedy answer of a model to a prompt with one image. Raises RequestError.
+    async def ask(self, model: str, prompt: str, images: Callable[[], list[str]], max_tokens: int) -> Answer:
+        """The greedy answer of a model to images in their order, and then a prompt. Raises RequestError.
 
-        image: gives the image's data URL; called when the request's turn has come, so that few images are held.
+        images: gives the images' data URLs; called when the request's turn has come, so that few images are held.
         """
         async with self._slots:
-            content = [{"type": "image_url", "image_url": {"url": image()}}, {"type": "text", "text": prompt}]
-            messages = [{"role": "user", "content": content}]
+            shown = [{"type": "image_url", "image_url": {"url": url}} for url in images()]
+            messages = [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
             body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
             answered = await self._post(body)
         try:

@@ -5,19 +5,17 @@ apart.
 """
 
 import asyncio
-import itertools
 import os
-import random
 from collections import Counter
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 
 from infra import stage
 from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
-from pipelines import answers, images, prompts, questions, tables
-from pipelines.endpoint import API_KEY_VARIABLE, Answer, Client, Endpoint, RequestError, ServedModel, data_url
+from pipelines import answers, conditions, prompts, questions, tables
+from pipelines.conditions import Showing
+from pipelines.endpoint import API_KEY_VARIABLE, Answer, Client, Endpoint, RequestError, ServedModel
 from pipelines.recipes import ExamineConfig
 from pipelines.records import Arm, Condition, Prediction, Question, Split
 
@@ -34,7 +32,7 @@ def run(task: Task) -> Tally:
     if not asked:
         raise InputError("The questions have none with split `test`, so there is nothing to examine.")
     plan = [(models[Arm(arm)], Condition(condition)) for arm, condition in _entries(config)]
-    donors = _donors(asked, config.seed) if Condition.SHUFFLED in {condition for _, condition in plan} else {}
+    showing = conditions.prepare(folder, asked, {condition for _, condition in plan}, config.seed)
     total = len(plan) * len(asked)
     count = _counter(lambda done, unscored: task.progress(done, total, "answers", unscored=unscored))
 
@@ -44,21 +42,12 @@ def run(task: Task) -> Tally:
             endpoint.base_url, concurrency=config.concurrency, timeout_s=config.timeout_s, api_key=key
         ) as client:
             await _check_endpoint(client, endpoint)
-            return await asyncio.gather(
-                *(
-                    _predict(
-                        client,
-                        model,
-                        condition,
-                        question,
-                        _image_path(folder, question, condition, donors),
-                        config,
-                        count,
-                    )
-                    for model, condition in plan
-                    for question in asked
-                )
+            calls = (
+                _predict(client, model, condition, question, showing, config.max_tokens)
+                for model, condition in plan
+                for question in asked
             )
+            return await _in_order(calls, config.concurrency, count)
 
     predictions = asyncio.run(examine())
     _check_failures(predictions)
@@ -66,23 +55,35 @@ def run(task: Task) -> Tally:
     return _tally(predictions)
 
 
+async def _in_order(
+    calls: Iterator[Coroutine[None, None, Prediction]], num_at_once: int, count: Callable[[Prediction], None]
+) -> list[Prediction]:
+    """What the calls return, in their order. Each is made when its turn comes, so that few exist at a time."""
+    numbered = enumerate(calls)
+    predictions: dict[int, Prediction] = {}
+
+    async def work() -> None:
+        for number, call in numbered:
+            predictions[number] = await call
+            count(predictions[number])
+
+    await asyncio.gather(*(work() for _ in range(num_at_once)))
+    return [predictions[number] for number in range(len(predictions))]
+
+
 async def _predict(
-    client: Client,
-    model: ServedModel,
-    condition: Condition,
-    question: Question,
-    image: Path,
-    config: ExamineConfig,
-    count: Callable[[Prediction], None],
+    client: Client, model: ServedModel, condition: Condition, question: Question, showing: Showing, max_tokens: int
 ) -> Prediction:
     error = None
+    prompt = prompts.prompt(question, Arm(model.arm), showing.caption(question, condition))
     try:
-        prompt = prompts.prompt(question, Arm(model.arm))
-        answer = await client.ask(model.name, prompt, lambda: _as_shown(image, condition), config.max_tokens)
+        answer = await client.ask(model.name, prompt, lambda: showing.image_urls(question, condition), max_tokens)
     except RequestError as failure:
         answer, error = Answer("", "error", 0), str(failure)
-    prediction = Prediction(
+    return Prediction(
         question_id=question.id,
+        source=question.source,
+        file=question.file,
         model=model.name,
         arm=model.arm,
         condition=condition,
@@ -94,39 +95,6 @@ async def _predict(
         num_output_tokens=answer.num_output_tokens,
         error=error,
     )
-    count(prediction)
-    return prediction
-
-
-def _image_path(folder: Path, question: Question, condition: Condition, donors: Mapping[str, Question]) -> Path:
-    return folder / (donors[question.id] if condition is Condition.SHUFFLED else question).image
-
-
-def _as_shown(path: Path, condition: Condition) -> str:
-    """The data URL of an image as a condition shows it."""
-    try:
-        image = images.read(path)
-    except images.UnreadableImageError as error:
-        raise InputError(f"{path}: {error}. It was readable when the questions were sealed.") from error
-    return data_url(images.png(images.blank(image) if condition is Condition.BLANK else image))
-
-
-def _donors(asked: list[Question], seed: int) -> dict[str, Question]:
-    """Question id -> a question with another image: in a seeded order, the next one whose image is not the same.
-
-    Raises InputError when all questions show one image.
-    """
-    order = list(asked)
-    random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle that must be the same in every run
-    if len({question.image_digest for question in order}) == 1:
-        raise InputError(
-            "All test questions show the same image, so none can be shown another one: no shuffled images."
-        )
-    donors = {}
-    for place, question in enumerate(order):
-        others = itertools.islice(itertools.cycle(order), place + 1, None)
-        donors[question.id] = next(other for other in others if other.image_digest != question.image_digest)
-    return donors
 
 
 def _examined_models(

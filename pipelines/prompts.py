@@ -18,18 +18,21 @@ _INSTRUCTIONS = {
 }
 
 
-def prompt(question: Question, arm: Arm) -> str:
-    """The user's words that go with the image: the question, its options one a line, and what is to be written."""
+def prompt(question: Question, arm: Arm, caption: str | None = None) -> str:
+    """The user's words that go with the images: the question, its options one a line, and what is to be written.
+
+    caption: of the images, put before the question as one line; for the captioned condition alone.
+    """
+    described = "" if caption is None else f"Caption: {' '.join(caption.split())}\n"
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
-    return f"{question.text}\n{options}\n{_INSTRUCTIONS[arm]}"
+    return f"{described}{question.text}\n{options}\n{_INSTRUCTIONS[arm]}"
 
 
 def digest() -> str:
     """Digest of every word that this module puts around a question: another prompt, another digest."""
-    probe = Question(
-        id="", source="", split="", stratum="", image="", image_digest="", text="?", options=("x", "y"), gold="A"
-    )
-    return digest_json({arm: prompt(probe, arm) for arm in Arm} | {"targets": [target(probe, r) for r in (None, "r")]})
+    probe = Question(id="", source="", split="", images=(), image_digests=(), text="?", options=("x", "y"), gold="A")
+    words = {arm: [prompt(probe, arm, caption) for caption in (None, "c")] for arm in Arm}
+    return digest_json(words | {"targets": [target(probe, rationale) for rationale in (None, "r")]})
 
 
 def answer(option: str, letter: str) -> str:

@@ -17,7 +17,9 @@ def _no_pauses(monkeypatch):
 def ask(base_url, **settings):
     async def once():
         async with Client(base_url, **({"concurrency": 2, "timeout_s": 5} | settings)) as client:
-            return await client.ask("m", "what?", lambda: endpoint.data_url(b"png"), 16)
+            return await client.ask(
+                "m", "what?", lambda: [endpoint.data_url(b"one"), endpoint.data_url(b"two", "jpeg")], 16
+            )
 
     return asyncio.run(once())
 
@@ -27,15 +29,18 @@ def test_an_answer_comes_with_its_reason_to_stop_and_its_tokens():
         assert ask(base_url) == Answer("Answer: cast (B)", "stop", 3)
 
 
-def test_a_request_is_greedy_and_carries_its_image_in_itself():
+def test_a_request_is_greedy_and_carries_its_images_in_itself_before_its_text():
     seen = []
     with fakes.endpoint(lambda body: seen.append(body) or "B") as base_url:
         ask(base_url)
     (body,) = seen
-    image, text = body["messages"][0]["content"]
+    *shown, text = body["messages"][0]["content"]
     assert (body["temperature"], body["max_tokens"], body["model"]) == (0.0, 16, "m")
-    assert image["image_url"]["url"].startswith("data:image/png;base64,")
-    assert text["text"] == "what?"
+    assert [part["image_url"]["url"] for part in shown] == [
+        "data:image/png;base64,b25l",
+        "data:image/jpeg;base64,dHdv",
+    ]
+    assert text == {"type": "text", "text": "what?"}
 
 
 def test_a_busy_endpoint_is_asked_again():

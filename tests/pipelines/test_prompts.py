@@ -1,3 +1,5 @@
+import pytest
+
 from pipelines import prompts
 from pipelines.records import Arm
 from tests.pipelines.fixtures import question
@@ -21,6 +23,22 @@ def test_teacher_and_rationale_student_are_asked_the_same_and_zero_shot_as_the_a
     ask = {arm: prompts.prompt(question(), arm) for arm in Arm}
     assert ask[Arm.TEACHER] == ask[Arm.RATIONALE_THEN_ANSWER]
     assert ask[Arm.ZERO_SHOT] == ask[Arm.ANSWER_ONLY]
+
+
+@pytest.mark.parametrize("arm", Arm)
+def test_a_caption_stands_on_one_line_before_the_words_that_are_asked_anyway(arm):
+    plain = prompts.prompt(question(), arm)
+    assert prompts.prompt(question(), arm, " A  steel\n\tsample. ") == f"Caption: A steel sample.\n{plain}"
+    assert "Caption" not in plain
+
+
+def test_the_digest_is_of_the_words_around_a_caption_too(monkeypatch):
+    before = prompts.digest()
+    real = prompts.prompt
+    monkeypatch.setattr(
+        prompts, "prompt", lambda q, arm, caption=None: real(q, arm, caption) + ("!" if caption else "")
+    )
+    assert prompts.digest() != before
 
 
 def test_a_prompt_never_tells_the_gold_answer():

@@ -1,0 +1,98 @@
+"""Question and condition -> what a model is shown: its images, blank ones, another question's, or its caption too."""
+
+import dataclasses
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from infra.errors import InputError
+from pipelines import images, tables
+from pipelines.endpoint import data_url
+from pipelines.records import Caption, Condition, Question
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Showing:
+    """What goes with the questions of an examination.
+
+    folder: the one that image paths are below. donors: question id -> the question whose images are shown in the place
+    of its own; captions: question id -> its caption. Both are empty where no condition asks for them.
+    """
+
+    folder: Path
+    donors: Mapping[str, Question]
+    captions: Mapping[str, str]
+
+    def image_urls(self, question: Question, condition: Condition) -> list[str]:
+        """The images as data URLs, in their order, read now. Raises InputError when one cannot be read any more."""
+        shown = self.donors[question.id] if condition is Condition.SHUFFLED else question
+        return [_url(self.folder / image, blank=condition is Condition.BLANK) for image in shown.images]
+
+    def caption(self, question: Question, condition: Condition) -> str | None:
+        """The caption where the condition shows it, and None under every other one."""
+        return self.captions[question.id] if condition is Condition.CAPTIONED else None
+
+
+def prepare(
+    questions_artifact: Path, asked: Sequence[Question], conditions: Collection[Condition], seed: int
+) -> Showing:
+    """What these conditions need, and nothing that they do not. Raises InputError when a question lacks it."""
+    return Showing(
+        folder=questions_artifact,
+        donors=donors(asked, seed) if Condition.SHUFFLED in conditions else {},
+        captions=captions(questions_artifact, asked) if Condition.CAPTIONED in conditions else {},
+    )
+
+
+def donors(asked: Sequence[Question], seed: int) -> dict[str, Question]:
+    """Question id -> the next question in a seeded order that has no image in common with it.
+
+    Of the same set: other images of the same kind are shown, and no set's number depends on which others are examined
+    beside it. Raises InputError when a question has no donor.
+    """
+    sets: dict[tuple[str, str], list[Question]] = {}
+    for question in asked:
+        sets.setdefault((question.source, question.file), []).append(question)
+    found = {}
+    for order in sets.values():
+        random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle that must be the same in every run
+        for place, question in enumerate(order):
+            others = (order[(place + step) % len(order)] for step in range(1, len(order)))
+            found[question.id] = _first_without(others, question)
+    return found
+
+
+def captions(questions_artifact: Path, asked: Sequence[Question]) -> dict[str, str]:
+    """Question id -> caption; raises InputError unless every question has one."""
+    try:
+        table = tables.read(questions_artifact, Caption)
+    except FileNotFoundError:
+        table = []
+    wanted = {question.id for question in asked}
+    found = {caption.question_id: caption.text for caption in table if caption.question_id in wanted}
+    num_captioned = sum(bool(text.strip()) for text in found.values())
+    if num_captioned < len(wanted):
+        raise InputError(
+            f"{num_captioned} of {len(wanted)} test questions have a caption, so not all can be asked with theirs. "
+            f"Leave the condition `{Condition.CAPTIONED}` out of examine.plan, or bring a source with captions."
+        )
+    return found
+
+
+def _first_without(others: Iterable[Question], question: Question) -> Question:
+    own = set(question.image_digests)
+    for other in others:
+        if own.isdisjoint(other.image_digests):
+            return other
+    raise InputError(
+        f"Every test question of {question.source} {question.file} has an image in common with question {question.id}, "
+        f"so it can be shown no other ones. Leave the condition `{Condition.SHUFFLED}` out of examine.plan."
+    )
+
+
+def _url(path: Path, *, blank: bool) -> str:
+    try:
+        image = images.read(path)
+    except images.UnreadableImageError as error:
+        raise InputError(f"{path}: {error}. It was readable when the questions were sealed.") from error
+    return data_url(images.png(images.blank(image) if blank else image))

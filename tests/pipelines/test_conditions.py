@@ -1,0 +1,64 @@
+import pytest
+
+from infra.errors import InputError
+from pipelines import conditions, images
+from pipelines.conditions import Showing
+from pipelines.records import Condition
+from tests.pipelines.fixtures import question
+
+
+def shows(name, *digests, **changes):
+    return question(id=name, images=digests, image_digests=digests, **changes)
+
+
+def donors(asked):
+    return {name: donor.id for name, donor in conditions.donors(asked, seed=0).items()}
+
+
+def test_a_donor_has_no_image_in_common_and_every_question_has_one():
+    asked = [shows(f"q{n}", str(n // 4), f"extra {n % 7}") for n in range(56)]
+    digests = {q.id: set(q.image_digests) for q in asked}
+    found = donors(asked)
+    assert set(found) == set(digests)
+    assert all(digests[name].isdisjoint(digests[donor]) for name, donor in found.items())
+
+
+def test_donors_are_the_same_in_every_run_and_other_ones_with_another_seed():
+    asked = [shows(f"q{n}", str(n)) for n in range(20)]
+    assert conditions.donors(asked, 0) == conditions.donors(asked, 0) != conditions.donors(asked, 1)
+    assert sorted(donors(asked).values()) == sorted(donors(asked))
+
+
+def test_a_set_s_donors_are_its_own_whatever_is_examined_beside_it():
+    one = [shows(f"q{n}", str(n), file="1.csv") for n in range(10)]
+    two = [shows(f"r{n}", str(n + 5), file="2.csv") for n in range(10)]
+    assert donors([*one, *two]) == donors(one) | donors(two)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [shows("q1", "a")],
+        [shows("q1", "a"), shows("q2", "a")],
+        [shows("q1", "a", "b"), shows("q2", "a"), shows("q3", "b")],
+        [shows("q1", "a"), shows("q2", "b", file="other.csv")],
+    ],
+)
+def test_a_question_that_can_be_shown_no_other_image_is_refused(asked):
+    with pytest.raises(InputError, match=r"q\d, so it can be shown no other ones.*`shuffled`"):
+        conditions.donors(asked, seed=0)
+
+
+def test_captions_are_not_even_read_unless_a_condition_shows_them(tmp_path):
+    (tmp_path / "captions.parquet").write_text("no table")
+    others = set(Condition) - {Condition.CAPTIONED}
+    showing = conditions.prepare(tmp_path, [shows("q1", "a"), shows("q2", "b")], others, seed=0)
+    assert showing.captions == {}
+    assert [showing.caption(question(), condition) for condition in others] == [None] * len(others)
+
+
+def test_an_image_that_went_bad_after_it_was_sealed_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(images.png(images.Image.new("RGB", (4, 4)))[:20])
+    showing = Showing(folder=tmp_path, donors={}, captions={})
+    with pytest.raises(InputError, match=r"a\.png: \w+\. It was readable"):
+        showing.image_urls(shows("q1", "a.png"), Condition.REAL)
