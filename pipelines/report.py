@@ -10,26 +10,29 @@ from typing import Any
 import jinja2
 
 from infra import stage
+from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
-from pipelines import tables
+from pipelines import images, tables
 from pipelines.endpoint import data_url
 from pipelines.records import LETTERS, Prediction, Question, Split, Verdict
 from pipelines.scores import baselines, examinations
 
-SCHEMA = "preceptor.report/1"
+SCHEMA = "preceptor.report/2"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 def run(task: Task) -> Tally:
     """Write `report.json` and `index.html`."""
     asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
+    facts = task.inputs["questions"].tally["facts"]
     predictions = tables.read(task.inputs["predictions"].path, Prediction)
     report = {
         "schema": SCHEMA,
         "title": task.config.title,
-        "notes": [*task.inputs["questions"].tally["facts"].get("notes", ()), *task.config.notes],
+        "notes": [*facts.get("notes", ()), *task.config.notes],
         "accounting": accounting(task.inputs),
+        "curation": facts.get("curation", {}),
         "examinations": examinations(predictions),
         "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),
         "inputs": {name: artifact.digest for name, artifact in task.inputs.items()},
@@ -45,7 +48,14 @@ def run(task: Task) -> Tally:
 
 def accounting(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Rows and reasons of every stage on the way, as each of them sealed them."""
-    return {name: {"rows": a.tally["rows"], "rejected": a.tally["reasons"]} for name, a in inputs.items()}
+    return {
+        name: {
+            "rows": artifact.tally["rows"],
+            "rejected": artifact.tally["reasons"],
+            "quarantined": artifact.tally.get("quarantined", {}),
+        }
+        for name, artifact in inputs.items()
+    }
 
 
 def examples(
@@ -72,38 +82,71 @@ def page(report: Mapping[str, Any], shown: list[dict[str, Any]]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(report=report, examples=shown)
+    return template.render(report=report, sets=_sets(report), examples=shown)
+
+
+def set_name(of: Mapping[str, Any]) -> str:
+    """What a set is called: its source, and the source's file where there is one."""
+    return ", ".join(filter(None, (of["source"], of["file"])))
+
+
+def _sets(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each examined set with its name, its baselines and its examinations."""
+    entries: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in report["examinations"]:
+        entries.setdefault((entry["source"], entry["file"]), []).append(entry)
+    baselines_of = {(baseline["source"], baseline["file"]): baseline for baseline in report["baselines"]}
+    return [
+        {"name": set_name(own[0]), "baselines": baselines_of[key], "examinations": own} for key, own in entries.items()
+    ]
 
 
 def table_lines(entries: list[dict[str, Any]]) -> list[str]:
     """The examinations as a plain table, for a log or a terminal."""
-    strata = sorted({name for entry in entries for name in entry["strata"]})
-    apart = "".join(f"{name:>9}" for name in strata)
-    lines = [f"{'arm':<24}{'condition':<11}{'n':>5}  {'accuracy':>8}  {'95 % interval':<14}{apart}"]
+    names = {set_name(entry) for entry in entries}
+    # One set alone is the run's, and needs no column; several must never be mistaken for one another.
+    width = max(map(len, ("set", *names))) + 2 if len(names) > 1 else 0
+    widths = {name: max(9, len(name) + 2) for name in sorted({name for e in entries for name in e["strata"]})}
+    apart = "".join(f"{name:>{room}}" for name, room in widths.items())
+    heading = f"{'set':<{width}}" if width else ""
+    lines = [f"{heading}{'arm':<24}{'condition':<11}{'n':>5}  {'accuracy':>8}  {'95 % interval':<14}{apart}"]
     for entry in entries:
         low, high = entry["interval"]
-        apart = "".join(f"{entry['strata'][name]['accuracy']:>9.3f}" for name in strata if name in entry["strata"])
-        words = f"{entry['arm']:<24}{entry['condition']:<11}"
-        lines.append(f"{words}{entry['asked']:>5}  {entry['accuracy']:>8.3f}  {low:.3f} to {high:.3f}{apart}")
+        apart = "".join(_stratum_accuracy(entry, name).rjust(room) for name, room in widths.items()).rstrip()
+        words = f"{set_name(entry):<{width}}" if width else ""
+        words += f"{entry['arm']:<24}{entry['condition']:<11}{entry['asked']:>5}"
+        lines.append(f"{words}  {entry['accuracy']:>8.3f}  {low:.3f} to {high:.3f}{apart}")
     return lines
 
 
+def _stratum_accuracy(entry: Mapping[str, Any], stratum: str) -> str:
+    """As it is printed; nothing where the entry's set has no such stratum."""
+    return f"{entry['strata'][stratum]['accuracy']:.3f}" if stratum in entry["strata"] else ""
+
+
 def _spread(questions: list[Question], count: int) -> list[Question]:
-    """Questions from all strata in turn, in their order."""
-    strata: dict[str, list[Question]] = {}
+    """Questions from all strata of all sets in turn, in their order."""
+    strata: dict[tuple[str, str, str], list[Question]] = {}
     for question in questions:
-        strata.setdefault(question.stratum, []).append(question)
+        strata.setdefault((question.source, question.file, question.stratum), []).append(question)
     turns = [group[turn] for turn in range(count) for _, group in sorted(strata.items()) if turn < len(group)]
     return turns[:count]
 
 
 def _shown(question: Question, folder: Path) -> dict[str, Any]:
-    path = folder / question.image
     return {
         **question.as_dict(),
         "lettered": list(zip(LETTERS, question.options, strict=False)),
-        "url": data_url(path.read_bytes(), path.suffix.removeprefix(".")),
+        "urls": [_url(folder / image) for image in question.images],
+        "set": set_name(question.as_dict()),
     }
+
+
+def _url(image: Path) -> str:
+    try:
+        return data_url(images.read_bytes(image), image.suffix.removeprefix("."))
+    except images.UnreadableImageError as error:
+        raise InputError(f"{image}: {error}. It was readable when the questions were sealed.") from error
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:

@@ -12,22 +12,33 @@ _ARM_ORDER = (Arm.ZERO_SHOT, Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER, Arm.TEA
 
 
 def examinations(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
-    """One entry for each model under each condition, with the strata apart; unscored answers count as wrong."""
-    groups: dict[tuple[str, str, str], list[Prediction]] = {}
-    for prediction in predictions:
-        groups.setdefault((prediction.model, prediction.arm, prediction.condition), []).append(prediction)
+    """One entry for each model under each condition on each set, with the strata apart.
+
+    A set is a source's file; sets come in the order in which they were asked. Unscored answers count as wrong.
+    """
+    groups: dict[tuple[str, str, str, str, str], list[Prediction]] = {}
+    for p in predictions:
+        groups.setdefault((p.source, p.file, p.model, p.arm, p.condition), []).append(p)
     entries = []
-    for (model, arm, condition), group in groups.items():
+    for (source, file, model, arm, condition), group in groups.items():
         strata = sorted({prediction.stratum for prediction in group})
         entries.append(
-            {"model": model, "arm": arm, "condition": condition, **score(group)}
+            {"source": source, "file": file, "model": model, "arm": arm, "condition": condition, **score(group)}
             | {
                 "strata": {name: score([p for p in group if p.stratum == name]) for name in strata if name},
                 "letters": dict(sorted(Counter(p.letter or "none" for p in group).items())),
             }
         )
+    sets = list(dict.fromkeys((entry["source"], entry["file"]) for entry in entries))
     conditions = list(Condition)
-    return sorted(entries, key=lambda e: (_ARM_ORDER.index(Arm(e["arm"])), conditions.index(Condition(e["condition"]))))
+    return sorted(
+        entries,
+        key=lambda e: (
+            sets.index((e["source"], e["file"])),
+            _ARM_ORDER.index(Arm(e["arm"])),
+            conditions.index(Condition(e["condition"])),
+        ),
+    )
 
 
 def score(group: list[Prediction]) -> dict[str, Any]:
@@ -45,8 +56,15 @@ def score(group: list[Prediction]) -> dict[str, Any]:
     }
 
 
-def baselines(asked: list[Question]) -> dict[str, Any]:
-    """What needs no model: chance by the number of options, and always answering the most frequent gold letter."""
+def baselines(asked: Iterable[Question]) -> list[dict[str, Any]]:
+    """For each set what needs no model: chance by the number of options, and always the most frequent gold letter."""
+    sets: dict[tuple[str, str], list[Question]] = {}
+    for question in asked:
+        sets.setdefault((question.source, question.file), []).append(question)
+    return [{"source": source, "file": file, **_baseline(group)} for (source, file), group in sets.items()]
+
+
+def _baseline(asked: list[Question]) -> dict[str, Any]:
     letters = Counter(question.gold for question in asked)
     letter, count = letters.most_common(1)[0]
     chance = sum(1 / len(question.options) for question in asked) / len(asked)

@@ -1,5 +1,7 @@
 import base64
+import dataclasses
 import io
+import itertools
 import json
 
 import pytest
@@ -7,14 +9,13 @@ from PIL import Image
 
 from infra import manifest, stage
 from infra.errors import ClusterError, InputError
-from infra.manifest import Artifact, Tally
 from infra.progress import Progress
-from pipelines import endpoint, evaluation, fakes, report, tables
+from pipelines import endpoint, fakes, report, tables
 from pipelines.endpoint import Endpoint, ServedModel
-from pipelines.recipes import ExamineConfig, QuestionsConfig, ReportConfig
+from pipelines.recipes import ExamineConfig, ReportConfig
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict
 from pipelines.verification import verify
-from tests.pipelines.fixtures import question, rationale
+from tests.pipelines.fixtures import put, put_questions, question, rationale
 
 ADAPTER = "adapters/rationale_then_answer"
 CONFIG = ExamineConfig(
@@ -25,37 +26,53 @@ CONFIG = ExamineConfig(
         "rationale_then_answer/shuffled",
     )
 )
+CAPTIONED = dataclasses.replace(CONFIG, plan=(*CONFIG.plan, "rationale_then_answer/captioned"))
 NUM_TEST = 6
+LEVEL = 40  # between the greys of one image and the next
 
 
-def put(run_dir, name, write) -> Artifact:
-    with manifest.draft(run_dir / name) as draft:
-        write(draft)
-        origin = {"stage": "s", "contract": 1, "config": {}, "inputs": {}, "materials": {}, "paths": {}}
-        return manifest.seal(draft, run_dir / name, stage="s", made_from=origin, tally=Tally(rows={"n": 1}), seconds=1)
+def picture(number) -> Image.Image:
+    """A grey of its own, whose level tells which image it is, with a white corner, which no blank image has."""
+    made = Image.new("RGB", (8, 8), (LEVEL * number,) * 3)
+    made.putpixel((0, 0), (255, 255, 255))
+    return made
 
 
-@pytest.fixture
-def run_dir(tmp_path, monkeypatch):
-    """A run up to its adapters: each question's image is of a grey of its own, whose level tells the right letter."""
-    monkeypatch.setattr(endpoint, "_FIRST_PAUSE_S", 0.001)
-    source = tmp_path / "mine"
-    (source / "images").mkdir(parents=True)
-    rows = []
-    for number in range(NUM_TEST + 1):
-        image = Image.new("RGB", (8, 8), (40 * number,) * 3)
-        image.putpixel((0, 0), (255, 255, 255))
-        image.save(source / f"images/{number}.png")
-        answer, split = "AB"[number % 2], "test" if number < NUM_TEST else "train"
-        row = {"image": f"images/{number}.png", "question": "Q?", "options": ["mill", "cast"], "answer": answer}
-        rows.append(json.dumps(row | {"split": split, "stratum": "seen"}))
-    (source / "questions.jsonl").write_text("\n".join(rows))
-    run_dir = tmp_path / "runs/r"
-    config = QuestionsConfig(source_name="mine", folder=str(source))
-    stage.carry_out(config, run_dir, Progress("questions"))
+def about(number, *more, **changes):
+    """A question about an image, or about more of them; the right letter follows from the first one's number."""
+    numbers = (number, *more)
+    return question(
+        **{
+            "id": f"q{number}",
+            "split": "test",
+            "images": tuple(f"images/00000.zip/{n}.png" for n in numbers),
+            "image_digests": tuple(str(n) for n in numbers),
+            "options": ("mill", "cast"),
+            "gold": "AB"[number % 2],
+        }
+        | changes
+    )
+
+
+def prepare(run_dir, asked, captions=None):
+    """A run up to its adapters."""
+    pictures = {path: picture(int(path.split("/")[-1][:-4])) for q in asked for path in q.images}
+    rows = {"read": len(asked), "questions": len(asked)}
+    put_questions(run_dir, asked, pictures, captions, rows=rows, facts={"notes": ["A note."]})
     put(run_dir, "rationales", lambda d: tables.write(d, Rationale, [rationale("Answer: mill (A)")]))
     put(run_dir, ADAPTER, lambda d: (d / "adapter.txt").write_text("weights"))
     return run_dir
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(endpoint, "_FIRST_PAUSE_S", 0.001)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    asked = [about(number, split="test" if number < NUM_TEST else "train") for number in range(NUM_TEST + 1)]
+    return prepare(tmp_path / "runs/r", asked)
 
 
 def serve(run_dir, base_url, digest=None):
@@ -67,33 +84,46 @@ def serve(run_dir, base_url, digest=None):
     put(run_dir, "endpoint", Endpoint(base_url=base_url, models=models).write)
 
 
-def examine(run_dir) -> list[Prediction]:
-    artifact = stage.carry_out(CONFIG, run_dir, Progress("examine"))["predictions"]
+def examine(run_dir, reply, config=CONFIG) -> list[Prediction]:
+    with fakes.endpoint(reply) as base_url:
+        serve(run_dir, base_url)
+        artifact = stage.carry_out(config, run_dir, Progress("examine"))["predictions"]
     return tables.read(artifact.path, Prediction)
+
+
+def images_in(body) -> list[Image.Image]:
+    """The images of a request, in order; its text comes last."""
+    *shown, text = body["messages"][0]["content"]
+    assert text["type"] == "text"
+    urls = [part["image_url"]["url"].partition(",") for part in shown]
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for _, _, data in urls]
+
+
+def numbers_in(body) -> str:
+    """The numbers of the images in a request, in order; `blank` for one that shows nothing."""
+    greys = [(image.getpixel((0, 0)), image.getpixel((4, 4))) for image in images_in(body)]
+    return " ".join("blank" if corner == grey else str(round(grey[0] / LEVEL)) for corner, grey in greys)
 
 
 def looks_at_the_image(body):
     """A student that answers by the grey it sees; a base that always says mill."""
     if body["model"] == "base":
         return "Answer: mill (A)"
-    url = body["messages"][0]["content"][0]["image_url"]["url"]
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
-        corner, level = image.getpixel((0, 0)), image.getpixel((4, 4))[0]
-    if corner[0] == level:
+    seen = numbers_in(body)
+    if seen == "blank":
         return "I see nothing."
-    return "Seen.\nAnswer: mill (A)" if round(level / 40) % 2 == 0 else "Seen.\nAnswer: cast (B)"
+    return "Seen.\nAnswer: mill (A)" if int(seen) % 2 == 0 else "Seen.\nAnswer: cast (B)"
 
 
 def test_every_question_is_asked_once_for_each_entry_of_the_plan_and_scored(run_dir):
-    with fakes.endpoint(looks_at_the_image) as base_url:
-        serve(run_dir, base_url)
-        predictions = examine(run_dir)
-    assert len(predictions) == NUM_TEST * len(CONFIG.plan)
-    correct = {}
-    for entry in CONFIG.plan:
-        group = [p for p in predictions if f"{p.arm}/{p.condition}" == entry]
-        assert len({p.question_id for p in group}) == NUM_TEST
-        correct[entry] = sum(p.letter == p.gold for p in group)
+    predictions = examine(run_dir, looks_at_the_image)
+    assert [(f"{p.arm}/{p.condition}", p.question_id) for p in predictions] == [
+        (entry, f"q{number}") for entry in CONFIG.plan for number in range(NUM_TEST)
+    ]
+    correct = {
+        entry: sum(p.letter == p.gold for p in predictions if f"{p.arm}/{p.condition}" == entry)
+        for entry in CONFIG.plan
+    }
     assert correct["zero_shot/real"] == NUM_TEST // 2
     assert correct["rationale_then_answer/real"] == NUM_TEST
     assert correct["rationale_then_answer/blank"] == 0
@@ -101,46 +131,85 @@ def test_every_question_is_asked_once_for_each_entry_of_the_plan_and_scored(run_
 
 
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
-    def tells_the_image(body):
-        return body["messages"][0]["content"][0]["image_url"]["url"][-400:]
-
-    with fakes.endpoint(tells_the_image) as base_url:
-        serve(run_dir, base_url)
-        predictions = examine(run_dir)
+    predictions = examine(run_dir, numbers_in)
     real = {p.question_id: p.text for p in predictions if (p.arm, p.condition) == ("rationale_then_answer", "real")}
     shuffled = {p.question_id: p.text for p in predictions if p.condition == "shuffled"}
     assert all(real[question] != shuffled[question] for question in real)
     assert sorted(real.values()) == sorted(shuffled.values())
 
 
-def test_questions_that_share_an_image_are_shown_another_one():
-    asked = [question(id=f"q{n}", image_digest=str(n // 4)) for n in range(40)]
-    by_id = {q.id: q for q in asked}
-    donors = evaluation._donors(asked, seed=0)
-    assert all(donors[i].image_digest != by_id[i].image_digest for i in by_id)
-    with pytest.raises(InputError, match="same image"):
-        evaluation._donors(asked[:4], seed=0)
+def test_all_images_of_a_question_are_shown_in_order_blank_or_another_question_s(tmp_path):
+    run_dir = prepare(tmp_path / "runs/r", [about(2, 0), about(1), about(3, 4, 5)])
+    config = dataclasses.replace(CONFIG, plan=CONFIG.plan[1:])
+    said = {(p.condition, p.question_id): p.text for p in examine(run_dir, numbers_in, config)}
+    own = {"q2": "2 0", "q1": "1", "q3": "3 4 5"}
+    assert {i: said["real", i] for i in own} == own
+    assert {i: said["blank", i] for i in own} == {"q2": "blank blank", "q1": "blank", "q3": "blank blank blank"}
+    shuffled = {i: said["shuffled", i] for i in own}
+    assert sorted(shuffled.values()) == sorted(own.values())
+    assert all(shuffled[i] != own[i] for i in own)
+
+
+def test_predictions_keep_the_questions_order_and_their_set_however_the_endpoint_is_asked(tmp_path):
+    asked = [about(n, source="s", file=f"{n // 3}.csv") for n in range(NUM_TEST)]
+    run_dir = prepare(tmp_path / "runs/r", asked)
+    config = dataclasses.replace(CONFIG, plan=("zero_shot/real",), concurrency=4)
+    turn = itertools.count()
+    predictions = examine(run_dir, lambda body: 503 if next(turn) % 3 == 0 else numbers_in(body), config)
+    assert [(p.question_id, p.source, p.file, p.text) for p in predictions] == [
+        (f"q{n}", "s", f"{n // 3}.csv", str(n)) for n in range(NUM_TEST)
+    ]
+
+
+def test_no_caption_reaches_a_model_but_under_its_own_condition(tmp_path):
+    secret = {f"q{n}": f"  zebra{n}\n gnu{n} " for n in range(NUM_TEST)}
+    run_dir = prepare(tmp_path / "runs/r", [about(n) for n in range(NUM_TEST)], secret)
+    bodies = []
+
+    def listen(body):
+        bodies.append(body)
+        return "Answer: mill (A)"
+
+    examine(run_dir, listen)
+    assert len(bodies) == NUM_TEST * len(CONFIG.plan)
+    assert not [body for body in bodies if "zebra" in json.dumps(body) or "Caption" in json.dumps(body)]
+
+    bodies.clear()
+    examine(run_dir, listen, CAPTIONED)
+    told = [body for body in bodies if "zebra" in json.dumps(body)]
+    assert len(told) == NUM_TEST
+    for body in told:
+        (number,) = numbers_in(body)  # the question's own image beside its own caption
+        text = body["messages"][0]["content"][-1]["text"]
+        assert text.startswith(f"Caption: zebra{number} gnu{number}\nWhich process route")
+
+
+def test_a_captioned_plan_without_a_caption_for_every_question_asks_nothing(tmp_path):
+    refused = [about(n) for n in range(NUM_TEST)]
+    for name, captions in (("none", None), ("some", {"q0": "c", "q1": "c", "q2": " ", "other": "c"})):
+        run_dir = prepare(tmp_path / name, refused, captions)
+        asked = []
+        with pytest.raises(InputError, match=f"{2 if captions else 0} of 6 test questions have a caption"):
+            examine(run_dir, asked.append, CAPTIONED)
+        assert asked == []
+        assert manifest.find(run_dir / "predictions") is None
 
 
 def test_an_endpoint_that_serves_another_adapter_is_refused(run_dir):
     serve(run_dir, "http://127.0.0.1:9/v1", digest="other")
     with pytest.raises(ClusterError, match="is not the adapter"):
-        examine(run_dir)
+        stage.carry_out(CONFIG, run_dir, Progress("examine"))
 
 
 def test_an_endpoint_that_fails_many_requests_stops_the_stage_with_the_reasons(run_dir):
-    with fakes.endpoint(lambda _: 400) as base_url:
-        serve(run_dir, base_url)
-        with pytest.raises(ClusterError, match=r"failed 24 of 24 requests.*status_400"):
-            examine(run_dir)
+    with pytest.raises(ClusterError, match=r"failed 24 of 24 requests.*status_400"):
+        examine(run_dir, lambda _: 400)
     assert manifest.find(run_dir / "predictions") is None
 
 
 def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir):
-    with fakes.endpoint(looks_at_the_image) as base_url:
-        serve(run_dir, base_url)
-        examine(run_dir)
-    (asked,) = [q for q in report.tables.read(run_dir / "questions", report.Question) if q.split == "train"]
+    examine(run_dir, looks_at_the_image)
+    (asked,) = [q for q in tables.read(run_dir / "questions", report.Question) if q.split == "train"]
     said = rationale("<script>alert(1)</script>\nAnswer: mill (A)", question_id=asked.id)
     put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [verify(said, asked)]))
     put(run_dir, "examples/rationale_then_answer", lambda d: tables.write(d, TrainingExample, []))
@@ -148,21 +217,15 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     artifact = stage.carry_out(config, run_dir, Progress("report"))["report"]
     written = json.loads((artifact.path / "report.json").read_text())
     assert written["schema"] == report.SCHEMA
+    words = {"source", "file", "model", "arm", "condition"}
+    numbers = {"asked", "scored", "unscored", "correct", "accuracy", "interval"}
     for entry in written["examinations"]:
-        assert set(entry) >= {
-            "model",
-            "arm",
-            "condition",
-            "asked",
-            "scored",
-            "unscored",
-            "correct",
-            "accuracy",
-            "interval",
-        }
+        assert set(entry) >= words | numbers
         assert entry["asked"] == entry["scored"] + entry["unscored"] == NUM_TEST
     assert written["accounting"]["questions"]["rows"]["read"] == NUM_TEST + 1
+    assert written["notes"] == ["A note."]
     page = (artifact.path / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == NUM_TEST + 1
     assert "http://" not in page
     assert "https://" not in page
     assert "<script>" not in page

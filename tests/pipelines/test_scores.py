@@ -51,7 +51,31 @@ def test_examinations_keep_models_conditions_and_strata_apart_in_a_fixed_order()
     assert entries[1]["strata"]["seen"]["correct"] == 1
 
 
+def test_examinations_keep_sets_apart_in_the_order_in_which_they_were_asked():
+    asked = [("s", "2.csv"), ("s", "1.csv"), ("r", "")]
+    predictions = [
+        prediction(letter, arm=arm, source=source, file=file)
+        for arm in ("teacher", "zero_shot")
+        for source, file in asked
+        for letter in ("B", "A" if file else "B")
+    ]
+    entries = scores.examinations(predictions)
+    assert [(e["source"], e["file"]) for e in entries[::2]] == asked
+    assert [e["arm"] for e in entries] == ["zero_shot", "teacher"] * 3
+    assert [e["accuracy"] for e in entries] == [0.5, 0.5, 0.5, 0.5, 1.0, 1.0]
+
+
 def test_chance_and_the_majority_letter_come_from_the_questions():
-    baselines = scores.baselines([question(gold="B"), question(gold="B"), question(gold="A", options=("x", "y"))])
+    asked = [question(gold="B"), question(gold="B"), question(gold="A", options=("x", "y"))]
+    (baselines,) = scores.baselines(asked)
     assert baselines["chance"] == round((1 / 4 + 1 / 4 + 1 / 2) / 3, 4)
     assert (baselines["majority_letter"], baselines["majority_letter_accuracy"]) == ("B", 0.6667)
+
+
+def test_every_set_has_its_own_baselines():
+    asked = [question(gold="B"), question(gold="A", file="f.csv", options=("x", "y")), question(gold="B")]
+    baselines = scores.baselines(asked)
+    assert [(b["source"], b["file"], b["n"], b["chance"]) for b in baselines] == [
+        ("test", "", 2, 0.25),
+        ("test", "f.csv", 1, 0.5),
+    ]

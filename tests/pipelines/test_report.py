@@ -1,0 +1,129 @@
+import re
+
+import pytest
+from PIL import Image
+
+from infra.errors import InputError
+from pipelines import report, scores
+from tests.pipelines.fixtures import prediction, put, put_questions, question
+
+CURATION = {
+    "contamination": {"same_image": 3, "same_text": 0},
+    "duplicates": {"exact": 12},
+    "letters": {"before": {"A": 70, "B": 30}, "after": {"A": 51, "B": 49}},
+    "image_changes": {"on_white": 7},
+}
+
+
+def written(*sets, curation=None):
+    """A report on sets, each `(source, file, number of questions, strata)`, with all answers right but one."""
+    asked = [
+        question(id=f"{source}{file}{n}", source=source, file=file, stratum=strata[n % len(strata)])
+        for source, file, count, strata in sets
+        for n in range(count)
+    ]
+    predictions = [
+        prediction("A" if n == 0 else "B", source=q.source, file=q.file, stratum=q.stratum, condition=condition)
+        for condition in ("real", "captioned")
+        for n, q in enumerate(asked)
+    ]
+    account = {"rows": {"read": 9}, "rejected": {"no_answer": 2}, "quarantined": {"damaged_image": 4}}
+    return {
+        "title": "T",
+        "notes": [],
+        "accounting": {"questions": account},
+        "curation": curation or {},
+        "examinations": scores.examinations(predictions),
+        "baselines": scores.baselines(asked),
+        "inputs": {"questions": "d" * 64},
+        "seconds": {"questions": 1.0},
+    }
+
+
+ONE = written(("pocket", "questions.jsonl", 4, ("seen", "unseen")))
+TWO = written(("PMC-VQA", "test_2.csv", 4, ("",)), ("PMC-VQA", "<b>.csv", 6, ("a stratum of a long name",)))
+
+
+def headings(page):
+    return [re.sub("<.*?>", "", heading) for heading in re.findall("<h2>(.*?)</h2>", page)]
+
+
+def test_a_page_on_one_set_names_it_at_each_of_its_tables():
+    page = report.page(ONE, [])
+    assert headings(page) == [
+        "Accuracy, with 95 % intervals pocket, questions.jsonl",
+        "The same, seen and unseen apart pocket, questions.jsonl",
+        "Where every question went",
+        "Examples",
+    ]
+    assert page.count("<svg") == 1
+    assert "answers 4 held-out" in page
+    assert "rationale" not in page
+    assert ", with caption</text>" in page
+
+
+def test_a_page_on_several_sets_has_a_chart_and_a_table_for_each():
+    page = report.page(TWO, [])
+    assert headings(page)[:3] == [
+        "Accuracy, with 95 % intervals PMC-VQA, test_2.csv",
+        "Accuracy, with 95 % intervals PMC-VQA, &lt;b&gt;.csv",
+        "The same, a stratum of a long name apart PMC-VQA, &lt;b&gt;.csv",
+    ]
+    assert page.count("<svg") == 2
+    assert "answers 10 held-out" in page
+    assert "all 4 questions" in page
+    assert "all 6 questions" in page
+
+
+def test_lines_name_the_set_when_there_are_several_and_keep_their_columns():
+    heading, *lines = report.table_lines(TWO["examinations"])
+    assert heading.startswith("set                  arm ")
+    assert [line.partition("  ")[0] for line in lines] == ["PMC-VQA, test_2.csv"] * 2 + ["PMC-VQA, <b>.csv"] * 2
+    assert len({line.index("zero_shot") for line in lines}) == 1
+    assert lines[0].endswith("to 0.954")  # a set without strata
+    assert len(lines[2]) == len(heading)
+    assert report.table_lines(ONE["examinations"])[0].startswith("arm ")
+
+
+@pytest.mark.parametrize("curation", [CURATION, {"duplicates": {"exact": 12}}])
+def test_what_was_kept_back_is_told_with_its_reasons(curation):
+    page = report.page(written(("s", "", 2, ("",)), curation=curation), [])
+    section = re.sub("<.*?>|\\s+", " ", page.partition("What was kept back, and why")[2].partition("<h2>")[0])
+    told = ["no answer 2", "damaged image 4", "exact 12"]
+    if curation is CURATION:
+        told += ["same image 3, same text 0", "A 70, B 30", "A 51, B 49", "on white 7"]
+    assert [words for words in told if words not in section] == []
+
+
+def test_without_curation_there_is_no_such_section_and_quarantined_rows_are_told_all_the_same():
+    page = report.page(ONE, [])
+    assert "What was kept back" not in page
+    assert "quarantined: damaged image 4" in re.sub("\\s+", " ", page)
+
+
+def test_the_account_passes_on_what_was_quarantined(tmp_path):
+    artifact = put(tmp_path, "a", lambda _: None, rows={"n": 2}, reasons={"r": 1})
+    artifact.tally["quarantined"] = {"damaged_image": 1}
+    other = put(tmp_path, "b", lambda _: None)
+    other.tally.pop("quarantined", None)
+    assert report.accounting({"a": artifact, "b": other}) == {
+        "a": {"rows": {"n": 2}, "rejected": {"r": 1}, "quarantined": {"damaged_image": 1}},
+        "b": {"rows": {"n": 1}, "rejected": {}, "quarantined": {}},
+    }
+
+
+def test_all_images_of_an_example_are_shown_from_where_they_lie(tmp_path):
+    paths = ("images/0.zip/a.png", "images/1.zip/b.png")
+    asked = question(images=paths)
+    artifact = put_questions(tmp_path, [asked], {path: Image.new("RGB", (4, 4)) for path in paths})
+    shown = {"question": report._shown(asked, artifact.path), "answers": []}
+    assert report.page(ONE, [shown]).count('<img src="data:image/png;base64,') == 2
+    assert "<code>train, seen q1</code>" in report.page(ONE, [shown])
+    assert "<code>test, train, seen q1</code>" in report.page(TWO, [shown])  # where sets must be told apart
+    with pytest.raises(InputError, match=r"0\.zip/a\.png: missing_image"):
+        report._shown(asked, tmp_path)
+
+
+def test_examples_come_from_all_sets_and_strata_in_turn():
+    asked = [question(id=f"q{n}", file=f"{n // 6}.csv", stratum="ab"[n // 3 % 2]) for n in range(12)]
+    assert [q.id for q in report._spread(asked, 5)] == ["q0", "q3", "q6", "q9", "q1"]
