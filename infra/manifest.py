@@ -43,10 +43,14 @@ _PACKAGES = (
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """What a stage says about its work: rows out, rows kept back by reason, and figures such as tokens or seconds."""
+    """What a stage says about its work: rows out, rows kept back by reason, and figures such as tokens or seconds.
+
+    quarantined: rows kept back, by reason, for a file that cannot be used and should be looked at.
+    """
 
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
+    quarantined: dict[str, int] = dataclasses.field(default_factory=dict)
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 

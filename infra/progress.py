@@ -23,6 +23,16 @@ class Progress:
         """Print one line of the stage's own."""
         print(f"{self.stage}: {words}", flush=True)
 
+    def count(self, done: int, unit: str) -> None:
+        """Say that `done` units are finished of nobody knows how many; prints when a line is due."""
+        now = time.monotonic()
+        if done <= self._done or not self._started:
+            self._started = self._printed = now
+        self._done = done
+        if now - self._printed >= self._every_s:
+            self._printed = now
+            self.say(f"{done} {unit}, {done / (now - self._started):.1f}/s")
+
     def __call__(self, done: int, total: int, unit: str, **counts: int | float | str) -> None:
         """Say that `done` of `total` units are finished, with further counts; prints when a line is due."""
         now = time.monotonic()

@@ -29,6 +29,14 @@ def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ())
     return stages
 
 
+def changed(config: Any, stage: str, overrides: Sequence[str]) -> Any:
+    """One stage's config with `path.to.field=value` overrides applied; raises ConfigError as `resolve` does."""
+    stages = {stage: config}
+    for override in overrides:
+        stages = _apply(stages, f"{stage}.{override}")
+    return stages[stage]
+
+
 def known_recipes(package: str) -> dict[str, Any]:
     """Name -> function, for the recipes that a package defines."""
     module = importlib.import_module(f"{package}.recipes")

@@ -15,14 +15,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import manifest, privacy, recipes
+from infra import manifest, privacy, recipes, storage
 from infra.digests import digest_json, digest_material
 from infra.errors import ArtifactError, InputError, PreceptorError
-from infra.manifest import Artifact
+from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 
 privacy.silence()  # before any engine is imported
@@ -43,6 +43,7 @@ class StageConfig:
     module: ClassVar[str]
     contract: ClassVar[int] = 1
     hub_materials: ClassVar[tuple[str, ...]] = ()
+    listed_materials: ClassVar[tuple[str, ...]] = ()
     service: ClassVar[bool] = False
 
     def outputs(self) -> "dict[str, StageConfig]":
@@ -129,32 +130,46 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
 
 def carry_out(config: StageConfig, run_dir: Path, progress: Progress) -> dict[str, Artifact]:
     """Run a stage: reuse what is current, make and seal the rest, record it. Returns the sealed outputs by name."""
+    inputs = sealed_inputs(config, run_dir)
+    return {output: make(config, output, run_dir / output, run_dir, inputs, progress) for output in config.outputs()}
+
+
+def make(
+    config: StageConfig,
+    output: str,
+    place: Path,
+    run_dir: Path,
+    inputs: Mapping[str, Artifact],
+    progress: Progress,
+    *,
+    run: Callable[[Task], Tally] | None = None,
+    afresh: bool = False,
+) -> Artifact:
+    """Seal one output of a stage at `place`, or reuse what is there and current, unless it is to be made afresh.
+
+    run: in the place of the one that the stage's module has.
+    """
     from infra import tracking
 
-    inputs = sealed_inputs(config, run_dir)
-    module = importlib.import_module(config.module)
-    sealed = {}
-    for output, own in config.outputs().items():
-        origin = made_from(config, output, inputs)
-        place = run_dir / output
-        artifact = None if config.service else _current(place, origin)
-        if artifact is not None:
-            progress.say(f"{output} is up to date")
-        else:
-            own_inputs = {name: inputs[name] for name in own.inputs()}
-            with tracking.stage_run(run_dir, config.stage, output) as run, manifest.draft(place) as draft:
-                started = time.monotonic()
-                task = Task(
-                    config=own, run_dir=run_dir, inputs=own_inputs, draft=draft, progress=progress, metric=run.metric
-                )
-                tally = module.run(task)
-                artifact = manifest.seal(
-                    draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
-                )
-                run.record(artifact, own_inputs)
-            progress.say(f"sealed {output} {_counts(artifact)}")
-        sealed[output] = artifact
-    return sealed
+    origin = made_from(config, output, inputs)
+    own = config.outputs()[output]
+    artifact = None if config.service or afresh else _current(place, origin)
+    if artifact is not None:
+        progress.say(f"{output} is up to date")
+        return artifact
+    own_inputs = {name: inputs[name] for name in own.inputs()}
+    with tracking.stage_run(run_dir, config.stage, output) as tracked, manifest.draft(place) as draft:
+        started = time.monotonic()
+        task = Task(
+            config=own, run_dir=run_dir, inputs=own_inputs, draft=draft, progress=progress, metric=tracked.metric
+        )
+        tally = (run or importlib.import_module(config.module).run)(task)
+        artifact = manifest.seal(
+            draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
+        )
+        tracked.record(artifact, own_inputs)
+    progress.say(f"sealed {output} {counts(artifact)}")
+    return artifact
 
 
 def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
@@ -263,15 +278,15 @@ def _material_digest(config: StageConfig, name: str) -> str:
     if not _is_there(config, name):
         return digest_json({"id": path})
     try:
-        return _digest_of(path)
+        return _digest_of(path, listed=name in config.listed_materials)
     except OSError as error:
         raise InputError(f"{config.stage}.{name}: {error}") from error
 
 
 def _is_there(config: StageConfig, name: str) -> bool:
-    """Whether a material is on this machine; False for a hub's model id. Raises InputError for anything else."""
+    """Whether a material is there to be read; False for a hub's model id. Raises InputError for anything else."""
     path = config.materials()[name]
-    if Path(path).exists():
+    if storage.exists(path):
         return True
     if name in config.hub_materials and _HUB_ID.fullmatch(path):
         return False
@@ -280,11 +295,15 @@ def _is_there(config: StageConfig, name: str) -> bool:
 
 
 @functools.cache
-def _digest_of(path: str) -> str:
-    return digest_material(Path(path))
+def _digest_of(path: str, *, listed: bool) -> str:
+    return storage.digest_listing(path) if listed else digest_material(Path(path))
 
 
-def _counts(artifact: Artifact) -> str:
-    rows = ", ".join(f"{name} {count}" for name, count in artifact.tally["rows"].items())
-    reasons = ", ".join(f"{name} {count}" for name, count in artifact.tally["reasons"].items())
-    return f"({rows}{'; ' if rows and reasons else ''}{reasons}) in {artifact.manifest.seconds:.1f} s"
+def counts(artifact: Artifact) -> str:
+    """What an artifact's tally counted, and its seconds, in one line."""
+    tally = artifact.tally
+    parts = [
+        ", ".join(f"{name} {count}" for name, count in tally[part].items())
+        for part in ("rows", "reasons", "quarantined")
+    ]
+    return f"({'; '.join(part for part in parts if part)}) in {artifact.manifest.seconds:.1f} s"

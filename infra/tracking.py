@@ -48,6 +48,7 @@ class StageRun:
         numbers = {
             **{f"rows.{name}": count for name, count in artifact.tally["rows"].items()},
             **{f"rejected.{name}": count for name, count in artifact.tally["reasons"].items()},
+            **{f"quarantined.{name}": count for name, count in artifact.tally["quarantined"].items()},
             **artifact.tally["figures"],
             "seconds": artifact.manifest.seconds,
         }

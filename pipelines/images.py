@@ -1,15 +1,28 @@
-"""Bytes of the world -> a safe RGB image, or a reason why not: the one door for images."""
+"""Bytes of the world -> a safe RGB image, or a reason why not: the one door for images.
 
+What comes from outside passes `normalise` once, in a process that can be ended (`door.py`); what is sealed is then
+plain, and later stages `read` it by its path, in a folder or inside a zip.
+"""
+
+import dataclasses
+import functools
 import io
 import stat
+import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
-from PIL import Image, ImageStat, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
+MAX_ASPECT = 200  # longer side over shorter one, as Qwen's image processor has it
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # Pillow knows more, one of which runs a program
+_KEPT_FORMATS = frozenset({"PNG", "JPEG", "WEBP"})  # every reader of images knows these; others are stored as PNG
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_OPEN_ZIPS = 16
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, which is lower and an error, stands in the place of Pillow's warning
 
@@ -18,40 +31,159 @@ class UnreadableImageError(Exception):
     """These bytes give no image; the message is the reason, a few words without the path."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """A normalised image, the bytes that it is stored as with their file name's ending, and what was changed."""
+
+    image: Image.Image
+    data: bytes
+    suffix: str
+    changes: tuple[str, ...]
+
+
+Box = tuple[float, float, float, float]
+
+
+def normalise(data: bytes, *, max_pixels: int, box: Box | None = None, stretch_tiff: bool = False) -> Normal:
+    """The image that a model may be shown: first frame, upright, 8 bits, cropped to `box`, at most `max_pixels`.
+
+    box: left, top, right, bottom in pixels, clamped to the image. stretch_tiff: scale a TIFF from its darkest to its
+    brightest value also when it has 8 bits. The source's own bytes are kept where nothing has to change. Raises
+    UnreadableImageError.
+    """
+    image, kind, changes = _decoded(data, stretch_tiff)
+    if box is not None:
+        image = crop(image, box)
+        _check_aspect(image)
+        changes.append("cropped")
+    fitting = within(image, max_pixels)
+    if fitting is not image:
+        changes.append("resized")
+    if not changes and kind in _KEPT_FORMATS:
+        return Normal(fitting, data, f".{kind.lower()}", ())
+    return Normal(fitting, png(fitting), ".png", tuple(changes) or ("as_png",))
+
+
 def decode(data: bytes) -> Image.Image:
-    """The first frame as RGB, 8 bits a channel; what has more is scaled from its darkest to its brightest value.
+    """The first frame as RGB, upright, on white where it is transparent, 8 bits a channel; what has more is scaled from
+    its darkest to its brightest value.
 
     Raises UnreadableImageError for anything that is too large, truncated or no image.
     """
+    return _decoded(data, stretch_tiff=False)[0]
+
+
+def _decoded(data: bytes, stretch_tiff: bool) -> tuple[Image.Image, str, list[str]]:
+    """The image, its format, and what had to be changed."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError("too_many_pixels")
-            return _eight_bits(image).convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow remarks on damage that it can read past
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UnreadableImageError("too_many_pixels")
+                _check_aspect(image)
+                return _flattened(image, stretch_tiff)
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not_an_image") from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except MemoryError as error:
+        raise UnreadableImageError("needs_too_much_memory") from error
+    # Decoders meet hostile bytes with whatever their code happens to raise.
+    except (
+        OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError,
+        RuntimeError, AssertionError, zlib.error,
+    ) as error:  # fmt: skip
         raise UnreadableImageError("damaged_image") from error
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    # Pillow clips deep grey to 255, which turns a 16-bit radiograph white.
-    if image.mode not in _DEEP_MODES:
+def _check_aspect(image: Image.Image) -> None:
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise UnreadableImageError("too_elongated")
+
+
+def _flattened(image: Image.Image, stretch_tiff: bool) -> tuple[Image.Image, str, list[str]]:
+    changes = []
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    if getattr(image, "is_animated", False) or image.format == "MPO":
+        changes.append("first_frame")
+    orientation = image.getexif().get(0x0112, 1)
+    image.load()
+    upright: Image.Image = ImageOps.exif_transpose(image)
+    if orientation in range(2, 9):
+        changes.append("upright")
+    if upright.mode in _DEEP_MODES or (stretch_tiff and kind == "TIFF" and upright.mode in {"L", "RGB"}):
+        upright = stretched(upright)
+        changes.append("stretched")
+    if upright.has_transparency_data:
+        whole = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+        changes.append("on_white")
+    elif upright.mode not in {"RGB", "L"}:
+        changes.append("as_rgb")
+    return upright.convert("RGB"), kind, changes
+
+
+def stretched(image: Image.Image) -> Image.Image:
+    """8 bits a channel from the darkest (0) to the brightest value (255); what is no number is black.
+
+    Pillow clips deep grey to 255 instead, which turns a 16-bit radiograph white.
+    """
+    values = np.asarray(image).astype(np.float32)
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    scale = 255 / (np.float64(high) - low) if high > low else 0.0
+    values[~finite] = low
+    return Image.fromarray(np.rint((values - low) * scale).astype(np.uint8))
+
+
+def crop(image: Image.Image, box: Box) -> Image.Image:
+    """The part inside left, top, right, bottom, clamped to the image and to whole pixels outwards."""
+    left, top, right, bottom = box
+    edges = (
+        max(0, int(np.floor(left))),
+        max(0, int(np.floor(top))),
+        min(image.width, int(np.ceil(right))),
+        min(image.height, int(np.ceil(bottom))),
+    )
+    if edges[0] >= edges[2] or edges[1] >= edges[3]:
+        raise UnreadableImageError("crop_outside_image")
+    return image.crop(edges)
+
+
+def within(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The image, made smaller until it has at most `max_pixels`, in its own proportions as far as whole pixels go."""
+    width, height = image.size
+    if width * height <= max_pixels:
         return image
-    deep = image.convert("F")
-    low, high = (float(end) for end in deep.getextrema())  # type: ignore[arg-type]  # two numbers for one channel
-    scale = 255 / (high - low) if high > low else 0.0
-    return deep.point(lambda value: value * scale - low * scale).convert("L")
+    scale = (max_pixels / (width * height)) ** 0.5
+    smaller = (max(1, int(width * scale)), max(1, int(height * scale)))
+    return image.resize(smaller, Image.Resampling.LANCZOS)
 
 
 def read(path: Path) -> Image.Image:
-    """The image in a file as RGB; raises UnreadableImageError."""
+    """The image in a file, or in a zip's member, as RGB; raises UnreadableImageError."""
     return decode(read_bytes(path))
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of an image's file; raises UnreadableImageError when it is no plain file or too large."""
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a sealed image, without decoding it; raises UnreadableImageError."""
     try:
+        with Image.open(io.BytesIO(read_bytes(path)), formats=FORMATS) as image:
+            return image.size
+    except OSError as error:
+        raise UnreadableImageError("not_an_image") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image's file, or of a member of a zip (`images.zip/1.png`).
+
+    Raises UnreadableImageError when it is no plain file or too large.
+    """
+    try:
+        if archive := next((parent for parent in path.parents if parent.suffix == ".zip" and parent.is_file()), None):
+            status = archive.stat()
+            return read_member(
+                _zip(archive, (status.st_ino, status.st_size, status.st_mtime_ns)), str(path.relative_to(archive))
+            )
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableImageError("missing_image")
@@ -62,10 +194,27 @@ def read_bytes(path: Path) -> bytes:
         raise UnreadableImageError("missing_image") from error
 
 
-def suffix(data: bytes) -> str:
-    """The file name's ending that fits readable image bytes, whatever the file was called, for example `.png`."""
-    with Image.open(io.BytesIO(data)) as image:
-        return f".{(image.format or 'image').lower()}"
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member's bytes, never more than MAX_BYTES, whatever its entry says. Raises UnreadableImageError."""
+    try:
+        with archive.open(name) as member:
+            data = member.read(MAX_BYTES + 1)
+    except KeyError as error:
+        raise UnreadableImageError("missing_image") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise UnreadableImageError("damaged_zip_member") from error  # RuntimeError: encrypted, or a method unknown here
+    if len(data) > MAX_BYTES:
+        raise UnreadableImageError("image_file_too_large")
+    return data
+
+
+@functools.lru_cache(maxsize=_OPEN_ZIPS)
+def _zip(path: Path, state: tuple[int, ...]) -> zipfile.ZipFile:
+    """The opened zip; state: what tells this file from another one that took its place."""
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UnreadableImageError("damaged_zip") from error
 
 
 def blank(image: Image.Image) -> Image.Image:

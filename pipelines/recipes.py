@@ -7,11 +7,14 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
+from infra import storage
 from infra.stage import StageConfig
 from pipelines import prompts
+from pipelines.curation import CurationConfig, Level
 from pipelines.engine import EngineConfig
-from pipelines.records import Arm, Condition
+from pipelines.records import Arm, Condition, Split
 from pipelines.sources.pocket import PocketConfig
+from pipelines.sources.source import SourceConfig
 
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
 POCKET_TEACHER = "train/pocket/teacher"
@@ -40,19 +43,32 @@ class DrawConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsConfig(StageConfig):
-    """Read a source. folder: the source's folder; None for the one that the flow drew. limit: rows read at most."""
+    """Read sources, and keep of them what may be trained on and what examines.
+
+    folder: where the sources' tables and images are, a path or a URI such as s3://bucket/prefix; None for what the flow
+    drew. sources: every table that is read; what has the split test decontaminates the rest. max_pixels: larger images
+    are made smaller. limit: rows read of each source at most.
+    """
 
     stage: ClassVar[str] = "questions"
     module: ClassVar[str] = "pipelines.questions"
-    source_name: str
+    listed_materials: ClassVar[tuple[str, ...]] = ("folder",)
+    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     folder: str | None = None
+    curation: CurationConfig = field(default_factory=CurationConfig)
+    max_pixels: Annotated[int, Gt(0)] = 1 << 20
     limit: Annotated[int, Gt(0)] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty: name at least one table")
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"questions": self}
 
     def inputs(self) -> tuple[str, ...]:
-        return () if self.folder else ("source",)
+        drawn = self.folder is None and not all(storage.is_whole(source.table) for source in self.sources)
+        return ("source",) if drawn else ()
 
     def materials(self) -> dict[str, str]:
         return {"folder": self.folder} if self.folder else {}
@@ -194,6 +210,9 @@ PLAN = (
     "teacher/real",
 )
 
+# All drawn questions ask the same, so a text says nothing about which question it is.
+_POCKET_CURATION = CurationConfig(decontaminate_by=(Level.IMAGE, Level.PERCEPTUAL))
+
 _POCKET_NOTES = (
     "Teacher and students have about two million parameters. The teacher was trained on the rule; the base student has "
     "met the words of the rationales, with random values, and never the rule.",
@@ -207,7 +226,7 @@ def pocket() -> PipelinesRecipe:
     """The whole flow on a machine without a GPU: drawn micrographs, models of two million parameters, real engines."""
     return PipelinesRecipe(
         draw=DrawConfig(),
-        questions=QuestionsConfig(source_name="pocket"),
+        questions=QuestionsConfig(sources=(SourceConfig(name="pocket"),), curation=_POCKET_CURATION),
         teach=TeachConfig(teacher=POCKET_TEACHER, engine=POCKET_ENGINE, temperature=1.0, max_tokens=128),
         verify=VerifyConfig(),
         compose=ComposeConfig(),
@@ -222,7 +241,14 @@ def pmc_vqa_8xh200() -> PipelinesRecipe:
     return dataclasses.replace(
         pocket(),
         draw=None,
-        questions=QuestionsConfig(source_name="PMC-VQA", folder="/data/pmc_vqa"),
+        questions=QuestionsConfig(
+            folder="/data/pmc_vqa",
+            sources=(
+                SourceConfig(reader="pmc_vqa", table="train.csv", images="images.zip", split=Split.TRAIN),
+                SourceConfig(reader="pmc_vqa", table="test_clean.csv", images="images.zip", split=Split.TEST),
+            ),
+            curation=CurationConfig(validation_share=0.01, shuffle_options=True),
+        ),
         teach=TeachConfig(teacher="Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", engine=engine, temperature=0.7, top_p=0.8),
         examine=ExamineConfig(plan=PLAN, concurrency=256),
         report=ReportConfig(title="Preceptor, PMC-VQA"),

@@ -20,6 +20,7 @@ class Split(StrEnum):
     """What a question may be used for."""
 
     TRAIN = "train"
+    VALIDATION = "validation"
     TEST = "test"
 
 
@@ -33,11 +34,12 @@ class Arm(StrEnum):
 
 
 class Condition(StrEnum):
-    """Which image goes with a question when it is asked."""
+    """What goes with a question when it is asked: its image, none of what it shows, another's, or its caption too."""
 
     REAL = "real"
     BLANK = "blank"
     SHUFFLED = "shuffled"
+    CAPTIONED = "captioned"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +77,82 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question(Record):
-    """A multiple-choice question about an image.
+    """A multiple-choice question about one or more images.
 
-    id: digest of all that the question is (source, image bytes, text, options). image: path below the artifact's
-    folder. image_digest: SHA-256 of the image file's bytes. options: in letter order. gold: the right option's letter.
-    stratum: what the report keeps apart (for example seen and unseen combinations); empty when nothing is.
+    id: digest of all that the question is (source, images, text, options as the source has them). file, row: the table
+    that it was read from, and its number there. stratum: what the report keeps apart; empty when nothing is. topic: the
+    source's own name of the task. images: paths below the artifact's folder. image_digests: SHA-256 of each stored
+    image. options: in letter order. gold: the right option's letter. figure, article: what the images were cut from, to
+    group by; empty when unknown. evaluation_only: the source may examine models and never teach one.
     """
 
     stem: ClassVar[str] = "questions"
 
     id: str
     source: str
+    file: str = ""
+    row: int = 0
     split: str
-    stratum: str
-    image: str
-    image_digest: str
+    stratum: str = ""
+    topic: str = ""
+    images: tuple[str, ...]
+    image_digests: tuple[str, ...]
     text: str
     options: tuple[str, ...]
     gold: str
+    figure: str = ""
+    article: str = ""
+    evaluation_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage(Record):
+    """An image of the questions as it passed the door: decoded whole, upright, 8 bits a channel, within the budget.
+
+    path: below the artifact's folder. name: as the source calls it. crop: `left,top,right,bottom` in the source's
+    pixels; empty for all of it. source_digest, digest: SHA-256 of the source's bytes and of the stored ones.
+    pixel_digest: SHA-256 of the stored pixels, whatever the format. perceptual_hash: 64 bits in hexadecimal; empty
+    where nothing can be told apart. changes: what the door changed, in order; none where the source's own bytes are
+    stored.
+    """
+
+    stem: ClassVar[str] = "images"
+
+    path: str
+    name: str
+    crop: str
+    source_digest: str
+    digest: str
+    pixel_digest: str
+    perceptual_hash: str
+    width: int
+    height: int
+    changes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Caption(Record):
+    """What a source's caption says about a question's images; in a table of its own, since no model is shown it unless
+    a condition says so."""
+
+    stem: ClassVar[str] = "captions"
+
+    question_id: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside(Record):
+    """A row that gave no question. fate: rejected for what it says, or quarantined for an image that cannot be used."""
+
+    stem: ClassVar[str] = "set_aside"
+
+    source: str
+    file: str
+    row: int
+    fate: str
+    reason: str
+    image: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +195,8 @@ class TrainingExample(Record):
 
     question_id: str
     arm: str
-    image: str
-    image_digest: str
+    images: tuple[str, ...]
+    image_digests: tuple[str, ...]
     prompt: str
     target: str
 
@@ -148,6 +208,8 @@ class Prediction(Record):
     stem: ClassVar[str] = "predictions"
 
     question_id: str
+    source: str
+    file: str
     model: str
     arm: str
     condition: str

@@ -1,6 +1,7 @@
 """Records in Parquet: how a stage reads and writes the table of an artifact."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,11 +10,29 @@ import pyarrow.parquet as pq
 from pipelines.records import Record
 
 R = TypeVar("R", bound=Record)
+_ROWS_AT_ONCE = 8192
 
 
 def write(folder: Path, kind: type[R], records: Sequence[R]) -> None:
     """Write the table of these records; an artifact holds one table for each kind of record."""
     pq.write_table(kind.table(records), folder / _name(kind))
+
+
+@contextmanager
+def writer(folder: Path, kind: type[R]) -> Iterator[Callable[[R], None]]:
+    """A function that adds a record to the table, for more of them than fit into memory."""
+    waiting: list[R] = []
+    with pq.ParquetWriter(folder / _name(kind), kind.schema()) as stream:
+
+        def add(record: R) -> None:
+            waiting.append(record)
+            if len(waiting) >= _ROWS_AT_ONCE:
+                stream.write_table(kind.table(waiting))
+                waiting.clear()
+
+        yield add
+        if waiting:
+            stream.write_table(kind.table(waiting))
 
 
 def read(folder: Path, kind: type[R]) -> list[R]:

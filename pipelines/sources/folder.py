@@ -1,90 +1,69 @@
-"""A folder as a user brings it -> questions, or for each row the reason why not.
+"""A user's own table -> drafts: one question a row, in JSONL, CSV or Parquet.
 
-The folder holds `questions.jsonl`, one question a line, and the images that it names:
-`{"image": "images/1.png", "question": "...", "options": ["...", "..."], "answer": "B", "split": "train"}`, with an
-optional
-`stratum` that the report keeps apart.
+`image` (or `images`, a list), `question`, `options` (a list; in CSV as JSON, or columns `option_A`, `option_B`, ...),
+`answer` (a letter), `split` (train, validation or test); and optionally `stratum`, `caption`, `figure`, `article`.
 """
 
 import json
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from infra.digests import digest_bytes, digest_json
-from infra.errors import InputError
-from pipelines import images
-from pipelines.records import LETTERS, Question, Split
+from pipelines.records import LETTERS
+from pipelines.sources.drafts import Draft, Origin, RejectedError, line, lines
 
-TABLE = "questions.jsonl"
-_MIN_OPTIONS = 2
+NAME = "own"
+_OPTION = re.compile(r"option_([A-Z])", re.IGNORECASE)
 
 
-class RejectedError(Exception):
-    """A row that gives no question; the message is the reason."""
-
-
-def rows(folder: Path) -> Iterator[str]:
-    """The table's lines; raises InputError when there is no table."""
-    table = folder / TABLE
-    if not table.is_file():
-        raise InputError(f"{table} is not there. Write one question a line: image, question, options, answer, split.")
-    with table.open(encoding="utf-8", errors="replace") as lines:
-        yield from (line for line in lines if line.strip())
-
-
-def question(line: str, folder: Path, source: str) -> tuple[Question, bytes]:
-    """The question on a line and its image's bytes; raises RejectedError with the reason, images.UnreadableImageError
-    likewise."""
-    row = _fields(line)
-    options = tuple(row["options"])
-    if not _MIN_OPTIONS <= len(options) <= len(LETTERS) or len(set(options)) < len(options):
-        raise RejectedError("options_too_few_or_repeated")
-    if row["answer"] not in tuple(LETTERS[: len(options)]):
-        raise RejectedError("answer_is_no_option")
-    if row["split"] not in set(Split):
-        raise RejectedError("unknown_split")
-    data = _image_bytes(folder, row["image"])
-    images.decode(data)
-    digest = digest_bytes(data)
-    identity = {"source": source, "image": digest, "text": row["question"], "options": options}
-    made = Question(
-        id=digest_json(identity)[:16],
-        source=source,
-        split=row["split"],
-        stratum=row.get("stratum", ""),
-        image=f"images/{digest[:2]}/{digest}{images.suffix(data)}",
-        image_digest=digest,
-        text=row["question"],
-        options=options,
-        gold=row["answer"],
+def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
+    """The one draft of a row; raises RejectedError with the reason."""
+    yield origin.draft(
+        split=origin.split or line(_text(row, "split", required=True)).lower(),
+        images=_images(row),
+        text=lines(_text(row, "question", required=True)),
+        options=_options(row),
+        gold=line(_text(row, "answer", required=True)).upper(),
+        **{name: line(_text(row, name)) for name in ("stratum", "caption", "figure", "article")},
     )
-    return made, data
 
 
-def _fields(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        line.encode(), json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair fits in no table
-    except (ValueError, RecursionError) as error:
-        raise RejectedError("line_is_no_json") from error
-    if not isinstance(row, dict):
-        raise RejectedError("line_is_no_json")
-    for name in ("image", "question", "answer", "split"):
-        if not isinstance(row.get(name), str) or not row[name]:
-            raise RejectedError(f"{name}_missing")
-    if not isinstance(row.get("options"), list) or not all(isinstance(o, str) and o.strip() for o in row["options"]):
+def _text(row: dict[str, Any], name: str, required: bool = False) -> str:
+    value = row.get(name)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str):
+        raise RejectedError(f"{name}_missing" if value is None else f"{name}_is_no_text")
+    if required and not value.strip():
+        raise RejectedError(f"{name}_missing")
+    return value
+
+
+def _images(row: dict[str, Any]) -> list[str]:
+    if row.get("images") in (None, "", []):
+        return [_text(row, "image", required=True)]
+    return _list(row["images"], "images")
+
+
+def _options(row: dict[str, Any]) -> list[str]:
+    if row.get("options") not in (None, "", []):
+        return [line(option) for option in _list(row["options"], "options")]
+    by_letter = {match[1].upper(): row[name] for name in row if (match := _OPTION.fullmatch(name.strip()))}
+    texts = [line(_text(by_letter, letter)) for letter in LETTERS[: len(by_letter)] if letter in by_letter]
+    while texts and not texts[-1]:  # a question with fewer options than the table has columns
+        texts.pop()
+    if not texts or len(texts) > len(by_letter):
         raise RejectedError("options_missing")
-    if not isinstance(row.get("stratum", ""), str):
-        raise RejectedError("stratum_is_no_text")
-    return row
+    return texts
 
 
-def _image_bytes(folder: Path, name: str) -> bytes:
-    try:
-        path = (folder / name).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # no name for a file, or links in a circle
-        raise images.UnreadableImageError("missing_image") from error
-    if not path.is_relative_to(folder.resolve()):
-        raise RejectedError("image_outside_folder")
-    return images.read_bytes(path)
+def _list(value: Any, name: str) -> list[str]:
+    """A list of texts, or its JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RejectedError(f"{name}_are_no_list") from error
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise RejectedError(f"{name}_are_no_list")
+    return value

@@ -1,0 +1,199 @@
+"""The commands of `pipelines.questions`: the stage of a recipe, one source by itself, and a look before either.
+
+`RECIPE --run-dir DIR` runs the stage. `SOURCE --table FILE --images FOLDER_OR_ZIP --out URI [--json]` reads one source
+without a recipe. `check PATH` says what would become of a table, and writes nothing.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow.parquet as pq
+
+from infra import manifest, recipes, stage, storage
+from infra.errors import ConfigError
+from infra.manifest import Tally
+from infra.progress import Progress
+from infra.stage import Task
+from pipelines import questions
+from pipelines.reasons import MEANING
+from pipelines.recipes import QuestionsConfig
+from pipelines.records import SetAside, Split
+from pipelines.sources import rows, source
+from pipelines.sources.source import READERS, SourceConfig
+
+STAGE = "questions"
+_ROWS_SHOWN = 3
+_SHOWN_CHARACTERS = 160
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command that the first word names."""
+    first = arguments[0] if arguments else ""
+    if first == "check":
+        _check(arguments[1:])
+    elif first in READERS:
+        _read(arguments)
+    else:
+        stage.main(STAGE, "pipelines", arguments)
+
+
+def _read(arguments: Sequence[str]) -> None:
+    options = _read_parser().parse_args(arguments)
+    with stage.reporting_errors(STAGE), _standard_output(options.json) as answer:
+        stage.interrupt_on_sigterm()
+        config = _config(options)
+        tally = _seal(config, options.out)
+        if options.json:
+            print(json.dumps(account(tally)), file=answer, flush=True)
+
+
+def _read_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.questions", description="Read one source.")
+    parser.add_argument("source", choices=sorted(READERS), help="the form that the table has")
+    parser.add_argument("--table", required=True, help="the table, a path or URI")
+    parser.add_argument("--images", help="the images' folder or zip; default: beside the table")
+    parser.add_argument("--out", required=True, help="where the sealed questions go, a folder or URI")
+    parser.add_argument(
+        "--split", choices=[str(split) for split in Split], help="of all rows; default: as the table says"
+    )
+    parser.add_argument("--limit", type=int, help="read at most this many rows")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="for example curation.seed=1")
+    parser.add_argument("--json", action="store_true", help="print the account as JSON, all else on standard error")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> QuestionsConfig:
+    try:
+        one = SourceConfig(
+            reader=options.source,
+            table=_whole(options.table),
+            images=_whole(options.images) if options.images else None,
+            split=Split(options.split) if options.split else None,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    limits = [] if options.limit is None else [f"limit={options.limit}"]
+    changed: QuestionsConfig = recipes.changed(QuestionsConfig(sources=(one,)), STAGE, [*options.set, *limits])
+    return changed
+
+
+def _whole(uri: str) -> str:
+    return uri if storage.is_whole(uri) else str(Path(uri).absolute())
+
+
+def _seal(config: QuestionsConfig, out: str) -> dict[str, Any]:
+    """Seal the questions at a path or URI; returns their tally."""
+    progress = Progress(STAGE)
+    if not storage.is_remote(out):
+        place = Path(out).absolute()
+        if place.exists() and not (place / manifest.MANIFEST).is_file() and (place.is_file() or any(place.iterdir())):
+            raise ConfigError(f"--out {out} is there and is no sealed artifact. Name a folder that is not there yet.")
+        return stage.make(config, STAGE, place, place, {}, progress, run=questions.read, afresh=True).tally
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, STAGE)
+        artifact = stage.make(config, STAGE, place, Path("runs", STAGE), {}, progress, run=questions.read, afresh=True)
+        storage.upload(place, out)
+        return artifact.tally
+
+
+def account(tally: dict[str, Any]) -> dict[str, Any]:
+    """What became of every row: read = questions + rejected + quarantined."""
+    return {
+        "read": tally["rows"]["read"],
+        "questions": tally["rows"]["questions"],
+        "rejected": tally["reasons"],
+        "quarantined": tally["quarantined"],
+    }
+
+
+@contextmanager
+def _standard_output(kept_clean: bool) -> Iterator[TextIO]:
+    """Standard output; where it is kept clean, all that anybody prints goes to standard error meanwhile, also what
+    libraries and child processes print."""
+    if not kept_clean:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)
+        try:
+            yield answer
+        finally:
+            sys.stdout.flush()
+            os.dup2(answer.fileno(), 1)
+
+
+def _check(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.questions check", description="Say what would become of a table's rows."
+    )
+    parser.add_argument("path", help="a folder with questions.jsonl, .csv or .parquet; or a table; or a URI of either")
+    parser.add_argument("--images", help="the images' folder or zip; default: beside the table")
+    options = parser.parse_args(arguments)
+    with stage.reporting_errors(STAGE):
+        stage.interrupt_on_sigterm()
+        table = source.find(SourceConfig(table=_whole(options.path)), "/").table
+        images = _whole(options.images) if options.images else None
+        one = SourceConfig(reader=_reader_of(table), table=table, images=images)
+        with tempfile.TemporaryDirectory() as folder:
+            config = QuestionsConfig(sources=(one,))
+            task = Task(
+                config=config,
+                run_dir=Path(folder),
+                inputs={},
+                draft=Path(folder),
+                progress=Progress(STAGE),
+                metric=None,
+            )
+            tally = questions.read(task)
+            for line in _findings(table, one.reader, tally, Path(folder)):
+                print(line)
+        sys.exit(0 if tally.rows["questions"] else 1)
+
+
+def _reader_of(table: str) -> Any:
+    """Which form a table has, by the names of its first row."""
+    for _, row in rows.read(table):
+        if isinstance(row, dict):
+            return "matcha" if "vqa" in row else "pmc_vqa" if "Figure_path" in row else "folder"
+    return "folder"
+
+
+def _findings(table: str, reader: str, tally: Tally, folder: Path) -> Iterator[str]:
+    """What a person is told of a table that was read into `folder`."""
+    yield f"{table} ({reader}): {tally.rows['read']} rows"
+    by_split = ", ".join(f"{split} {tally.rows.get(split, 0)}" for split in Split if tally.rows.get(split))
+    yield f"  {tally.rows['questions']} questions{f' ({by_split})' if by_split else ''}"
+    if letters := tally.facts["curation"]["letters"]["before"]:
+        yield f"  right letters for training: {', '.join(f'{letter} {n}' for letter, n in letters.items())}"
+    for change, count in tally.facts["curation"]["image_changes"].items():
+        yield f"  {count} images {change.replace('_', ' ')}"
+    aside = pq.read_table(folder / f"{SetAside.stem}.parquet").to_pylist()
+    shown = _first_rows(table, aside)
+    for fate, counts in (("rejected", tally.reasons), ("quarantined", tally.quarantined)):
+        for reason, count in counts.items():
+            yield f"  {fate} {count}: {reason}, {MEANING[reason]}"
+            yield from (f"    row {number}: {shown[number]}" for number in _rows_of(aside, reason))
+    if not aside:
+        yield "  nothing is rejected"
+
+
+def _rows_of(aside: list[dict[str, Any]], reason: str) -> list[int]:
+    return [row["row"] for row in aside if row["reason"] == reason][:_ROWS_SHOWN]
+
+
+def _first_rows(table: str, aside: list[dict[str, Any]]) -> dict[int, str]:
+    """The rows that stand for each reason, as they are in the table, shortened and harmless to a terminal."""
+    wanted = {number for reason in {row["reason"] for row in aside} for number in _rows_of(aside, reason)}
+    found = {}
+    for number, row in rows.read(table) if wanted else ():
+        if number in wanted:
+            found[number] = ascii(row)[:_SHOWN_CHARACTERS]
+    return found

@@ -1,0 +1,76 @@
+"""Why a row gave no question, in words that say what to mend."""
+
+from pipelines.curation import Level
+from pipelines.door import TIMEOUT_S
+from pipelines.images import MAX_ASPECT, MAX_BYTES, MAX_PIXELS
+from pipelines.sources.drafts import MAX_CHARACTERS, MAX_IMAGES
+from pipelines.sources.rows import MAX_ROW_BYTES
+
+_SHARED = {
+    Level.IMAGE: "the same image",
+    Level.PERCEPTUAL: "an image that looks the same",
+    Level.FIGURE: "the same figure",
+    Level.ARTICLE: "the same article",
+    Level.TEXT: "the same question text",
+}
+
+MEANING = {
+    # the row
+    "line_is_no_json": "the line is no JSON object",
+    "row_too_long": f"it takes more than {MAX_ROW_BYTES >> 20} MiB; a quote that is never closed does that",
+    "row_unreadable": "a cell holds what its column's type cannot hold",
+    "wrong_cell_count": "the row has more or fewer cells than the first line has names",
+    "text_is_not_utf8": "save the table as UTF-8",
+    "text_too_long": f"a text has more than {MAX_CHARACTERS} characters",
+    "chat_markup_in_text": "a text holds a chat template's markup, such as <|im_end|>, and would break out of its turn",
+    # its fields
+    "question_missing": "write the question's text",
+    "question_is_no_text": "write the question as text",
+    "options_missing": "write the options as a list, or in columns option_A, option_B, ...",
+    "options_are_no_list": "write a list of texts; in CSV as JSON, or in columns option_A, option_B, ...",
+    "option_missing": "an option is empty",
+    "too_few_options": "a question needs two options",
+    "too_many_options": "letters reach for 26 options",
+    "options_repeated": "two options say the same",
+    "option_letters_have_gaps": "the options' letters do not follow one another from A",
+    "answer_missing": "write the right option's letter",
+    "answer_is_no_text": "write the right option's letter as text",
+    "answer_is_no_option": "the answer is none of the options' letters",
+    "label_contradicts_answer": "the answer's letter and its text name different options",
+    "letters_contradict_each_other": "the letter of the answer fits more than one option",
+    "split_missing": "write train, validation or test",
+    "split_is_no_text": "write train, validation or test",
+    "unknown_split": "a split is train, validation or test",
+    "stratum_is_no_text": "write the stratum as text",
+    "caption_is_no_text": "write the caption as text",
+    "figure_is_no_text": "write the figure's name as text",
+    "article_is_no_text": "write the article's name as text",
+    "no_question_in_record": "the record's `vqa` holds no question",
+    "geometry_unreadable": "a crop is a list of corners, each with finite x and y",
+    # its images
+    "image_missing": "name the image's file",
+    "image_is_no_text": "name the image's file as text",
+    "images_are_no_list": "name the images as a list of texts; in CSV as JSON",
+    "too_many_images": f"a question shows {MAX_IMAGES} images at most",
+    "missing_image": "there is no such file in the images' folder or zip",
+    "image_name_unreadable": "the image's name is too long, or has characters that cannot be printed",
+    "image_name_is_ambiguous": "several files have this name; write their folder before it",
+    "image_outside_folder": "the image's name leads out of the images' folder",
+    "image_is_an_address": "nothing is fetched: put the image into the folder",
+    "image_file_too_large": f"an image's file has {MAX_BYTES >> 20} MiB at most",
+    "too_many_pixels": f"an image has {MAX_PIXELS // 1_000_000} million pixels at most",
+    "too_elongated": f"one side is more than {MAX_ASPECT} times as long as the other",
+    "crop_outside_image": "the crop lies outside the image",
+    "not_an_image": "the file is no PNG, JPEG, TIFF, BMP, GIF or WebP",
+    "damaged_image": "the image ends too early, or cannot be decoded",
+    "damaged_zip": "the zip that holds the image cannot be read",
+    "damaged_zip_member": "the image cannot be unpacked: damaged, encrypted, or packed by an unknown method",
+    "needs_too_much_memory": "the image takes more memory to decode than an image may",
+    "takes_too_long": f"the image takes more than {TIMEOUT_S:g} s to decode",
+    "crashes_the_decoder": "the image crashes its decoder",
+    # the other rows
+    **{f"contaminated_{level}": f"an evaluation question has {what}" for level, what in _SHARED.items()},
+    "exact_duplicate": "an earlier row says the very same",
+    "text_duplicate": "an earlier row asks the same of the same image, in another spelling or order",
+    "perceptual_duplicate": "an earlier row asks the same of an image that looks the same",
+}

@@ -1,0 +1,170 @@
+"""A row's fields -> a draft: a question before its images were looked at, or the reason why the row gives none."""
+
+import dataclasses
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pipelines.records import LETTERS, Record, Split
+
+REJECTED = "rejected"  # for what the row says
+QUARANTINED = "quarantined"  # for an image that cannot be used
+MIN_OPTIONS = 2
+MAX_CHARACTERS = 20_000  # of a question, an option or a caption; the longest real ones have a tenth of it
+MAX_IMAGES = 32
+_CHAT_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # would end a turn, or stand for an image, in a model's template
+_KEPT_CONTROLS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x1f\x85")  # white space to Python, which becomes a blank or a line
+_UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of direction and of byte order
+    *((0, 0x20), (0x7F, 0xA0), (0xAD, 0xAE), (0x200B, 0x200C), (0x200E, 0x2010), (0x202A, 0x202F), (0x2060, 0x2070)),
+    (0xFEFF, 0xFF00),
+)
+_UNSEEN = dict.fromkeys(
+    code for start, stop in _UNSEEN_RANGES for code in range(start, stop) if chr(code) not in _KEPT_CONTROLS
+)
+_NO_WORD = re.compile(r"[\W_]+")
+
+
+class RejectedError(Exception):
+    """A row that gives no question; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Draft(Record):
+    """A row as its source's reader understood it. fate, reason: whether and why it gives no question; empty if it may.
+
+    images: as the table names them. locations: where each was found. crops: `left,top,right,bottom` for each image,
+    empty for all of it. exact_key, text_key, options_key: digests (64 bits) of text and options as they are, of the
+    normalised text, and of the normalised options in any order.
+    """
+
+    stem: ClassVar[str] = "drafts"
+
+    source: str
+    file: str
+    row: int
+    fate: str = ""
+    reason: str = ""
+    split: str = ""
+    stratum: str = ""
+    topic: str = ""
+    images: tuple[str, ...] = ()
+    locations: tuple[str, ...] = ()
+    crops: tuple[str, ...] = ()
+    stretch_tiff: bool = False
+    text: str = ""
+    options: tuple[str, ...] = ()
+    gold: str = ""
+    figure: str = ""
+    article: str = ""
+    caption: str = ""
+    evaluation_only: bool = False
+    exact_key: int = 0
+    text_key: int = 0
+    options_key: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a row stands: its source's name, its table's file name, its number there; and the split that the recipe
+    gives all of them, if it does."""
+
+    source: str
+    file: str
+    row: int
+    split: Split | None = None
+
+    def rejected(self, reason: str) -> Draft:
+        """The row as one that gives no question."""
+        return Draft(source=self.source, file=self.file, row=self.row, fate=REJECTED, reason=reason)
+
+    def quarantined(self, reason: str, image: str) -> Draft:
+        """The row as one whose image cannot be used."""
+        return Draft(source=self.source, file=self.file, row=self.row, fate=QUARANTINED, reason=reason, images=(image,))
+
+    def draft(
+        self, *, split: str, images: Sequence[str], text: str, options: Sequence[str], gold: str, **others: Any
+    ) -> Draft:
+        """The row as a draft; raises RejectedError where it cannot be a question, whatever its images show."""
+        options = tuple(options)
+        _check_options(options, gold)
+        if not text:
+            raise RejectedError("question_missing")
+        if split not in set(Split):
+            raise RejectedError("unknown_split")
+        if not images or not all(images):
+            raise RejectedError("image_missing")
+        if len(images) > MAX_IMAGES:
+            raise RejectedError("too_many_images")
+        _check_texts(text, *options, *(value for value in others.values() if isinstance(value, str)))
+        _check_utf8(*images)
+        return Draft(
+            source=self.source,
+            file=self.file,
+            row=self.row,
+            split=split,
+            images=tuple(images),
+            crops=tuple(others.pop("crops", ("",) * len(images))),
+            text=text,
+            options=options,
+            gold=gold,
+            exact_key=key(text, *options),
+            text_key=key(normalised(text)),
+            options_key=key(*sorted(normalised(option) for option in options)),
+            **others,
+        )
+
+
+def _check_options(options: tuple[str, ...], gold: str) -> None:
+    if not all(options):
+        raise RejectedError("option_missing")
+    if len(options) < MIN_OPTIONS:
+        raise RejectedError("too_few_options")
+    if len(options) > len(LETTERS):
+        raise RejectedError("too_many_options")
+    if len({option.casefold() for option in options}) < len(options):
+        raise RejectedError("options_repeated")
+    if gold not in tuple(LETTERS[: len(options)]):
+        raise RejectedError("answer_is_no_option")
+
+
+def _check_texts(*texts: str) -> None:
+    if any(len(text) > MAX_CHARACTERS for text in texts):
+        raise RejectedError("text_too_long")
+    if any(_CHAT_MARKUP.search(text) for text in texts):
+        raise RejectedError("chat_markup_in_text")
+    _check_utf8(*texts)
+
+
+def _check_utf8(*texts: str) -> None:
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair: bytes that were no UTF-8
+        raise RejectedError("text_is_not_utf8") from error
+
+
+def line(text: str) -> str:
+    """A text on one line: white space of every kind is one blank, and what has no width is gone."""
+    return " ".join(text.translate(_UNSEEN).split())
+
+
+def lines(text: str) -> str:
+    """The same for each line of a text by itself; empty ones go."""
+    return "\n".join(kept for each in text.splitlines() if (kept := line(each)))
+
+
+def normalised(text: str) -> str:
+    """Words and numbers alone, in one case and one form of each character: what two spellings of a text share.
+
+    Where nothing is left, as for the options `+` and `-`, the text itself.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _NO_WORD.sub(" ", folded).strip() or folded.strip()
+
+
+def key(*parts: str) -> int:
+    """64 bits of the digest of some texts; signed, as Arrow and numpy have them."""
+    digest = hashlib.blake2b("\x1f".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
