@@ -25,8 +25,9 @@ _HASH_BITS = 64
 _PAIRS_AT_ONCE = 1 << 22
 # Options that speak of others by their place or letter; in another order they would say something else.
 _SPEAKS_OF_PLACE = re.compile(
-    r"\b(?:above|below|preceding|following)\b|\b(?:both|neither|either|options?|choices?)\s+\(?[A-Z]\b|"
-    r"\b[A-Z]\)?\s*(?:,|&|and|or)\s*\(?[A-Z]\b"
+    r"(?i:\b(?:all|any|both|either|neither|none|some|two)\b.*\b(?:above|below|choices|listed|options|others|these)\b)|"
+    r"\b(?i:both|choices?|either|neither|options?)\s+\(?[A-Z]\b|"
+    r"\b[A-Z]\)?\s*(?:,|&|(?i:and|nor|or))\s*\(?[A-Z]\b"
 )
 
 
