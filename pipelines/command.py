@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -121,12 +121,11 @@ def _standard_output(kept_clean: bool) -> Iterator[TextIO]:
         yield sys.stdout
         return
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w") as answer:
+    with os.fdopen(os.dup(1), "w") as answer, redirect_stdout(sys.stderr):
         os.dup2(2, 1)
         try:
             yield answer
         finally:
-            sys.stdout.flush()
             os.dup2(answer.fileno(), 1)
 
 

@@ -7,6 +7,7 @@ is replaced when it dies or takes too long; the row in question gets a reason an
 import dataclasses
 import hashlib
 import multiprocessing
+import os
 import resource
 import zipfile
 from collections import deque
@@ -53,7 +54,7 @@ class Door:
         self._ahead = workers * _AHEAD
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_confine)
+        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_confine, initargs=[dict(os.environ)])
 
     def __enter__(self) -> Self:
         return self
@@ -110,8 +111,12 @@ def _outcome(future: "Future[Any]") -> Any:
         return "crashes_the_decoder"
 
 
-def _confine() -> None:
-    """In a child, at its start: no more memory than an image may need, and no core dump of what it held."""
+def _confine(environment: dict[str, str]) -> None:
+    """In a child, at its start: no more memory than an image may need, and no core dump of what it held.
+
+    environment: the parent's of now; the server that children are forked from may be older, and not know of a store.
+    """
+    os.environ.update(environment)
     Image.init()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))

@@ -4,6 +4,7 @@ actor for each CPU. [edge]
 Small sources are read in the process that asks, where a cluster's start would be most of the time.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ def over_actors(work: pa.Table, actor: type, arguments: dict[str, Any]) -> Itera
 
 def _start() -> None:
     cluster.connect()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from infra import privacy
 
 privacy.silence()
@@ -14,3 +16,25 @@ for name in (
     "PRECEPTOR_LOCAL_RAY",
 ):
     os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket of an S3 server on loopback."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    server.stop()

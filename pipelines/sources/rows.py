@@ -56,29 +56,41 @@ def _object(raw: bytes) -> Row | str:
 
 
 def _csv(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
-    # Bytes that are no UTF-8 become half surrogates, which the draft of their row then refuses by name.
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(MAX_ROW_BYTES)
-    cells = csv.reader(text)
+    # Bytes that are no UTF-8 become half surrogates, which the draft of their row then refuses by name.
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        cells = csv.reader(text)
+        header = _header(uri, cells)
+        number = 0
+        while (values := _next_cells(cells)) is not None:
+            if values:
+                number += 1
+                yield number, _row(header, values)
+
+
+def _header(uri: str, cells: Iterator[list[str]]) -> list[str]:
+    """The columns' names."""
     try:
         header = [name.strip() for name in next(cells, [])]
     except csv.Error as error:
         raise InputError(f"{uri} is no CSV table: {error}") from error
     if len(set(header)) < len(header) or not any(header):
         raise InputError(f"{uri} has no first line with the names of its columns, each once: {', '.join(header)[:200]}")
-    number = 0
-    while True:
-        try:
-            values = next(cells)
-        except StopIteration:
-            return
-        except csv.Error:
-            number += 1
-            yield number, "row_too_long"
-            continue
-        if values:
-            number += 1
-            yield number, dict(zip(header, values, strict=True)) if len(values) == len(header) else "wrong_cell_count"
+    return header
+
+
+def _next_cells(cells: Iterator[list[str]]) -> list[str] | str | None:
+    """The next row's cells, the reason why it cannot be read, or None at the end."""
+    try:
+        return next(cells, None)
+    except csv.Error:
+        return "row_too_long"
+
+
+def _row(header: list[str], values: list[str] | str) -> Row | str:
+    if isinstance(values, str):
+        return values
+    return dict(zip(header, values, strict=True)) if len(values) == len(header) else "wrong_cell_count"
 
 
 def _parquet(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:

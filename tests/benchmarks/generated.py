@@ -196,7 +196,7 @@ def _plan(num_rows: int, share: float, seed: int, kinds: Iterable[str]) -> dict[
         raise ValueError(f"dirt_share is from 0 to 0.5, so that the row before a dirty one is clean, not {share}")
     rng, order, num_dirty = random.Random(seed), sorted(kinds), int(num_rows * share)
     starts = [block * num_rows // num_dirty for block in range(num_dirty)]
-    ends = [*starts[1:], num_rows]
+    ends = [*starts[1:], num_rows][:num_dirty]
     return {
         rng.randrange(start + 1, end) + 1: order[block % len(order)]
         for block, (start, end) in enumerate(zip(starts, ends, strict=True))

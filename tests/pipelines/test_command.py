@@ -1,0 +1,227 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra import manifest
+from pipelines import command, tables
+from pipelines.reasons import MEANING
+from pipelines.records import Question, Split
+from tests.benchmarks.generated import HARMLESS, PMC_VQA_DIRT, write_matcha, write_pmc_vqa
+from tests.pipelines.test_questions import row, write
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_store(tmp_path_factory):
+    """One MLflow store for all runs of this file: making one takes longer than a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+        yield
+
+
+def said(capfd, *arguments) -> str:
+    """What a command printed on standard output; it has to succeed."""
+    command.main([str(each) for each in arguments])
+    return capfd.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dirty")
+    return folder, write_pmc_vqa(folder, num_rows=1400, num_images=900, dirt_share=0.2)
+
+
+def test_the_account_is_one_json_object_on_standard_output_and_all_else_is_elsewhere(dirty, tmp_path):
+    folder, expected = dirty
+    arguments = ["--table", folder / "train.csv", "--images", folder / "images.zip", "--out", tmp_path / "q", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.questions", "pmc_vqa", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    account = json.loads(done.stdout)
+    assert list(account) == ["read", "questions", "rejected", "quarantined"]
+    kept_back = sum(account["rejected"].values()) + sum(account["quarantined"].values())
+    assert account["read"] == expected.read == account["questions"] + kept_back
+    assert "rows written" in done.stderr
+
+
+def test_every_kind_of_dirt_is_kept_back_row_by_row_and_nothing_else_is(dirty, tmp_path, capfd):
+    folder, expected = dirty
+    said(capfd, "pmc_vqa", "--table", folder / "train.csv", "--images", folder / "images.zip", "--out", tmp_path / "q")
+    kept = {question.row for question in tables.read(tmp_path / "q", Question)}
+    unsure = {"doubled_prefix_certain", "quoted_label", "special_tokens", "same_picture_other_name"} | HARMLESS
+    for kind in PMC_VQA_DIRT:
+        rows = expected.rows[kind]
+        assert rows, kind
+        if kind in unsure - {"special_tokens", "same_picture_other_name"}:
+            assert rows <= kept, kind
+        elif kind not in unsure:
+            assert not rows & kept, kind
+    clean = set(range(1, expected.read + 1)) - set().union(*expected.rows.values())
+    assert clean <= kept
+
+
+def test_reading_the_zip_and_reading_the_unpacked_folder_give_the_same_questions(tmp_path, capfd):
+    for kind in ("zip", "folder"):
+        write_pmc_vqa(tmp_path / kind, num_rows=120, num_images=80, version=2, images=kind)
+        said(capfd, "pmc_vqa", "--table", tmp_path / kind / "train_2.csv", "--out", tmp_path / f"q-{kind}")
+    by_zip, by_folder = (manifest.find(tmp_path / f"q-{kind}") for kind in ("zip", "folder"))
+    assert by_zip.digest == by_folder.digest
+    assert by_zip.tally["rows"]["questions"] > 100
+
+
+def test_matcha_is_read_whole_with_stages_and_articles(tmp_path, capfd):
+    expected = write_matcha(tmp_path, num_records=60)
+    table, images = tmp_path / "data/matcha_vqa_inputs.jsonl", tmp_path / "data/images.zip"
+    account = json.loads(said(capfd, "matcha", "--table", table, "--images", images, "--out", tmp_path / "q", "--json"))
+    assert account == {"read": expected.questions, "questions": expected.questions, "rejected": {}, "quarantined": {}}
+    questions = tables.read(tmp_path / "q", Question)
+    assert {question.split for question in questions} == {Split.TEST}
+    assert all(question.evaluation_only for question in questions)
+    assert len({question.stratum for question in questions}) == 4
+    assert len({question.topic for question in questions}) == 21
+    assert any(len(question.images) > 1 for question in questions)
+
+
+def test_a_topic_that_matcha_does_not_have_stops_the_reading_and_leaves_nothing(tmp_path, capfd):
+    write_matcha(tmp_path, num_records=30)
+    table = tmp_path / "data/matcha_vqa_inputs.jsonl"
+    table.write_text(table.read_text().replace("Thermal Analysis", "Termal Analysis"))
+    with pytest.raises(SystemExit) as ended:
+        command.main(["matcha", "--table", str(table), "--out", str(tmp_path / "q")])
+    assert ended.value.code == 1
+    assert "Did you mean 'Thermal Analysis'" in capfd.readouterr().err
+    assert not (tmp_path / "q").exists()
+
+
+def test_a_table_without_a_usable_row_is_still_accounted_for(tmp_path, capfd):
+    table = write(tmp_path / "mine", [row(0, answer="Z")]) / "questions.jsonl"
+    table.write_text(f"{table.read_text()}[]\n")
+    account = json.loads(said(capfd, "folder", "--table", table, "--out", tmp_path / "q", "--json"))
+    assert account == {
+        "read": 2,
+        "questions": 0,
+        "rejected": {"answer_is_no_option": 1, "line_is_no_json": 1},
+        "quarantined": {},
+    }
+    assert manifest.find(tmp_path / "q", every_byte=True) is not None
+
+
+def test_a_store_is_read_and_written(tmp_path, bucket, capfd):
+    from infra import storage
+
+    write(tmp_path / "mine", [row(0), row(5), row(1, image="images/none.png")])
+    source, out = f"{bucket}/mine", f"{bucket}/q"
+    storage.upload(tmp_path / "mine", source)
+    account = json.loads(said(capfd, "folder", "--table", source, "--out", out, "--json"))
+    assert account == {"read": 3, "questions": 2, "rejected": {}, "quarantined": {"missing_image": 1}}
+    names = {entry.name for entry in storage.listing(out)}
+    assert {"manifest.json", "questions.parquet", "images/00000.zip"} <= names
+
+
+def test_a_zip_in_a_store_is_read_where_it_lies(tmp_path, bucket, capfd):
+    from infra import storage
+
+    write_pmc_vqa(tmp_path / "set", num_rows=60, num_images=40, dirt_share=0)
+    storage.upload(tmp_path / "set", f"{bucket}/set")
+    account = json.loads(
+        said(capfd, "pmc_vqa", "--table", f"{bucket}/set/train.csv", "--out", tmp_path / "q", "--json")
+    )
+    assert account["read"] == account["questions"] == 60
+
+
+def test_a_folder_that_is_no_artifact_is_never_written_over(tmp_path, capfd):
+    write(tmp_path / "mine", [row(0)])
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit):
+        command.main(["folder", "--table", str(tmp_path / "mine"), "--out", str(tmp_path / "precious")])
+    assert "is no sealed artifact" in capfd.readouterr().err
+    assert (tmp_path / "precious/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--table", "none.csv"], "none.csv is not there"),
+        (["--table", "mine/questions.jsonl", "--images", "none"], "none is not there"),
+        (["--table", "mine/questions.jsonl", "--limit", "0"], "greater than 0"),
+        (["--table", "mine/questions.jsonl", "--set", "curation.sed=1"], "Did you mean 'seed'"),
+        (["--table", "mine/thesis.docx"], "is no table that can be read"),
+    ],
+)
+def test_a_wrong_argument_says_what_was_wrong(tmp_path, capfd, monkeypatch, arguments, message):
+    write(tmp_path / "mine", [row(0)])
+    (tmp_path / "mine/thesis.docx").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command.main(["folder", *arguments, "--out", "q"])
+    assert ended.value.code == 1
+    shown = capfd.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "q").exists()
+
+
+def test_matcha_for_training_is_refused(tmp_path, capfd):
+    write_matcha(tmp_path, num_records=1)
+    table = tmp_path / "data/matcha_vqa_inputs.jsonl"
+    with pytest.raises(SystemExit):
+        command.main(["matcha", "--table", str(table), "--split", "train", "--out", str(tmp_path / "q")])
+    assert "never teaches" in capfd.readouterr().err
+
+
+def test_check_says_what_it_found_what_it_would_reject_and_why_and_writes_nothing(tmp_path, capfd):
+    source = write(tmp_path / "mine", [row(0), row(5), row(1, answer="Z"), row(2, image="\x1b[31m../../etc/passwd")])
+    before = sorted(source.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        command.main(["check", str(source)])
+    assert ended.value.code == 0
+    shown = capfd.readouterr().out
+    assert "4 rows" in shown
+    assert "2 questions (train 1, test 1)" in shown
+    assert "rejected 1: answer_is_no_option, the answer is none of the options' letters" in shown
+    assert "row 3: {'image': 'images/1.png'" in shown
+    assert "quarantined 1: image_name_unreadable" in shown
+    assert "\x1b" not in shown
+    assert sorted(source.rglob("*")) == before
+
+
+def test_check_of_a_table_without_a_question_exits_with_1(tmp_path, capfd):
+    write(tmp_path / "mine", [row(0, answer="Z")])
+    with pytest.raises(SystemExit) as ended:
+        command.main(["check", str(tmp_path / "mine")])
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize("form", ["pmc_vqa", "matcha"])
+def test_check_knows_the_released_forms_by_their_columns(tmp_path, capfd, form):
+    if form == "pmc_vqa":
+        write_pmc_vqa(tmp_path, num_rows=20, num_images=10, dirt_share=0)
+        table = tmp_path / "train.csv"
+    else:
+        write_matcha(tmp_path, num_records=5)
+        table = tmp_path / "data/matcha_vqa_inputs.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        command.main(["check", str(table)])
+    assert ended.value.code == 0
+    assert f"({form})" in capfd.readouterr().out
+
+
+def test_every_reason_in_the_code_has_a_meaning_and_every_meaning_a_reason():
+    used = {"takes_too_long", "crashes_the_decoder", "line_is_no_json", "row_too_long", "row_unreadable"}
+    code = "".join(path.read_text() for path in (PROJECT / "pipelines").rglob("*.py") if path.name != "reasons.py")
+    used |= set(re.findall(r'(?:RejectedError|UnreadableImageError)\(\s*"(\w+)"', code))
+    unknown = {reason for reason in used if reason not in MEANING}
+    assert unknown == set()
+    for reason in MEANING:
+        stem = re.sub(r"^(contaminated)_\w+$|^\w+_(missing|is_no_text|are_no_list)$", r"\1\2", reason)
+        assert reason in code or stem in code, reason
