@@ -3,6 +3,8 @@
 #   make demo           set-up and the whole flow at pocket scale, on a machine without a GPU
 #   make test           set-up and all tests, the real engines included
 #   make check          format, lint, types, import laws
+#   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
+#   make fuzz-images  mutated files of every format through the door for images
 #   make ui             MLflow over the runs
 #   make up             the endpoint of the last demo, until Ctrl-C
 #   make pocket-models  train the pocket teacher and base student again, from scratch
@@ -14,7 +16,7 @@ RUNS ?= runs
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check ui up pocket-models
+.PHONY: help setup demo test check bench-questions fuzz-images ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -29,6 +31,12 @@ test: setup
 
 check: setup
 	@ruff format --check . && ruff check . && mypy && lint-imports
+
+bench-questions: setup
+	@$(RUN) -m tests.benchmarks.bench_questions $(ROWS)
+
+fuzz-images: setup
+	@$(RUN) -m tests.benchmarks.fuzz_images
 
 ui: setup
 	@MLFLOW_DISABLE_TELEMETRY=true $(RUN) -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/$(RUNS)/mlflow.db

@@ -1,6 +1,7 @@
 """Where files of the world lie: a path of this machine or a URI such as s3://bucket/prefix, read in the same words."""
 
 import dataclasses
+import hashlib
 import io
 import os
 import stat
@@ -120,6 +121,15 @@ def digest_listing(uri: str) -> str:
         status = Path(uri).stat()
         entries = iter([Entry(Path(uri).name, status.st_size, status.st_mtime_ns)])
     return digest_json(sorted(dataclasses.astuple(entry) for entry in entries))
+
+
+def digest(uri: str) -> str:
+    """SHA-256 of a file's content; raises InputError when it cannot be read."""
+    with open_binary(uri) as stream, _telling(uri):
+        digest = hashlib.sha256()
+        while block := stream.read(_COPY_BYTES):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def upload(folder: Path, uri: str) -> None:

@@ -65,7 +65,7 @@ class CurationConfig:
 class Columns:
     """What is compared of the rows that may become questions: one entry each, in the order of the sources.
 
-    evaluation: the row examines. exact: source, text and options; text, options: of the normalised ones. figure,
+    evaluation: the row examines. exact: source, text and options; text, options, gold: of the normalised ones. figure,
     article: 0 where unknown. The images of all rows stand one after the other: image_row says whose each is, hashes is
     its pHash, and hashed whether it has one.
     """
@@ -74,6 +74,7 @@ class Columns:
     exact: Keys
     text: Keys
     options: Keys
+    gold: Keys
     figure: Keys
     article: Keys
     image_row: npt.NDArray[np.int64]
@@ -92,7 +93,7 @@ class Columns:
         """The columns of some of the rows."""
         place = np.cumsum(rows) - 1
         of_images = rows[self.image_row]
-        by_row = ("evaluation", "exact", "text", "options", "figure", "article")
+        by_row = ("evaluation", "exact", "text", "options", "gold", "figure", "article")
         by_image = ("image_source", "image_pixels", "hashes", "hashed")
         return Columns(
             image_row=place[self.image_row[of_images]],
@@ -153,6 +154,15 @@ def _looks_like(columns: Columns, examined: Mask, distance: int) -> Mask:
     marks = np.zeros(len(examined), dtype=bool)
     marks[~examined & columns.hashed] = near[where]
     return marks
+
+
+def contradictions(columns: Columns) -> Mask:
+    """Rows that ask the same of the same pixels as others do, and are answered otherwise: one of them is wrong."""
+    _, asked = np.unique(
+        mixed(columns.text, columns.options, columns.joined(columns.image_pixels)), return_inverse=True
+    )
+    pairs = np.unique(np.stack([asked, columns.gold], axis=1), axis=0)
+    return np.bincount(pairs[:, 0], minlength=1)[asked] > 1
 
 
 def exact_duplicates(columns: Columns) -> Mask:
@@ -256,6 +266,7 @@ class Fates:
 REASONS = (
     "",
     *(f"contaminated_{level}" for level in Level),
+    "answers_contradict",
     "exact_duplicate",
     "text_duplicate",
     "perceptual_duplicate",
@@ -263,11 +274,12 @@ REASONS = (
 
 
 def fates(columns: Columns, config: CurationConfig) -> Fates:
-    """Judge all rows: contamination first, then duplicates of what is left, evaluations only by exact ones."""
+    """Judge all rows: contamination first, then contradictions, then duplicates; of evaluations only exact ones go."""
     reasons = np.zeros(len(columns.evaluation), dtype=np.int8)
     shared = contamination(columns, config)
     for level, mask in shared.items():
         reasons[mask & (reasons == 0)] = REASONS.index(f"contaminated_{level}")
+    _drop(columns, reasons, (reasons == 0) & ~columns.evaluation, "answers_contradict", contradictions)
     duplicates = {"exact": _drop(columns, reasons, reasons == 0, "exact_duplicate", exact_duplicates)}
     if config.drop_duplicates:
         for name, found in (

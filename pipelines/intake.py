@@ -33,7 +33,7 @@ ROWS_AT_ONCE = 1024
 IMAGES_PER_ZIP = 1024
 LARGE_BYTES = 16 << 20  # of tables; smaller ones are read before a cluster's actors would be there
 _DRAFTS = "drafts.parquet"
-_KEYS = ("exact_key", "text_key", "options_key")
+_KEYS = ("exact_key", "text_key", "options_key", "gold_key")
 _LOOKED = pa.schema([*StoredImage.schema(), pa.field("reason", pa.string(), nullable=False)])
 _UNUSABLE = StoredImage(
     path="", name="", crop="", source_digest="", digest="", pixel_digest="", perceptual_hash="", width=0, height=0,
@@ -236,6 +236,7 @@ def columns(intake: Intake, looked: pa.Table, usable: Mask) -> Columns:
         exact=mixed(keys["exact_key"], keys["source"]),
         text=keys["text_key"],
         options=keys["options_key"],
+        gold=keys["gold_key"],
         figure=keys["figure"],
         article=keys["article"],
         image_row=(np.cumsum(usable) - 1)[intake.image_row[of_usable]],

@@ -18,18 +18,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra import storage
 from infra.digests import digest_json
-from infra.errors import InputError
+from infra.errors import ConfigError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import curation, intake, tables
 from pipelines.intake import Intake
 from pipelines.recipes import QuestionsConfig
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage
-from pipelines.sources import source
+from pipelines.sources import source as reading
 from pipelines.sources.drafts import QUARANTINED, REJECTED, Draft
+from pipelines.sources.source import Source
 
 _SCRATCH = "scratch"
+Table = tuple[str, str]  # what a source is called, and its table's file name
 
 
 def run(task: Task) -> Tally:
@@ -49,7 +52,8 @@ def read(task: Task) -> Tally:
     """The same, also when no row gives a question."""
     config: QuestionsConfig = task.config
     base = config.folder or (str(task.inputs["source"].path) if task.inputs else "/")
-    sources = [source.find(each, base) for each in config.sources]
+    sources = [reading.find(each, base) for each in config.sources]
+    _check_names(sources)
     scratch = task.draft / _SCRATCH
     scratch.mkdir()
     rows = intake.read(sources, scratch, config.limit, task.progress)
@@ -59,7 +63,18 @@ def read(task: Task) -> Tally:
     account = _write(task, rows, looked, _Judged.of(rows, usable, fates))
     shutil.rmtree(scratch)
     notes = [note for artifact in task.inputs.values() for note in artifact.tally["facts"].get("notes", ())]
-    return account.tally(rows.num_rows, fates, notes)
+    if account.num_rows != rows.num_rows:
+        raise AssertionError(f"{rows.num_rows} rows were read, and {account.num_rows} are accounted for")
+    return account.tally(sources, fates, notes)
+
+
+def _check_names(sources: list[Source]) -> None:
+    """Every number stands beside a source's name and its table's: two that share both could not be told apart."""
+    for (name, file), count in Counter((source.name, source.file) for source in sources).items():
+        if count > 1:
+            raise ConfigError(
+                f"{count} sources are called {name} and have a table {file}. Give each a name of its own."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,34 +100,53 @@ class _Judged:
 
 @dataclasses.dataclass
 class _Account:
-    """Counts what became of the rows."""
+    """Counts what became of the rows: by table, fate and reason, and of the questions by table and split."""
 
-    splits: Counter[str] = dataclasses.field(default_factory=Counter)
-    set_aside: dict[str, Counter[str]] = dataclasses.field(
-        default_factory=lambda: {REJECTED: Counter(), QUARANTINED: Counter()}
+    set_aside: Counter[tuple[Table, str, str]] = dataclasses.field(default_factory=Counter)
+    questions: Counter[tuple[Table, str]] = dataclasses.field(default_factory=Counter)
+    letters: dict[str, Counter[str]] = dataclasses.field(
+        default_factory=lambda: {"before": Counter(), "after": Counter()}
     )
-    before: Counter[str] = dataclasses.field(default_factory=Counter)
-    after: Counter[str] = dataclasses.field(default_factory=Counter)
     changes: Counter[str] = dataclasses.field(default_factory=Counter)
 
-    def tally(self, num_read: int, fates: curation.Fates, notes: list[str]) -> Tally:
-        """rows read = questions + rejected + quarantined."""
+    @property
+    def num_rows(self) -> int:
+        """All rows that were counted."""
+        return self.set_aside.total() + self.questions.total()
+
+    def tally(self, sources: list[Source], fates: curation.Fates, notes: list[str]) -> Tally:
+        """rows read = questions + rejected + quarantined, of all sources and of each."""
+        tables_read = [(source.name, source.file) for source in sources]
+        whole = self._of(tables_read)
+        splits = {str(split): sum(n for (_, s), n in self.questions.items() if s == split) for split in Split}
+        if not splits[Split.VALIDATION]:
+            del splits[Split.VALIDATION]
+        each = [
+            {"source": source.name, "file": source.file, "sha256": storage.digest(source.table)} | self._of([table])
+            for source, table in zip(sources, tables_read, strict=True)
+        ]
         facts = {
             "contamination": fates.contamination,
             "duplicates": fates.duplicates,
-            "letters": {"before": dict(sorted(self.before.items())), "after": dict(sorted(self.after.items()))},
-            "image_changes": dict(self.changes),
+            "letters": {name: dict(sorted(letters.items())) for name, letters in self.letters.items()},
+            "image_changes": dict(self.changes.most_common()),
         }
         return Tally(
-            rows={
-                "read": num_read,
-                "questions": self.splits.total(),
-                **{str(split): self.splits[split] for split in Split if self.splits[split] or split != "validation"},
-            },
-            reasons=dict(self.set_aside[REJECTED].most_common()),
-            quarantined=dict(self.set_aside[QUARANTINED].most_common()),
-            facts={"notes": notes, "curation": facts},
+            rows={"read": whole["read"], "questions": whole["questions"], **splits},
+            reasons=whole[REJECTED],
+            quarantined=whole[QUARANTINED],
+            facts={"notes": notes, "curation": facts, "sources": each},
         )
+
+    def _of(self, tables_read: list[Table]) -> dict[str, Any]:
+        """The account of some tables."""
+        reasons: dict[str, Counter[str]] = {REJECTED: Counter(), QUARANTINED: Counter()}
+        for (table, fate, reason), count in self.set_aside.items():
+            reasons[fate][reason] += count * (table in tables_read)
+        questions = sum(count for (table, _), count in self.questions.items() if table in tables_read)
+        kept_back = {fate: {r: n for r, n in counts.most_common() if n} for fate, counts in reasons.items()}
+        read = questions + sum(sum(counts.values()) for counts in kept_back.values())
+        return {"read": read, "questions": questions, **kept_back}
 
 
 def _write(task: Task, rows: Intake, looked: pa.Table, judged: _Judged) -> _Account:
@@ -173,7 +207,7 @@ def _records(
 
 
 def _set_aside(draft: Draft, fate: str, reason: str, account: _Account) -> SetAside:
-    account.set_aside[fate][reason] += 1
+    account.set_aside[(draft.source, draft.file), fate, reason] += 1
     image = draft.images[0] if draft.images else ""
     return SetAside(source=draft.source, file=draft.file, row=draft.row, fate=fate, reason=reason, image=image)
 
@@ -191,11 +225,11 @@ def _question(
     options, gold = draft.options, draft.gold
     split = Split.VALIDATION if validation and draft.split == Split.TRAIN else Split(draft.split)
     if split is not Split.TEST:
-        account.before[gold] += 1
+        account.letters["before"][gold] += 1
         if config.curation.shuffle_options:
             options, gold = curation.shuffled(options, gold, config.curation.seed, int(digest[:16], 16))
-        account.after[gold] += 1
-    account.splits[split] += 1
+        account.letters["after"][gold] += 1
+    account.questions[(draft.source, draft.file), split] += 1
     for image in its_images:
         account.changes.update(image["changes"])
     return Question(

@@ -70,6 +70,7 @@ MEANING = {
     "crashes_the_decoder": "the image crashes its decoder",
     # the other rows
     **{f"contaminated_{level}": f"an evaluation question has {what}" for level, what in _SHARED.items()},
+    "answers_contradict": "another row asks the same of the same image, and is answered otherwise",
     "exact_duplicate": "an earlier row says the very same",
     "text_duplicate": "an earlier row asks the same of the same image, in another spelling or order",
     "perceptual_duplicate": "an earlier row asks the same of an image that looks the same",

@@ -35,9 +35,11 @@ def writer(folder: Path, kind: type[R]) -> Iterator[Callable[[R], None]]:
             stream.write_table(kind.table(waiting))
 
 
-def read(folder: Path, kind: type[R]) -> list[R]:
-    """The records of an artifact's table."""
-    return [kind.from_dict(row) for row in pq.read_table(folder / _name(kind), schema=kind.schema()).to_pylist()]
+def read(folder: Path, kind: type[R], **equal: str) -> list[R]:
+    """The records of an artifact's table, in order; only those whose fields are `equal` to these values."""
+    where = [(name, "=", str(value)) for name, value in equal.items()] or None
+    table = pq.read_table(folder / _name(kind), schema=kind.schema(), filters=where)
+    return [kind.from_dict(row) for row in table.to_pylist()]
 
 
 def _name(kind: type[Record]) -> str:

@@ -35,8 +35,8 @@ class Draft(Record):
     """A row as its source's reader understood it. fate, reason: whether and why it gives no question; empty if it may.
 
     images: as the table names them. locations: where each was found. crops: `left,top,right,bottom` for each image,
-    empty for all of it. exact_key, text_key, options_key: digests (64 bits) of text and options as they are, of the
-    normalised text, and of the normalised options in any order.
+    empty for all of it. exact_key, text_key, options_key, gold_key: digests (64 bits) of text and options as they are,
+    of the normalised text, of the normalised options in any order, and of the right one.
     """
 
     stem: ClassVar[str] = "drafts"
@@ -63,6 +63,7 @@ class Draft(Record):
     exact_key: int = 0
     text_key: int = 0
     options_key: int = 0
+    gold_key: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ class Origin:
             exact_key=key(text, *options),
             text_key=key(normalised(text)),
             options_key=key(*sorted(normalised(option) for option in options)),
+            gold_key=key(normalised(options[LETTERS.index(gold)])),
             **others,
         )
 

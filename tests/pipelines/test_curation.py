@@ -20,6 +20,7 @@ def columns(num_rows: int, **changes) -> Columns:
         exact=own,
         text=own,
         options=own,
+        gold=np.zeros(num_rows, np.int64),
         figure=np.zeros(num_rows, np.int64),
         article=np.zeros(num_rows, np.int64),
         image_row=np.arange(num_rows),
@@ -68,6 +69,14 @@ def test_the_first_of_exact_duplicates_is_kept_and_an_evaluation_s_before_it():
 
 def test_the_same_question_about_another_image_is_no_duplicate():
     assert reasons(columns(2, exact=[1, 1], text=[1, 1], options=[1, 1])) == ["", ""]
+
+
+def test_rows_that_answer_the_same_question_otherwise_all_go_and_evaluations_stay():
+    same = {name: [1, 1, 1, 2, 3] for name in ("text", "options")}
+    made = columns(5, **same, image_pixels=np.array([9, 9, 9, 9, 9]), gold=np.array([1, 2, 1, 1, 1]))
+    assert reasons(made) == [*["answers_contradict"] * 3, "", ""]
+    made = dataclasses.replace(made, evaluation=np.ones(5, bool))
+    assert reasons(made) == [""] * 5
 
 
 def test_another_spelling_of_a_question_on_the_same_pixels_is_a_text_duplicate():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from infra import stage
-from infra.errors import InputError
+from infra.errors import ConfigError, InputError
 from infra.progress import Progress
 from pipelines import images, questions, tables
 from pipelines.curation import CurationConfig, Level
@@ -179,10 +179,22 @@ def test_an_evaluation_set_of_its_own_file_decontaminates_the_training_set(tmp_p
         ),
     )
     assert artifact.tally["reasons"] == {"contaminated_image": 1}
+    assert [(s["source"], s["read"], s["questions"]) for s in artifact.tally["facts"]["sources"]] == [
+        ("mine", 2, 1),
+        ("theirs", 1, 1),
+    ]
     assert [(q.source, q.split) for q in tables.read(artifact.path, Question)] == [
         ("mine", "train"),
         ("theirs", "test"),
     ]
+
+
+def test_sources_that_could_not_be_told_apart_are_refused(tmp_path):
+    write(tmp_path / "data/a", [row(0)])
+    write(tmp_path / "data/b", [row(1)])
+    sources = (SourceConfig(table="a"), SourceConfig(table="b"))
+    with pytest.raises(ConfigError, match="2 sources are called own"):
+        sealed(tmp_path / "data", tmp_path / "runs/r", sources=sources)
 
 
 def test_a_validation_split_shares_no_article_with_training(tmp_path):
