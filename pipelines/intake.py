@@ -187,6 +187,7 @@ def look(intake: Intake, folder: Path, max_pixels: int, progress: Progress, *, l
 def _counted(looked: Iterator[pa.Table], total: int, progress: Progress) -> pa.Table:
     blocks: list[pa.Table] = []
     done = unusable = 0
+    progress(0, total, "images")
     for block in looked:
         blocks.append(block.select(_LOOKED.names).cast(_LOOKED))
         done += block.num_rows

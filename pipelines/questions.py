@@ -153,6 +153,7 @@ def _write(task: Task, rows: Intake, looked: pa.Table, judged: _Judged) -> _Acco
     """Write the tables of the artifact, a row at a time."""
     account = _Account()
     shown = np.zeros(looked.num_rows, bool)
+    task.progress(0, rows.num_rows, "rows written")
     with ExitStack() as writers:
         add = {kind: writers.enter_context(tables.writer(task.draft, kind)) for kind in (Question, Caption, SetAside)}
         for number, (draft, place, numbers, its_images) in enumerate(_drafts(rows, looked, judged), 1):
