@@ -75,12 +75,13 @@ def _split(cells: dict[str, str], origin: Origin) -> str:
 
 
 def _choices(raw: list[str]) -> list[_Choice]:
-    dotted = [_DOTTED.match(text) for text in raw]
+    cells = [line(text) for text in raw]
+    dotted = [_DOTTED.match(cell) for cell in cells]
     # `A. niger` is a mould: a dot marks letters only where all four follow one another.
     pattern = _DOTTED if [match and match[1] for match in dotted] == list(_LETTERS) else _PREFIX
-    found = [pattern.match(text) for text in raw]
-    texts = [_unquoted(line(text[match.end() :] if match else text)) for text, match in zip(raw, found, strict=True)]
-    opening = line(raw[0])[:1]
+    found = [pattern.match(cell) for cell in cells]
+    texts = [_unquoted(cell[match.end() :] if match else cell) for cell, match in zip(cells, found, strict=True)]
+    opening = cells[0][:1]
     if opening and opening in _QUOTES and texts[-1].endswith(opening):  # one pair of quotes around all four options
         texts = [texts[0].removeprefix(opening).lstrip(), *texts[1:-1], texts[-1][:-1].rstrip()]
     return [
