@@ -54,7 +54,9 @@ class Door:
         self._ahead = workers * _AHEAD
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_confine, initargs=[dict(os.environ)])
+        self._pool = ProcessPool(
+            max_workers=workers, context=context, initializer=_confine, initargs=[dict(os.environ)]
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -153,6 +153,8 @@ def _box(geometry: Any) -> str:
     """The bounding box of a list of corners, as `left,top,right,bottom`."""
     if geometry is None or geometry == []:
         return ""
+    if not isinstance(geometry, list):
+        raise RejectedError("geometry_unreadable")
     try:
         xs = [float(corner["x"]) for corner in geometry]
         ys = [float(corner["y"]) for corner in geometry]

@@ -35,7 +35,7 @@ def recipe() -> dict[str, Any]:
     """The questions stage over the generated sets; the other stages are pocket's."""
     sources = (
         SourceConfig(reader="pmc_vqa", table="train/train.csv", images="train/images.zip", split=Split.TRAIN),
-        SourceConfig(reader="pmc_vqa", table="test/train.csv", images="test/images.zip", split=Split.TEST),
+        SourceConfig(reader="pmc_vqa", table="test/test_clean.csv", images="test/images.zip", split=Split.TEST),
     )
     curation = CurationConfig(validation_share=0.01, shuffle_options=True)
     questions = recipes.QuestionsConfig(sources=sources, curation=curation)
@@ -49,6 +49,7 @@ def measure(num_rows: int) -> dict[str, Any]:
     print(f"{num_rows} rows: generating", flush=True)
     write_pmc_vqa(folder / "train", num_rows=num_rows, num_images=round(num_rows * IMAGES_PER_ROW))
     write_pmc_vqa(folder / "test", num_rows=NUM_TEST_ROWS, num_images=1440, seed=11)
+    (folder / "test/train.csv").rename(folder / "test/test_clean.csv")
     command = [
         *(sys.executable, "-m", "pipelines.questions", f"{__file__}:recipe", "--run-dir", str(folder / "run")),
         *("--set", f"questions.folder={folder}"),

@@ -1,0 +1,55 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.sources import drafts
+from pipelines.sources.drafts import Draft, Origin, RejectedError
+
+HERE = Origin(source="s", file="f", row=1)
+
+
+def draft(**changes) -> Draft:
+    fields = {"split": "train", "images": ["a.png"], "text": "Which?", "options": ["x", "y"], "gold": "A"}
+    return HERE.draft(**(fields | changes))
+
+
+def test_spelling_changes_the_exact_key_alone():
+    one, two = draft(text="Which phase is this?"), draft(text="which PHASE is  this")
+    assert one.exact_key != two.exact_key
+    assert one.text_key == two.text_key
+    assert draft(options=["x", "y"]).options_key == draft(options=["Y", "X."]).options_key
+    assert draft(text="Which?").text_key != draft(text="Where?").text_key
+
+
+def test_the_gold_key_is_of_what_is_right_and_not_of_its_letter():
+    assert draft(options=["x", "y"], gold="A").gold_key == draft(options=["y", "x"], gold="B").gold_key
+    assert draft(gold="A").gold_key != draft(gold="B").gold_key
+
+
+def test_parts_of_a_key_do_not_run_into_each_other():
+    assert drafts.key("ab", "c") != drafts.key("a", "bc")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a\u200bb", "ab"), ("a\x00\x07b", "ab"), ("\u202eabc", "abc"), (" a\tb\n", "a b")]
+)
+def test_a_line_holds_nothing_that_cannot_be_seen(text, shown):
+    assert drafts.line(text) == shown
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_cleaned_text_stays_as_it_is_when_it_is_cleaned_again(text):
+    for clean in (drafts.line, drafts.lines, drafts.normalised):
+        assert clean(clean(text)) == clean(text)
+    assert "\n" not in drafts.line(text)
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1, max_size=4))
+def test_a_draft_comes_back_from_its_table_as_it_was(text, images):
+    try:
+        made = draft(text=text, images=images, caption=text)
+    except RejectedError:
+        return
+    assert [Draft.from_dict(row) for row in Draft.table([made]).to_pylist()] == [made]

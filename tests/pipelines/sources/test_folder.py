@@ -1,0 +1,101 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.sources import folder
+from pipelines.sources.drafts import Draft, Origin, RejectedError
+from tests.pipelines.sources.test_matcha import JSON
+
+HERE = Origin(source="own", file="questions.jsonl", row=1)
+GOOD = {"image": "images/1.png", "question": "Which?\nLook.", "options": ["x", "y"], "answer": "B", "split": "train"}
+
+
+def read(row, origin=HERE) -> Draft:
+    (draft,) = folder.drafts(row, origin)
+    return draft
+
+
+def refused(row) -> str:
+    with pytest.raises(RejectedError) as error:
+        read(row)
+    return str(error.value)
+
+
+def test_a_row_becomes_a_question_with_all_that_it_says():
+    draft = read(GOOD | {"stratum": "s", "caption": "c", "figure": "f", "article": "a"})
+    assert (draft.images, draft.text, draft.options, draft.gold) == (
+        ("images/1.png",),
+        "Which?\nLook.",
+        ("x", "y"),
+        "B",
+    )
+    assert (draft.split, draft.stratum, draft.caption, draft.figure, draft.article) == ("train", "s", "c", "f", "a")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"options": ["x", "y", "z"]},
+        {"options": json.dumps(["x", "y", "z"])},
+        {"options": "", "option_A": "x", "option_B": "y", "option_C": "z", "option_D": ""},
+        {"options": None, "Option_b": "y", "option_a": "x", "OPTION_C": " z "},
+    ],
+)
+def test_options_are_a_list_its_json_or_columns(options):
+    row = {name: value for name, value in GOOD.items() if name != "options"} | options
+    assert read(row).options == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("images", [["a.png", "b.png"], '["a.png", "b.png"]'])
+def test_several_images_are_a_list_or_its_json(images):
+    assert read(GOOD | {"images": images}).images == ("a.png", "b.png")
+
+
+def test_a_recipe_s_split_stands_over_the_table_s():
+    assert read(GOOD, Origin(source="own", file="f", row=1, split="test")).split == "test"
+    assert read({k: v for k, v in GOOD.items() if k != "split"}, Origin(source="o", file="f", row=1, split="test"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": None}, "image_missing"),
+        ({"image": 3}, "image_is_no_text"),
+        ({"images": "a.png"}, "images_are_no_list"),
+        ({"images": ["a.png", 3]}, "images_are_no_list"),
+        ({"images": ["a.png"] * 33}, "too_many_images"),
+        ({"question": " "}, "question_missing"),
+        ({"question": ["?"]}, "question_is_no_text"),
+        ({"options": None}, "options_missing"),
+        ({"options": ["x"]}, "too_few_options"),
+        ({"options": [str(n) for n in range(27)]}, "too_many_options"),
+        ({"options": ["x", " "]}, "option_missing"),
+        ({"options": ["x", "X"]}, "options_repeated"),
+        ({"options": "x|y"}, "options_are_no_list"),
+        ({"options": "[" * 100_000}, "options_are_no_list"),
+        ({"answer": "C"}, "answer_is_no_option"),
+        ({"answer": "y"}, "answer_is_no_option"),
+        ({"answer": None}, "answer_missing"),
+        ({"split": "dev"}, "unknown_split"),
+        ({"split": None}, "split_missing"),
+        ({"stratum": 3}, "stratum_is_no_text"),
+        ({"caption": "<|image_pad|>"}, "chat_markup_in_text"),
+    ],
+)
+def test_a_row_that_is_no_question_is_refused_with_the_reason(change, reason):
+    assert refused(GOOD | change) == reason
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from([*GOOD, "images", "caption", "figure", "option_A"]), JSON)
+def test_any_json_in_any_field_gives_a_sound_question_or_a_reason(field, value):
+    try:
+        draft = read(GOOD | {field: value})
+    except RejectedError:
+        return
+    (again,) = (Draft.from_dict(row) for row in Draft.table([draft]).to_pylist())
+    assert again == draft
+    assert draft.gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(draft.options)]
+    assert all(option and "\n" not in option for option in draft.options)

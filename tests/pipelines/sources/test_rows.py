@@ -1,0 +1,107 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.errors import InputError
+from pipelines.sources import rows, source
+from pipelines.sources.drafts import Draft
+from pipelines.sources.source import Source
+
+
+def read(path, data: bytes) -> list:
+    path.write_bytes(data)
+    return [row for _, row in rows.read(str(path))]
+
+
+def test_a_csv_table_is_read_with_quotes_line_breaks_and_a_byte_order_mark(tmp_path):
+    data = '\ufeffa, b\r\n"x, ""y""","two\nlines"\r\n\r\nNone,NA\r\n'.encode()
+    assert read(tmp_path / "t.csv", data) == [{"a": 'x, "y"', "b": "two\nlines"}, {"a": "None", "b": "NA"}]
+
+
+def test_ragged_rows_are_reasons_in_their_place(tmp_path):
+    table = read(tmp_path / "t.csv", b"a,b\n1\n1,2\n1,2,3\n")
+    assert table == ["wrong_cell_count", {"a": "1", "b": "2"}, "wrong_cell_count"]
+
+
+def test_a_quote_that_is_never_closed_costs_bounded_memory_and_later_rows_still_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 1000)
+    table = read(tmp_path / "t.csv", b'a,b\n1,2\n1,"' + b"x" * 3000 + b"\n3,4\n")
+    assert table[:2] == [{"a": "1", "b": "2"}, "row_too_long"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"a,a\n1,2\n", b",\n1,2\n"])
+def test_a_csv_without_names_for_its_columns_is_no_table(tmp_path, data):
+    with pytest.raises(InputError, match="names of its columns"):
+        read(tmp_path / "t.csv", data)
+
+
+def test_nul_and_bytes_that_are_no_utf8_do_not_end_the_reading(tmp_path):
+    table = read(tmp_path / "t.csv", b"a\n\x00x\n\xff\nlast\n")
+    assert [row["a"] for row in table] == ["\x00x", "\udcff", "last"]
+
+
+def test_jsonl_lines_are_objects_or_reasons_and_blank_ones_do_not_count(tmp_path):
+    data = b'{"a": 1}\n\n[1]\nnot json\n\xff\n' + b"[" * 100_000 + b'\n{"a": "\\ud800"}'
+    table = read(tmp_path / "t.jsonl", data)
+    assert table == [
+        {"a": 1},
+        "line_is_no_json",
+        "line_is_no_json",
+        "text_is_not_utf8",
+        "line_is_no_json",
+        {"a": "\ud800"},
+    ]
+
+
+def test_a_giant_line_is_one_reason_and_the_next_one_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 100)
+    table = read(tmp_path / "t.jsonl", b'{"a": "' + b"x" * 950 + b'"}\n{"a": 2}\n' + b"y" * 150)
+    assert table == ["row_too_long", {"a": 2}, "row_too_long"]
+
+
+def test_the_number_of_a_row_is_its_place_in_the_table(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert [number for number, _ in rows.read(str(tmp_path / "t.jsonl"))] == [1, 3]
+
+
+def test_parquet_of_any_types_is_read_as_plain_values(tmp_path):
+    table = pa.table({"a": ["x", None], "options": [["p", "q"], []], "n": [1, 2], "d": pa.array([0, 1], pa.date32())})
+    pq.write_table(table, tmp_path / "t.parquet")
+    first, second = (row for _, row in rows.read(str(tmp_path / "t.parquet")))
+    assert (first["a"], first["options"], second["a"]) == ("x", ["p", "q"], None)
+
+
+def test_a_damaged_parquet_file_is_one_clear_error(tmp_path):
+    pq.write_table(pa.table({"a": ["x"] * 100}), tmp_path / "t.parquet")
+    data = (tmp_path / "t.parquet").read_bytes()
+    with pytest.raises(InputError, match="damaged, or no Parquet table"):
+        read(tmp_path / "t.parquet", data[: len(data) // 2])
+
+
+def test_a_file_that_is_no_table_says_what_can_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"Known: \.jsonl, \.csv, \.parquet"):
+        list(rows.read(str(tmp_path / "t.xlsx")))
+
+
+LINE = st.binary(max_size=40) | st.sampled_from(
+    [json.dumps({"image": "i.png", "question": "?", "options": ["x", "y"], "answer": "A", "split": "train"}).encode()]
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINE, max_size=12), st.sampled_from(["folder", "pmc_vqa", "matcha"]), st.booleans())
+def test_any_table_gives_a_draft_or_a_reason_for_every_row_that_is_read(tmp_path, lines, reader, is_csv):
+    path = tmp_path / ("t.csv" if is_csv else "t.jsonl")
+    path.write_bytes((b"a,b,c\n" if is_csv else b"") + b"\n".join(lines))
+    try:
+        num_rows = len(list(rows.read(str(path))))
+        drafts = list(source.drafts(Source(name="n", reader=reader, table=str(path), images=None, split=None)))
+    except InputError:  # not this form at all
+        return
+    assert len(drafts) == num_rows
+    assert all(draft.reason or draft.gold for draft in drafts)
+    Draft.table(drafts)
