@@ -111,14 +111,19 @@ def _outcome(future: "Future[Any]") -> Any:
         return "takes_too_long"
     except ProcessExpired:
         return "crashes_the_decoder"
+    except MemoryError:
+        return "needs_too_much_memory"
 
 
 def _confine(environment: dict[str, str]) -> None:
-    """In a child, at its start: no more memory than an image may need, and no core dump of what it held.
+    """In a child, at its start: no more memory than an image may need, no core dump of what it held, and nothing on
+    standard error, where libraries complain of each damaged byte.
 
     environment: the parent's of now; the server that children are forked from may be older, and not know of a store.
     """
     os.environ.update(environment)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     Image.init()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
@@ -135,8 +140,6 @@ def _look(request: Request, max_pixels: int) -> tuple[dict[str, Any], str, bytes
         return _facts(request, data, normal), normal.suffix, normal.data
     except UnreadableImageError as error:
         return str(error)
-    except MemoryError:
-        return "needs_too_much_memory"
 
 
 def _read(location: str) -> bytes:

@@ -83,15 +83,13 @@ def _decoded(data: bytes, stretch_tiff: bool) -> tuple[Image.Image, str, list[st
                     raise UnreadableImageError("too_many_pixels")
                 _check_aspect(image)
                 return _flattened(image, stretch_tiff)
+    except UnreadableImageError:
+        raise
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not_an_image") from error
     except MemoryError as error:
         raise UnreadableImageError("needs_too_much_memory") from error
-    # Decoders meet hostile bytes with whatever their code happens to raise.
-    except (
-        OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError,
-        RuntimeError, AssertionError, zlib.error,
-    ) as error:  # fmt: skip
+    except Exception as error:  # decoders meet hostile bytes with whatever their code happens to raise
         raise UnreadableImageError("damaged_image") from error
 
 
