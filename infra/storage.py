@@ -61,7 +61,7 @@ def kind(uri: str) -> str | None:
     """`file`, `folder`, or None when nothing is there; raises InputError when the store does not answer."""
     if not is_remote(uri):
         path = Path(uri)
-        return "folder" if path.is_dir() else "file" if path.exists() else None
+        return "folder" if path.is_dir() else "file" if path.is_file() else None
     store, path_in_store = _store(uri)
     with _telling(uri):
         found = store.get_file_info(path_in_store).type

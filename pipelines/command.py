@@ -93,14 +93,22 @@ def _seal(config: QuestionsConfig, out: str) -> dict[str, Any]:
     progress = Progress(STAGE)
     if not storage.is_remote(out):
         place = Path(out).absolute()
-        if place.exists() and not (place / manifest.MANIFEST).is_file() and (place.is_file() or any(place.iterdir())):
-            raise ConfigError(f"--out {out} is there and is no sealed artifact. Name a folder that is not there yet.")
+        _check_free(place)
         return stage.make(config, STAGE, place, place, {}, progress, run=questions.read, afresh=True).tally
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, STAGE)
         artifact = stage.make(config, STAGE, place, Path("runs", STAGE), {}, progress, run=questions.read, afresh=True)
         storage.upload(place, out)
         return artifact.tally
+
+
+def _check_free(place: Path) -> None:
+    """Refuse to write over anything but questions that were sealed before."""
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    sealed = manifest.find(place) if place.is_dir() else None
+    if sealed is None or sealed.manifest.stage != STAGE:
+        raise ConfigError(f"--out {place} is there and holds no sealed questions. Name a folder that is not there yet.")
 
 
 def account(tally: dict[str, Any]) -> dict[str, Any]:

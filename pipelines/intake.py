@@ -126,13 +126,13 @@ class _Collector:
 
     def intake(self, drafts: Path) -> Intake:
         """What was collected."""
-        names = self._columns[0] if self._columns else {}
-        columns = {name: np.concatenate([block[name] for block in self._columns]) for name in names}
+        self.add(Draft.schema().empty_table())  # of a table without rows, too, every column is there
+        columns = {name: np.concatenate([block[name] for block in self._columns]) for name in self._columns[0]}
         return Intake(
             drafts=drafts,
             num_rows=self.num_rows,
-            draft_row=columns.pop("draft_row", np.empty(0, np.int64)),
-            evaluation=columns.pop("evaluation", np.empty(0, bool)),
+            draft_row=columns.pop("draft_row"),
+            evaluation=columns.pop("evaluation"),
             keys=columns,
             image_row=np.array(self._image_row, np.int64),
             image_number=np.array(self._image_number, np.int64),

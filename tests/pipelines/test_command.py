@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -144,8 +145,61 @@ def test_a_folder_that_is_no_artifact_is_never_written_over(tmp_path, capfd):
     (tmp_path / "precious/thesis.tex").write_text("years of work")
     with pytest.raises(SystemExit):
         command.main(["folder", "--table", str(tmp_path / "mine"), "--out", str(tmp_path / "precious")])
-    assert "is no sealed artifact" in capfd.readouterr().err
+    assert "holds no sealed questions" in capfd.readouterr().err
     assert (tmp_path / "precious/thesis.tex").read_text() == "years of work"
+
+
+def test_an_artifact_of_another_stage_is_never_written_over(tmp_path, capfd):
+    source = write(tmp_path / "mine", [row(0)])
+    said(capfd, "folder", "--table", source, "--out", tmp_path / "q")
+    path = tmp_path / "q/manifest.json"
+    path.write_text(path.read_text().replace('"stage": "questions"', '"stage": "fit"'))
+    with pytest.raises(SystemExit):
+        command.main(["folder", "--table", str(source), "--out", str(tmp_path / "q")])
+    assert "holds no sealed questions" in capfd.readouterr().err
+    assert path.exists()
+
+
+def test_questions_that_were_sealed_before_are_read_again(tmp_path, capfd):
+    source = write(tmp_path / "mine", [row(0)])
+    said(capfd, "folder", "--table", source, "--out", tmp_path / "q")
+    write(source, [row(0), row(1)])
+    said(capfd, "folder", "--table", source, "--out", tmp_path / "q")
+    assert len(tables.read(tmp_path / "q", Question)) == 2
+
+
+@pytest.mark.parametrize("form", ["pmc_vqa", "matcha", "folder"])
+def test_a_table_without_rows_is_accounted_for(tmp_path, capfd, form):
+    table = tmp_path / ("t.csv" if form == "pmc_vqa" else "t.jsonl")
+    table.write_text("Figure_path,Question\n" if form == "pmc_vqa" else "")
+    account = json.loads(said(capfd, form, "--table", table, "--out", tmp_path / "q", "--json"))
+    assert account == {"read": 0, "questions": 0, "rejected": {}, "quarantined": {}}
+
+
+def test_a_pipe_in_a_table_s_place_does_not_hang(tmp_path, capfd):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(SystemExit):
+        command.main(["check", str(tmp_path / "t.csv")])
+    assert "is not there" in capfd.readouterr().err
+
+
+def test_the_account_is_in_mlflow_as_it_is_in_the_manifest(tmp_path, capfd):
+    from mlflow import MlflowClient
+
+    source = write(tmp_path / "mine", [row(0), row(0), row(1, image="none.png")])
+    said(capfd, "folder", "--table", source, "--out", tmp_path / "q")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("preceptor")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`preceptor.artifact` = '{tmp_path / 'q'}'")
+    logged = {name: value for name, value in run.data.metrics.items() if name != "seconds"}
+    assert logged == {
+        "rows.read": 3,
+        "rows.questions": 1,
+        "rows.train": 1,
+        "rows.test": 0,
+        "rejected.exact_duplicate": 1,
+        "quarantined.missing_image": 1,
+    }
 
 
 @pytest.mark.parametrize(
