@@ -1,10 +1,13 @@
+import io
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 from pipelines import door
 from pipelines.door import Door, Request
+from pipelines.reasons import MEANING
 from tests.benchmarks import fuzz_images
 
 PROJECT = Path(__file__).parents[2]
@@ -169,3 +173,67 @@ def test_mutated_files_are_images_or_have_a_known_reason(tmp_path, kind):
     assert fuzz_images.faults(outcomes) == []
     assert outcomes["image"] > 20
     assert outcomes["damaged_image"] > 20
+
+
+def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A sound PNG with these chunks behind its header."""
+    buffer = io.BytesIO()
+    picture(0).save(buffer, format="PNG")
+    whole = buffer.getvalue()
+    written = (struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in chunks)
+    return whole[:33] + b"".join(written) + whole[33:]
+
+
+def many_scans() -> bytes:
+    """A progressive JPEG of 4,000 x 4,000 pixels whose last scan is repeated 2,000 times."""
+    buffer = io.BytesIO()
+    Image.new("L", (4000, 4000), 128).save(buffer, format="JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * 2000 + whole[-2:]
+
+
+def cyclic_tiff() -> bytes:
+    """A TIFF whose first directory names itself as the next."""
+    buffer = io.BytesIO()
+    picture(0).save(buffer, format="TIFF")
+    whole = bytearray(buffer.getvalue())
+    first = int.from_bytes(whole[4:8], "little")
+    end = first + 2 + 12 * int.from_bytes(whole[first : first + 2], "little")
+    whole[end : end + 4] = whole[4:8]
+    return bytes(whole)
+
+
+def many_frames() -> bytes:
+    frames = [Image.new("L", (8, 8), n % 256) for n in range(5000)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def bomb_in_pixels() -> bytes:
+    """A PNG of 8,000 x 8,000 pixels, the most that is taken, of 80 kB."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "text_bomb": lambda: png_with((b"zTXt", b"x\0\0" + zlib.compress(bytes(300 << 20)))),
+    "profile_bomb": lambda: png_with((b"iCCP", b"x\0\0" + zlib.compress(bytes(300 << 20)))),
+    "many_chunks": lambda: png_with(*[(b"tEXt", b"a\0b")] * 200_000),
+    "many_scans": many_scans,
+    "cyclic_tiff": cyclic_tiff,
+    "many_frames": many_frames,
+    "bomb_in_pixels": bomb_in_pixels,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_made_to_be_slow_or_large_ends_in_bounded_time_and_memory(tmp_path, name):
+    (tmp_path / "x").write_bytes(HOSTILE[name]())
+    with Door(max_pixels=MANY, workers=1, timeout_s=4) as opened:
+        started = time.monotonic()
+        (reason,) = opened.check([request(tmp_path / "x")])
+        assert time.monotonic() - started < 15
+    assert reason is None or reason in MEANING
