@@ -22,10 +22,10 @@ from infra.manifest import Tally
 from infra.progress import Progress
 from infra.stage import Task
 from pipelines import questions
-from pipelines.reasons import MEANING
 from pipelines.recipes import QuestionsConfig
 from pipelines.records import SetAside, Split
 from pipelines.sources import rows, source
+from pipelines.sources.reasons import MEANING
 from pipelines.sources.source import READERS, SourceConfig
 
 STAGE = "questions"

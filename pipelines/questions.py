@@ -23,12 +23,13 @@ from infra.digests import digest_json
 from infra.errors import ConfigError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
-from pipelines import curation, intake, tables
-from pipelines.intake import Intake
+from pipelines import curation, tables
 from pipelines.recipes import QuestionsConfig
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage
+from pipelines.sources import intake
 from pipelines.sources import source as reading
 from pipelines.sources.drafts import QUARANTINED, REJECTED, Draft
+from pipelines.sources.intake import Intake
 from pipelines.sources.source import Source
 
 _SCRATCH = "scratch"

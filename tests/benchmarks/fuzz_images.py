@@ -19,8 +19,8 @@ import psutil
 from PIL import Image
 
 from pipelines.door import Door, Request
-from pipelines.intake import portions
-from pipelines.reasons import MEANING
+from pipelines.sources.intake import portions
+from pipelines.sources.reasons import MEANING
 
 NUM_FILES = 10_000
 _TIFF = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4")

@@ -7,7 +7,10 @@ from infra import manifest
 from tests.benchmarks.generated import write_pmc_vqa
 from tests.flow.conftest import PROJECT
 
-LARGE = "import sys; from pipelines import command, intake; intake.LARGE_BYTES = 0; command.main(sys.argv[1:])"
+LARGE = (
+    "import sys; from pipelines import command; from pipelines.sources import intake; "
+    "intake.LARGE_BYTES = 0; command.main(sys.argv[1:])"
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 from infra import manifest
 from pipelines import command, tables
-from pipelines.reasons import MEANING
 from pipelines.records import Question, Split
+from pipelines.sources.reasons import MEANING
 from tests.benchmarks.generated import HARMLESS, PMC_VQA_DIRT, write_matcha, write_pmc_vqa
 from tests.pipelines.test_questions import row, write
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines import door
 from pipelines.door import Door, Request
-from pipelines.reasons import MEANING
+from pipelines.sources.reasons import MEANING
 from tests.benchmarks import fuzz_images
 
 PROJECT = Path(__file__).parents[2]

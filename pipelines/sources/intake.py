@@ -148,7 +148,7 @@ def read(sources: Sequence[Source], scratch: Path, limit: int | None, progress: 
     """Read every row of the sources, `limit` of each at most, and find the images that they name."""
     streams = [partial(blocks, source, limit) for source in sources]
     if is_large(sources):
-        from pipelines import spread
+        from pipelines.sources import spread
 
         found = spread.rows(streams)
     else:
@@ -174,7 +174,7 @@ def look(intake: Intake, folder: Path, max_pixels: int, progress: Progress, *, l
     if not lumps:
         return _LOOKED.empty_table()
     if large:
-        from pipelines import spread
+        from pipelines.sources import spread
 
         work = pa.concat_tables(_work(number, lump) for number, lump in enumerate(lumps))
         looked = spread.over_actors(work, Looker, {"folder": folder, "max_pixels": max_pixels})
