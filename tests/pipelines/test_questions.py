@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra import stage
+from infra import stage, storage
 from infra.errors import ConfigError, InputError
 from infra.progress import Progress
 from pipelines import images, questions, tables
@@ -114,6 +114,17 @@ def test_a_changed_image_makes_the_questions_again(source, tmp_path):
     picture(99).save(source / "images/0.png")
     stage._digest_of.cache_clear()
     assert sealed(source, tmp_path / "runs/r").digest != before.digest
+
+
+def test_a_recipe_s_folder_may_lie_in_a_store_and_is_made_again_when_that_changes(source, tmp_path, bucket):
+    folder = f"{bucket}/{tmp_path.name}"
+    storage.upload(source, folder)
+    first = sealed(folder, tmp_path / "runs/r")
+    assert first.tally["rows"]["questions"] == 6
+    write(source, [row(0), row(5)])
+    storage.upload(source, folder)
+    stage._digest_of.cache_clear()
+    assert sealed(folder, tmp_path / "runs/r").tally["rows"]["questions"] == 2
 
 
 def test_a_source_without_any_question_is_an_error_with_the_reasons(source, tmp_path):
