@@ -132,6 +132,13 @@ def digest(uri: str) -> str:
         return digest.hexdigest()
 
 
+def remove(uri: str) -> None:
+    """Delete all that lies below a folder of a store; raises InputError when the store does not take it."""
+    store, path = _store(uri)
+    with _telling(uri):
+        store.delete_dir(path)
+
+
 def upload(folder: Path, uri: str) -> None:
     """Copy a sealed artifact into a store, its manifest last; raises InputError when the store does not take it."""
     store, path = _store(uri)

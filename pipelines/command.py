@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -93,22 +93,29 @@ def _seal(config: QuestionsConfig, out: str) -> dict[str, Any]:
     progress = Progress(STAGE)
     if not storage.is_remote(out):
         place = Path(out).absolute()
-        _check_free(place)
+        _is_sealed(out)
         return stage.make(config, STAGE, place, place, {}, progress, run=questions.read, afresh=True).tally
+    sealed_before = _is_sealed(out)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, STAGE)
         artifact = stage.make(config, STAGE, place, Path("runs", STAGE), {}, progress, run=questions.read, afresh=True)
+        if sealed_before:  # not file by file over it, which would leave a mixture of both for a while
+            storage.remove(out)
         storage.upload(place, out)
         return artifact.tally
 
 
-def _check_free(place: Path) -> None:
-    """Refuse to write over anything but questions that were sealed before."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        return
-    sealed = manifest.find(place) if place.is_dir() else None
-    if sealed is None or sealed.manifest.stage != STAGE:
-        raise ConfigError(f"--out {place} is there and holds no sealed questions. Name a folder that is not there yet.")
+def _is_sealed(out: str) -> bool:
+    """Whether questions were sealed there before; raises ConfigError when anything else is there."""
+    kind = storage.kind(out)
+    if kind is None or (kind == "folder" and not any(storage.listing(out))):
+        return False
+    stated = storage.join(out, manifest.MANIFEST)
+    if kind == "folder" and storage.exists(stated):
+        with storage.open_binary(stated) as stream, suppress(ValueError, AttributeError):  # some other manifest.json
+            if json.load(stream).get("stage") == STAGE:
+                return True
+    raise ConfigError(f"--out {out} is there and holds no sealed questions. Name a folder that is not there yet.")
 
 
 def account(tally: dict[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class QuestionsConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"questions": self}
 
+    def hardware(self) -> str:
+        return "1 CPU; for large tables every CPU of the cluster"
+
     def inputs(self) -> tuple[str, ...]:
         drawn = self.folder is None and not all(storage.is_whole(source.table) for source in self.sources)
         return ("source",) if drawn else ()

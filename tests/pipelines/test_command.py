@@ -128,6 +128,24 @@ def test_a_store_is_read_and_written(tmp_path, bucket, capfd):
     assert {"manifest.json", "questions.parquet", "images/00000.zip"} <= names
 
 
+def test_questions_in_a_store_are_replaced_whole_and_nothing_else_is_written_over(tmp_path, bucket, capfd):
+    from infra import storage
+
+    source = write(tmp_path / "mine", [row(0)])
+    out = f"{bucket}/replaced"
+    said(capfd, "folder", "--table", source, "--out", out)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/stale.zip").write_text("of an earlier reading")
+    storage.upload(tmp_path / "old", f"{out}/images")
+    said(capfd, "folder", "--table", source, "--out", out)
+    assert "images/stale.zip" not in {entry.name for entry in storage.listing(out)}
+    storage.upload(tmp_path / "old", f"{bucket}/precious")
+    with pytest.raises(SystemExit):
+        command.main(["folder", "--table", str(source), "--out", f"{bucket}/precious"])
+    assert "holds no sealed questions" in capfd.readouterr().err
+    assert {entry.name for entry in storage.listing(f"{bucket}/precious")} == {"stale.zip"}
+
+
 def test_a_zip_in_a_store_is_read_where_it_lies(tmp_path, bucket, capfd):
     from infra import storage
 
