@@ -174,3 +174,97 @@ def test_options_that_speak_of_others_by_their_place_are_not_shuffled(option):
 def test_options_that_only_hold_a_capital_are_shuffled(option):
     options = ("w", "x", "y", option)
     assert len({curation.shuffled(options, "D", 0, question) for question in range(20)}) > 5
+
+
+def judged_one_by_one(made: Columns, config: CurationConfig) -> list[str]:
+    """The same verdicts from the rules as they are told, row by row and pair by pair."""
+    rows = range(len(made.evaluation))
+    images = [np.flatnonzero(made.image_row == row).tolist() for row in rows]
+
+    def shares(row, other, level):
+        if level in ("figure", "article", "text"):
+            keys = getattr(made, level)
+            return keys[row] == keys[other] != 0
+        pairs = list(itertools.product(images[row], images[other]))
+        if level == "image":
+            return any(
+                made.image_source[a] == made.image_source[b] or made.image_pixels[a] == made.image_pixels[b]
+                for a, b in pairs
+            )
+        return any(made.hashed[a] and made.hashed[b] and near(a, b) for a, b in pairs)
+
+    def near(a, b):
+        return (int(made.hashes[a]) ^ int(made.hashes[b])).bit_count() <= config.max_hash_distance
+
+    def asks(row):
+        return made.text[row], made.options[row]
+
+    def pixels(row):
+        return [made.image_pixels[n] for n in images[row]]
+
+    def says(row):
+        return made.exact[row], [made.image_source[n] for n in images[row]], pixels(row)
+
+    found = [""] * len(rows)
+    evaluations = [row for row in rows if made.evaluation[row]]
+    for row in set(rows) - set(evaluations):
+        levels = [level for level in config.decontaminate_by if any(shares(row, e, level) for e in evaluations)]
+        found[row] = f"contaminated_{levels[0]}" if levels else ""
+    left = [row for row in rows if not found[row] and not made.evaluation[row]]
+    for row in left:
+        if any(asks(o) == asks(row) and pixels(o) == pixels(row) and made.gold[o] != made.gold[row] for o in left):
+            found[row] = "answers_contradict"
+    kept: list[int] = []
+    for row in [*evaluations, *(row for row in left if not found[row])]:
+        if any(says(other) == says(row) for other in kept):
+            found[row] = "exact_duplicate"
+        else:
+            kept.append(row)
+    taught = [row for row in kept if not made.evaluation[row]]
+    kept = []
+    for row in taught:
+        if any(asks(other) == asks(row) and pixels(other) == pixels(row) for other in kept):
+            found[row] = "text_duplicate"
+        else:
+            kept.append(row)
+    taught, kept = kept, []
+    for row in taught:
+        alike = [o for o in kept if asks(o) == asks(row) and len(images[o]) == len(images[row]) == 1]
+        if any(
+            made.hashed[images[o][0]] and made.hashed[images[row][0]] and near(images[o][0], images[row][0])
+            for o in alike
+        ):
+            found[row] = "perceptual_duplicate"
+        else:
+            kept.append(row)
+    return found
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.randoms(use_true_random=False), st.integers(0, 7), st.integers(0, 12))
+def test_columns_are_judged_as_the_rules_say_it_row_by_row(random, distance, num_rows):
+    def draw(count, top):
+        return np.array([random.randint(0, top) for _ in range(count)], np.int64)
+
+    counts = [random.choice((1, 1, 1, 2, 3)) for _ in range(num_rows)]
+    num_images = sum(counts)
+    pixels = draw(num_images, 5)
+    bits = {value: random.choice((0, 0b1111, random.getrandbits(64))) for value in range(6)}
+    made = Columns(
+        evaluation=draw(num_rows, 1).astype(bool),
+        exact=draw(num_rows, 1),
+        text=draw(num_rows, 2) + 1,
+        options=draw(num_rows, 1),
+        gold=np.array([random.randrange(10) == 0 for _ in range(num_rows)], np.int64),
+        figure=draw(num_rows, 9),
+        article=draw(num_rows, 9),
+        image_row=np.repeat(np.arange(num_rows), counts),
+        image_source=pixels * 10 + draw(num_images, 1),
+        image_pixels=pixels,
+        hashes=np.array([bits[int(value)] for value in pixels], np.uint64),
+        hashed=np.array([random.random() < 0.8 for _ in range(num_images)], bool),
+    )
+    levels = tuple(level for level in Level if random.random() < 0.3)
+    config = CurationConfig(decontaminate_by=levels, max_hash_distance=distance)
+    fates = curation.fates(made, config)
+    assert [REASONS[code] for code in fates.reasons] == judged_one_by_one(made, config)
