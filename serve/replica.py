@@ -3,12 +3,16 @@
 Requests and answers cross as plain JSON, so that only the replica imports vLLM.
 """
 
+import importlib
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from infra.errors import ClusterError
 from pipelines.engine import EngineConfig
 from serve import refusals
+
+_IMPORT_ATTEMPTS = 10  # Ray registers four parts, each of which another replica can be first with
 
 
 class ModelReplica:
@@ -23,11 +27,9 @@ class ModelReplica:
         max_lora_rank: int,
         image_domains: tuple[str, ...],
     ) -> None:
-        from serve import engine
-
-        self._engine = engine
-        self._server = await engine.start(
-            engine.llm_config(name, source, config, adapters, max_lora_rank, image_domains)
+        self._engine = import_engine()
+        self._server = await self._engine.start(
+            self._engine.llm_config(name, source, config, adapters, max_lora_rank, image_domains)
         )
 
     async def check_health(self) -> None:
@@ -57,6 +59,21 @@ class ModelReplica:
 
     def _refused(self, status: int, message: str) -> tuple[int, str]:
         return int(status), refusals.as_json(status, message)
+
+
+def import_engine() -> Any:
+    """The module `serve.engine`, imported where it is used.
+
+    While it is imported, Ray registers its own parts in the cluster if it finds them missing there, and raises when
+    another replica has done so in between: then they are there, and the import is tried again.
+    """
+    for _ in range(_IMPORT_ATTEMPTS):
+        try:
+            return importlib.import_module("serve.engine")
+        except ValueError as error:
+            if "is already registered" not in str(error):
+                raise
+    raise ClusterError(f"Ray's own parts could not be registered in {_IMPORT_ATTEMPTS} attempts; deploy again.")
 
 
 def _reason(error: ValueError) -> str:

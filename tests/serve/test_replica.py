@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pydantic
 import pytest
 
+from infra.errors import ClusterError
+from serve import replica
 from serve.replica import ModelReplica
 
 
@@ -90,3 +92,34 @@ def test_engine_that_says_nothing_is_our_fault():
 def test_error_that_is_ours_is_not_hidden():
     with pytest.raises(RuntimeError):
         answer(replica(RuntimeError("broken")))
+
+
+def importing(monkeypatch, *outcomes):
+    """Imports that raise the errors among the outcomes in turn, and return what is none."""
+    remaining = list(outcomes)
+
+    def import_module(name):
+        assert name == "serve.engine"
+        outcome = remaining.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(replica.importlib, "import_module", import_module)
+
+
+def test_replicas_that_register_ray_s_parts_at_the_same_moment_both_get_their_engine(monkeypatch):
+    importing(monkeypatch, *[ValueError("kv_connector_backend 'MultiConnector' is already registered.")] * 4, "engine")
+    assert replica.import_engine() == "engine"
+
+
+def test_any_other_trouble_of_the_import_is_not_tried_again(monkeypatch):
+    importing(monkeypatch, ValueError("no such model"), "engine")
+    with pytest.raises(ValueError, match="no such model"):
+        replica.import_engine()
+
+
+def test_an_import_that_never_succeeds_is_one_clear_error(monkeypatch):
+    importing(monkeypatch, *[ValueError("x is already registered")] * 20)
+    with pytest.raises(ClusterError, match="deploy again"):
+        replica.import_engine()
