@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from infra.errors import ClusterError
-from serve import replica
+from serve import replica as replica_module
 from serve.replica import ModelReplica
 
 
@@ -105,21 +105,21 @@ def importing(monkeypatch, *outcomes):
             raise outcome
         return outcome
 
-    monkeypatch.setattr(replica.importlib, "import_module", import_module)
+    monkeypatch.setattr(replica_module.importlib, "import_module", import_module)
 
 
 def test_replicas_that_register_ray_s_parts_at_the_same_moment_both_get_their_engine(monkeypatch):
     importing(monkeypatch, *[ValueError("kv_connector_backend 'MultiConnector' is already registered.")] * 4, "engine")
-    assert replica.import_engine() == "engine"
+    assert replica_module.import_engine() == "engine"
 
 
 def test_any_other_trouble_of_the_import_is_not_tried_again(monkeypatch):
     importing(monkeypatch, ValueError("no such model"), "engine")
     with pytest.raises(ValueError, match="no such model"):
-        replica.import_engine()
+        replica_module.import_engine()
 
 
 def test_an_import_that_never_succeeds_is_one_clear_error(monkeypatch):
     importing(monkeypatch, *[ValueError("x is already registered")] * 20)
     with pytest.raises(ClusterError, match="deploy again"):
-        replica.import_engine()
+        replica_module.import_engine()
