@@ -1,23 +1,29 @@
 """Images of the world -> stored images, or reasons why not, in processes of their own that can be ended.
 
 A decoder that is fed hostile bytes may crash, hang or fill the memory. It does so in a child with little memory, which
-is replaced when it dies or takes too long; the row in question gets a reason and no other is touched.
+is replaced when it dies or takes too long; the row in question gets a reason and no other is touched. Each child has a
+pipe of its own, so that what one of them does when it dies holds up no other, and no image is blamed for another's.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import math
 import multiprocessing
 import os
 import resource
+import signal
+import time
+import traceback
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from multiprocessing import connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
 from infra import storage
@@ -29,8 +35,16 @@ from pipelines.records import StoredImage
 
 TIMEOUT_S = 20.0
 MEMORY_BYTES = 2 << 30  # over what the child has when it starts: enough for the largest image that is taken
-_AHEAD = 8  # images under way for each child: none waits for work, and few hold memory
-_PRELOADED = ["pipelines.door", "imagehash", "scipy.fftpack"]  # once, so that a child's successor is there at once
+_AHEAD = 8  # images under way for each child: a slow one does not make the others wait, and few hold memory
+_GIVEN = 2  # of these, how many a child has: the next is there when it is done with one
+_LAST_S = 5.0  # over its time, after which a child ends itself: whoever should have ended it is no more
+_PRELOADED = [  # once, so that a child's successor is there at once
+    "pipelines.door",
+    "imagehash",
+    "scipy.fftpack",
+    *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP")),
+]
+_REDUCING_GAP = 3.0  # averages first, in whole steps: as good as without, says Pillow, and several times quicker
 _FLAT = 2.0  # standard deviation of grey values below which nothing can be told apart
 
 
@@ -52,11 +66,10 @@ class Door:
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s
         self._ahead = workers * _AHEAD
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
-        self._pool = ProcessPool(
-            max_workers=workers, context=context, initializer=_confine, initargs=[dict(os.environ)]
-        )
+        self._todo: deque[_Job] = deque()
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOADED)
+        self._children = [_Child(self._context) for _ in range(workers)]
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +79,8 @@ class Door:
 
     def close(self) -> None:
         """End the children."""
-        self._pool.stop()
-        self._pool.join()
+        while self._children:
+            self._children.pop().end()
 
     def store(self, requests: Iterable[Request], archive: Path, folder: Path) -> Iterator[StoredImage | str]:
         """For each request its stored image, written into a new zip below `folder`, or the reason why not; in order.
@@ -93,26 +106,127 @@ class Door:
             yield looked if isinstance(looked, str) else None
 
     def _look(self, requests: Iterable[Request]) -> Iterator[Any]:
-        waiting: deque[Future[Any]] = deque()
+        waiting: deque[_Job] = deque()
         for request in requests:
-            waiting.append(
-                self._pool.schedule(_look, args=(request, self._max_pixels), timeout=self._timeout_s)  # type: ignore[arg-type]
-            )
+            waiting.append(_Job(request))
+            self._todo.append(waiting[-1])
             if len(waiting) >= self._ahead:
-                yield _outcome(waiting.popleft())
+                yield self._outcome(waiting.popleft())
         while waiting:
-            yield _outcome(waiting.popleft())
+            yield self._outcome(waiting.popleft())
+
+    def _outcome(self, job: "_Job") -> Any:
+        self._give()
+        while not job.done:
+            self._take()
+            self._give()
+        if isinstance(job.outcome, BaseException):
+            raise job.outcome
+        return job.outcome
+
+    def _give(self) -> None:
+        """Hand what is to do to the children that have the least."""
+        for full in range(1, _GIVEN + 1):
+            for child in self._children:
+                if self._todo and len(child.jobs) < full:
+                    child.give(self._todo.popleft(), self._max_pixels, self._timeout_s)
+
+    def _take(self) -> None:
+        """Wait for the next outcomes, or until a child has taken too long."""
+        busy = [child for child in self._children if child.jobs]
+        left_s = min(child.since for child in busy) + self._timeout_s - time.monotonic()
+        ready = connection.wait([child.pipe for child in busy], None if left_s == math.inf else max(0.0, left_s))
+        for child in busy:
+            if child.pipe in ready:
+                if not child.take():
+                    self._replace(child, "crashes_the_decoder")
+            elif time.monotonic() - child.since > self._timeout_s:
+                self._replace(child, "takes_too_long")
+
+    def _replace(self, child: "_Child", reason: str) -> None:
+        child.end()
+        child.jobs.popleft().finish(reason)
+        self._todo.extendleft(reversed(child.jobs))
+        self._children[self._children.index(child)] = _Child(self._context)
 
 
-def _outcome(future: "Future[Any]") -> Any:
+@dataclasses.dataclass(slots=True)
+class _Job:
+    """A request and, once it is done, what it gave."""
+
+    request: Request
+    done: bool = False
+    outcome: Any = None
+
+    def finish(self, outcome: Any) -> None:
+        self.done, self.outcome = True, outcome
+
+
+class _Child:
+    """A process that looks at images, and the jobs that it has, the first of which it is at.
+
+    since: when it began with that one, or later; infinite until the process has greeted, since its start is no image's
+    fault.
+    """
+
+    def __init__(self, context: ForkServerContext) -> None:
+        self.jobs: deque[_Job] = deque()
+        self.since = math.inf
+        self.pipe, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far, dict(os.environ)), daemon=True)
+        self._process.start()
+        far.close()
+
+    def give(self, job: _Job, max_pixels: int, timeout_s: float) -> None:
+        """Let it do one more job."""
+        if not self.jobs and self.since < math.inf:
+            self.since = time.monotonic()
+        self.jobs.append(job)
+        with contextlib.suppress(OSError):  # it is dead, as will be seen when its answer is read
+            self.pipe.send((_look, job.request, max_pixels, timeout_s))
+
+    def take(self) -> bool:
+        """Read what it says; False when it has died. Raises RuntimeError when it did not even start."""
+        try:
+            said = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            if self.since == math.inf:
+                self._process.join()
+                raise RuntimeError(f"a child of the door ended at its start ({self._process.exitcode})") from error
+            return False
+        if self.since < math.inf:
+            self.jobs.popleft().finish(said)
+        self.since = time.monotonic()
+        return True
+
+    def end(self) -> None:
+        """Kill it, whatever it is at."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: connection.Connection, environment: dict[str, str]) -> None:
+    """In a child: greet, then do one job after another until nobody is left to give any."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
+    _confine(environment)
+    pipe.send(None)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            look, request, max_pixels, timeout_s = pipe.recv()
+            signal.setitimer(signal.ITIMER_REAL, timeout_s + _LAST_S)
+            pipe.send(_tried(look, request, max_pixels))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _tried(look: Any, request: Request, max_pixels: int) -> Any:
     try:
-        return future.result()
-    except TimeoutError:
-        return "takes_too_long"
-    except ProcessExpired:
-        return "crashes_the_decoder"
+        return look(request, max_pixels)
     except MemoryError:
         return "needs_too_much_memory"
+    except Exception as error:  # noqa: BLE001 - a fault of ours, which is raised in the parent
+        error.add_note(traceback.format_exc())
+        return error
 
 
 def _confine(environment: dict[str, str]) -> None:
@@ -124,7 +238,6 @@ def _confine(environment: dict[str, str]) -> None:
     os.environ.update(environment)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
-    Image.init()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -160,13 +273,15 @@ def _read(location: str) -> bytes:
 
 
 def _facts(request: Request, data: bytes, normal: Normal) -> dict[str, Any]:
-    size = f"{normal.image.width}x{normal.image.height}:".encode()
+    pixels = hashlib.sha256(f"{normal.image.width}x{normal.image.height}:".encode())
+    pixels.update(normal.image.tobytes())
+    source_digest = digest_bytes(data)
     return {
         "name": request.name,
         "crop": request.crop,
-        "source_digest": digest_bytes(data),
-        "digest": digest_bytes(normal.data),
-        "pixel_digest": hashlib.sha256(size + normal.image.tobytes()).hexdigest(),
+        "source_digest": source_digest,
+        "digest": digest_bytes(normal.data) if normal.changes else source_digest,
+        "pixel_digest": pixels.hexdigest(),
         "perceptual_hash": perceptual_hash(normal.image),
         "width": normal.image.width,
         "height": normal.image.height,
@@ -186,7 +301,7 @@ def perceptual_hash(image: Image.Image) -> str:
     """The 64-bit pHash of an image, 16 hexadecimal digits; empty for a flat one, whose hash would be chance."""
     import imagehash
 
-    small = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    small = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
     if np.asarray(small).std() < _FLAT:
         return ""
     return str(imagehash.phash(small))

@@ -10,7 +10,6 @@ import io
 import stat
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # Pillow knows more, on
 _KEPT_FORMATS = frozenset({"PNG", "JPEG", "WEBP"})  # every reader of images knows these; others are stored as PNG
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _OPEN_ZIPS = 16
+_PNG_LEVEL = 3  # of 9: half the time of 6, zlib's own choice, for a few per cent more bytes
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, which is lower and an error, stands in the place of Pillow's warning
 
@@ -60,8 +60,8 @@ def normalise(data: bytes, *, max_pixels: int, box: Box | None = None, stretch_t
     if fitting is not image:
         changes.append("resized")
     if not changes and kind in _KEPT_FORMATS:
-        return Normal(fitting, data, f".{kind.lower()}", ())
-    return Normal(fitting, png(fitting), ".png", tuple(changes) or ("as_png",))
+        return Normal(_rgb(fitting), data, f".{kind.lower()}", ())
+    return Normal(_rgb(fitting), png(fitting), ".png", tuple(changes) or ("as_png",))
 
 
 def decode(data: bytes) -> Image.Image:
@@ -70,11 +70,11 @@ def decode(data: bytes) -> Image.Image:
 
     Raises UnreadableImageError for anything that is too large, truncated or no image.
     """
-    return _decoded(data, stretch_tiff=False)[0]
+    return _rgb(_decoded(data, stretch_tiff=False)[0])
 
 
 def _decoded(data: bytes, stretch_tiff: bool) -> tuple[Image.Image, str, list[str]]:
-    """The image, its format, and what had to be changed."""
+    """The image, grey where it is stored so and else RGB; its format; and what had to be changed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow remarks on damage that it can read past
@@ -104,20 +104,26 @@ def _flattened(image: Image.Image, stretch_tiff: bool) -> tuple[Image.Image, str
     if getattr(image, "is_animated", False) or image.format == "MPO":
         changes.append("first_frame")
     orientation = image.getexif().get(0x0112, 1)
-    image.load()
-    upright: Image.Image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if orientation in range(2, 9):
         changes.append("upright")
-    if upright.mode in _DEEP_MODES or (stretch_tiff and kind == "TIFF" and upright.mode in {"L", "RGB"}):
-        upright = stretched(upright)
+    if image.mode in _DEEP_MODES or (stretch_tiff and kind == "TIFF" and image.mode in {"L", "RGB"}):
+        image = stretched(image)
         changes.append("stretched")
-    if upright.has_transparency_data:
-        whole = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    if image.has_transparency_data:
+        whole = image.convert("RGBA")
+        image = Image.new("RGB", whole.size, "white")
+        image.paste(whole, mask=whole)
         changes.append("on_white")
-    elif upright.mode not in {"RGB", "L"}:
+    elif image.mode not in {"RGB", "L"}:
+        image = image.convert("RGB")
         changes.append("as_rgb")
-    return upright.convert("RGB"), kind, changes
+    image.info.clear()  # what it says of colours, which a PNG would take over, was said of other pixels
+    return image, kind, changes
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def stretched(image: Image.Image) -> Image.Image:
@@ -125,12 +131,14 @@ def stretched(image: Image.Image) -> Image.Image:
 
     Pillow clips deep grey to 255 instead, which turns a 16-bit radiograph white.
     """
-    values = np.asarray(image).astype(np.float32)
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
-    scale = 255 / (np.float64(high) - low) if high > low else 0.0
-    values[~finite] = low
-    return Image.fromarray(np.rint((values - low) * scale).astype(np.uint8))
+    values = np.asarray(image)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    scale = 255 / (high - low) if high > low else 0.0
+    shown = np.empty(values.shape, np.uint8)
+    for row, line in zip(shown, values, strict=True):  # a whole image in double precision would not fit a child
+        row[...] = np.rint((np.where(np.isfinite(line), line, low).astype(np.float64) - low) * scale)
+    return Image.fromarray(shown)
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
@@ -199,8 +207,10 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
             data = member.read(MAX_BYTES + 1)
     except KeyError as error:
         raise UnreadableImageError("missing_image") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise UnreadableImageError("damaged_zip_member") from error  # RuntimeError: encrypted, or a method unknown here
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged or encrypted: each way of packing has errors of its own
+        raise UnreadableImageError("damaged_zip_member") from error
     if len(data) > MAX_BYTES:
         raise UnreadableImageError("image_file_too_large")
     return data
@@ -211,7 +221,9 @@ def _zip(path: Path, state: tuple[int, ...]) -> zipfile.ZipFile:
     """The opened zip; state: what tells this file from another one that took its place."""
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged directory is not always found to be one
         raise UnreadableImageError("damaged_zip") from error
 
 
@@ -224,5 +236,5 @@ def blank(image: Image.Image) -> Image.Image:
 def png(image: Image.Image) -> bytes:
     """The image as PNG bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", compress_level=_PNG_LEVEL)
     return buffer.getvalue()
