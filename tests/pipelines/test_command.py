@@ -124,6 +124,10 @@ def test_a_store_is_read_and_written(tmp_path, bucket, capfd):
     storage.upload(tmp_path / "mine", source)
     account = json.loads(said(capfd, "folder", "--table", source, "--out", out, "--json"))
     assert account == {"read": 3, "questions": 2, "rejected": {}, "quarantined": {"missing_image": 1}}
+    with pytest.raises(SystemExit) as ended:
+        command.main(["check", source])
+    assert ended.value.code == 0
+    assert "quarantined 1: missing_image" in capfd.readouterr().out
     names = {entry.name for entry in storage.listing(out)}
     assert {"manifest.json", "questions.parquet", "images/00000.zip"} <= names
 
