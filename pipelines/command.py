@@ -106,16 +106,17 @@ def _seal(config: QuestionsConfig, out: str) -> dict[str, Any]:
 
 
 def _is_sealed(out: str) -> bool:
-    """Whether questions were sealed there before; raises ConfigError when anything else is there."""
+    """Whether questions and nothing else lie there; raises ConfigError when anything else is there."""
     kind = storage.kind(out)
-    if kind is None or (kind == "folder" and not any(storage.listing(out))):
+    if kind is None or (kind == "folder" and not storage.is_remote(out) and not any(Path(out).iterdir())):
         return False
-    stated = storage.join(out, manifest.MANIFEST)
-    if kind == "folder" and storage.exists(stated):
-        with storage.open_binary(stated) as stream, suppress(ValueError, AttributeError):  # some other manifest.json
-            if json.load(stream).get("stage") == STAGE:
+    names = {entry.name for entry in storage.listing(out)} if kind == "folder" else {""}
+    if manifest.MANIFEST in names:
+        with storage.open_binary(storage.join(out, manifest.MANIFEST)) as stream, suppress(ValueError, LookupError):
+            stated = json.load(stream)
+            if stated["stage"] == STAGE and not names - {manifest.MANIFEST, *stated["files"]}:
                 return True
-    raise ConfigError(f"--out {out} is there and holds no sealed questions. Name a folder that is not there yet.")
+    raise ConfigError(f"--out {out} is there and holds no sealed questions, or more than them. Name another folder.")
 
 
 def account(tally: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def _findings(table: str, reader: str, tally: Tally, folder: Path) -> Iterator[s
     shown = _first_rows(table, aside)
     for fate, counts in (("rejected", tally.reasons), ("quarantined", tally.quarantined)):
         for reason, count in counts.items():
-            yield f"  {fate} {count}: {reason}, {MEANING[reason]}"
+            yield f"  {fate} {count}: {reason}, {MEANING.get(reason, reason)}"
             yield from (f"    row {number}: {shown[number]}" for number in _rows_of(aside, reason))
     if not aside:
         yield "  nothing is rejected"

@@ -23,7 +23,8 @@ _UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of 
 _UNSEEN = dict.fromkeys(
     code for start, stop in _UNSEEN_RANGES for code in range(start, stop) if chr(code) not in _KEPT_CONTROLS
 )
-_NO_WORD = re.compile(r"[\W_]+")
+# Marks go, and signs beside a number stay: they are all that tells `< 5 mm` from `> 5 mm`, or `3+` from `3-`.
+_MARK = re.compile(r"(?![<>+\-±=.]\s?\d)(?!(?<=\d)[+\-%])[\W_]")
 
 
 class RejectedError(Exception):
@@ -162,8 +163,8 @@ def normalised(text: str) -> str:
 
     Where nothing is left, as for the options `+` and `-`, the text itself.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _NO_WORD.sub(" ", folded).strip() or folded.strip()
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    return " ".join(_MARK.sub(" ", folded).split()) or folded.strip()
 
 
 def key(*parts: str) -> int:

@@ -48,8 +48,13 @@ def _images(row: dict[str, Any]) -> list[str]:
 def _options(row: dict[str, Any]) -> list[str]:
     if row.get("options") not in (None, "", []):
         return [line(option) for option in _list(row["options"], "options")]
-    by_letter = {match[1].upper(): row[name] for name in row if (match := _OPTION.fullmatch(name.strip()))}
-    texts = [line(_text(by_letter, letter)) for letter in LETTERS[: len(by_letter)] if letter in by_letter]
+    columns = [(match[1].upper(), value) for name, value in row.items() if (match := _OPTION.fullmatch(name.strip()))]
+    by_letter = {letter: "" if value is None else value for letter, value in columns}
+    if len(by_letter) < len(columns):
+        raise RejectedError("options_repeated")
+    if not all(isinstance(value, str) for value in by_letter.values()):
+        raise RejectedError("option_is_no_text")
+    texts = [line(by_letter[letter]) for letter in LETTERS[: len(by_letter)] if letter in by_letter]
     while texts and not texts[-1]:  # a question with fewer options than the table has columns
         texts.pop()
     if not texts or len(texts) > len(by_letter):

@@ -18,6 +18,7 @@ MEANING = {
     # the row
     "line_is_no_json": "the line is no JSON object",
     "row_too_long": f"it takes more than {MAX_ROW_BYTES >> 20} MiB; a quote that is never closed does that",
+    "quote_never_closed": "a quote opens a cell, and nothing closes it; write a quote inside a cell twice",
     "row_unreadable": "a cell holds what its column's type cannot hold",
     "wrong_cell_count": "the row has more or fewer cells than the first line has names",
     "text_is_not_utf8": "save the table as UTF-8",
@@ -28,6 +29,7 @@ MEANING = {
     "question_is_no_text": "write the question as text",
     "options_missing": "write the options as a list, or in columns option_A, option_B, ...",
     "options_are_no_list": "write a list of texts; in CSV as JSON, or in columns option_A, option_B, ...",
+    "option_is_no_text": "write every option as text",
     "option_missing": "an option is empty",
     "too_few_options": "a question needs two options",
     "too_many_options": "letters reach for 26 options",

@@ -138,11 +138,11 @@ def test_questions_in_a_store_are_replaced_whole_and_nothing_else_is_written_ove
     source = write(tmp_path / "mine", [row(0)])
     out = f"{bucket}/replaced"
     said(capfd, "folder", "--table", source, "--out", out)
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old/stale.zip").write_text("of an earlier reading")
-    storage.upload(tmp_path / "old", f"{out}/images")
+    write(source, [row(0), row(1)])
     said(capfd, "folder", "--table", source, "--out", out)
-    assert "images/stale.zip" not in {entry.name for entry in storage.listing(out)}
+    assert json.loads(storage.open_binary(f"{out}/manifest.json").read())["tally"]["rows"]["questions"] == 2
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/stale.zip").write_text("somebody's")
     storage.upload(tmp_path / "old", f"{bucket}/precious")
     with pytest.raises(SystemExit):
         command.main(["folder", "--table", str(source), "--out", f"{bucket}/precious"])
@@ -180,6 +180,15 @@ def test_an_artifact_of_another_stage_is_never_written_over(tmp_path, capfd):
         command.main(["folder", "--table", str(source), "--out", str(tmp_path / "q")])
     assert "holds no sealed questions" in capfd.readouterr().err
     assert path.exists()
+
+
+def test_a_file_that_somebody_put_beside_sealed_questions_is_not_deleted(tmp_path, capfd):
+    source = write(tmp_path / "mine", [row(0)])
+    said(capfd, "folder", "--table", source, "--out", tmp_path / "q")
+    (tmp_path / "q/NOTES.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        command.main(["folder", "--table", str(source), "--out", str(tmp_path / "q")])
+    assert (tmp_path / "q/NOTES.txt").read_text() == "mine"
 
 
 def test_questions_that_were_sealed_before_are_read_again(tmp_path, capfd):

@@ -26,6 +26,20 @@ def test_the_gold_key_is_of_what_is_right_and_not_of_its_letter():
     assert draft(gold="A").gold_key != draft(gold="B").gold_key
 
 
+@pytest.mark.parametrize(
+    ("one", "two"), [("< 5 mm", "> 5 mm"), ("+1", "-1"), ("3+", "3-"), ("0.5", "5"), ("charge \u22121", "charge 1")]
+)
+def test_signs_beside_a_number_tell_texts_apart(one, two):
+    assert drafts.normalised(one) != drafts.normalised(two)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("Is it 5?", "is it 5."), ("T1, weighted", "T1 weighted!"), ("\u22121", "-1")]
+)
+def test_marks_do_not(one, two):
+    assert drafts.normalised(one) == drafts.normalised(two)
+
+
 def test_parts_of_a_key_do_not_run_into_each_other():
     assert drafts.key("ab", "c") != drafts.key("a", "bc")
 

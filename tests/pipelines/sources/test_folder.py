@@ -75,6 +75,8 @@ def test_a_recipe_s_split_stands_over_the_table_s():
         ({"options": ["x", "X"]}, "options_repeated"),
         ({"options": "x|y"}, "options_are_no_list"),
         ({"options": "[" * 100_000}, "options_are_no_list"),
+        ({"options": None, "option_A": 5, "option_B": 6}, "option_is_no_text"),
+        ({"options": None, "option_A": "x", "option_a": "y"}, "options_repeated"),
         ({"answer": "C"}, "answer_is_no_option"),
         ({"answer": "y"}, "answer_is_no_option"),
         ({"answer": None}, "answer_missing"),

@@ -33,6 +33,16 @@ def test_a_quote_that_is_never_closed_costs_bounded_memory_and_later_rows_still_
     assert table[:2] == [{"a": "1", "b": "2"}, "row_too_long"]
 
 
+@pytest.mark.parametrize("num_rows", [3, 60, 1000])
+def test_a_quote_that_is_never_closed_costs_its_own_row_and_no_other(tmp_path, num_rows):
+    lines = [f"{number},x" for number in range(num_rows)]
+    lines[1] = '1,"x'
+    table = read(tmp_path / "t.csv", ("a,b\n" + "\n".join(lines) + "\n").encode())
+    assert [row["a"] if isinstance(row, dict) else row for row in table] == [
+        "0", "quote_never_closed", *(str(number) for number in range(2, num_rows))
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"a,a\n1,2\n", b",\n1,2\n"])
 def test_a_csv_without_names_for_its_columns_is_no_table(tmp_path, data):
     with pytest.raises(InputError, match="names of its columns"):
