@@ -7,6 +7,7 @@ pipe of its own, so that what one of them does when it dies holds up no other, a
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import multiprocessing
@@ -261,8 +262,7 @@ def _read(location: str) -> bytes:
     try:
         archive, dot_zip, member = location.partition(".zip/")
         if dot_zip:
-            with storage.open_binary(f"{archive}.zip") as stream, zipfile.ZipFile(stream) as opened:
-                return images.read_member(opened, member)
+            return images.read_member(_remote_zip(f"{archive}.zip"), member)
         with storage.open_binary(location) as stream:
             data = stream.read(images.MAX_BYTES + 1)
     except (InputError, OSError, zipfile.BadZipFile) as error:
@@ -270,6 +270,12 @@ def _read(location: str) -> bytes:
     if len(data) > images.MAX_BYTES:
         raise UnreadableImageError("image_file_too_large")
     return data
+
+
+@functools.lru_cache(maxsize=4)
+def _remote_zip(uri: str) -> zipfile.ZipFile:
+    """A store's zip, opened once in a child: its directory can be larger than all that is read of it."""
+    return zipfile.ZipFile(storage.open_binary(uri))
 
 
 def _facts(request: Request, data: bytes, normal: Normal) -> dict[str, Any]:

@@ -104,6 +104,8 @@ def _root(uri: str, *, whole: bool) -> Root:
                 return Listed(uri, iter(archive.namelist()))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise InputError(f"{uri} is no zip that can be read: {first_line(error)}") from error
+    if storage.kind(uri) == "file":
+        raise InputError(f"{uri} is neither a folder nor a .zip of images.")
     if storage.is_remote(uri):
         return Listed(uri, (entry.name for entry in storage.listing(uri)))
     return Folder(uri, whole=whole)

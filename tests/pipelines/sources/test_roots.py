@@ -124,3 +124,8 @@ def test_a_zip_that_is_none_is_one_clear_error(folder):
     (folder / "images.zip").write_text("no zip")
     with pytest.raises(InputError, match="is no zip that can be read"):
         finder(folder / "train.csv")
+
+
+def test_a_file_that_is_no_zip_in_the_images_place_is_one_clear_error(folder):
+    with pytest.raises(InputError, match=r"neither a folder nor a \.zip"):
+        finder(folder / "train.csv", folder / "top.png")
