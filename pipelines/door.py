@@ -1,8 +1,8 @@
 """Images of the world -> stored images, or reasons why not, in processes of their own that can be ended.
 
 A decoder that is fed hostile bytes may crash, hang or fill the memory. It does so in a child with little memory, which
-is replaced when it dies or takes too long; the row in question gets a reason and no other is touched. Each child has a
-pipe of its own, so that what one of them does when it dies holds up no other, and no image is blamed for another's.
+is replaced when it dies or takes too long; the row in question gets a reason and no other is touched: each child has a
+pipe of its own, which its death leaves broken for nobody else, and no image is blamed for what another left behind.
 """
 
 import contextlib
@@ -46,6 +46,7 @@ _PRELOADED = [  # once, so that a child's successor is there at once
     *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP")),
 ]
 _REDUCING_GAP = 3.0  # averages first, in whole steps: as good as without, says Pillow, and several times quicker
+_READY, _LATE, _DEAD, _GORGED = "ready", "takes_too_long", "crashes_the_decoder", "needs_too_much_memory"
 _FLAT = 2.0  # standard deviation of grey values below which nothing can be told apart
 
 
@@ -139,16 +140,24 @@ class Door:
         ready = connection.wait([child.pipe for child in busy], None if left_s == math.inf else max(0.0, left_s))
         for child in busy:
             if child.pipe in ready:
-                if not child.take():
-                    self._replace(child, "crashes_the_decoder")
+                said = child.hear()
+                if said in (_DEAD, _GORGED):
+                    self._replace(child, said)
+                elif said != _READY:
+                    child.finish(said)
             elif time.monotonic() - child.since > self._timeout_s:
-                self._replace(child, "takes_too_long")
+                self._replace(child, _LATE)
 
     def _replace(self, child: "_Child", reason: str) -> None:
+        """Let another do what the child has left. A death or a lack of memory may come of what an earlier image left
+        behind: such an image is tried once more, and is to blame if it is the first that its child looks at."""
         child.end()
-        child.jobs.popleft().finish(reason)
-        self._todo.extendleft(reversed(child.jobs))
-        self._children[self._children.index(child)] = _Child(self._context)
+        if reason == _LATE or child.is_fresh:
+            child.finish(reason)
+        heir = _Child(self._context)
+        for job in child.jobs:
+            heir.give(job, self._max_pixels, self._timeout_s)
+        self._children[self._children.index(child)] = heir
 
 
 @dataclasses.dataclass(slots=True)
@@ -159,20 +168,18 @@ class _Job:
     done: bool = False
     outcome: Any = None
 
-    def finish(self, outcome: Any) -> None:
-        self.done, self.outcome = True, outcome
-
 
 class _Child:
     """A process that looks at images, and the jobs that it has, the first of which it is at.
 
-    since: when it began with that one, or later; infinite until the process has greeted, since its start is no image's
-    fault.
+    since: when it began with that one, or later; infinite until the process is ready, since its start is no image's
+    fault. is_fresh: it has finished none.
     """
 
     def __init__(self, context: ForkServerContext) -> None:
         self.jobs: deque[_Job] = deque()
         self.since = math.inf
+        self.is_fresh = True
         self.pipe, far = context.Pipe()
         self._process = context.Process(target=_serve, args=(far, dict(os.environ)), daemon=True)
         self._process.start()
@@ -186,19 +193,23 @@ class _Child:
         with contextlib.suppress(OSError):  # it is dead, as will be seen when its answer is read
             self.pipe.send((_look, job.request, max_pixels, timeout_s))
 
-    def take(self) -> bool:
-        """Read what it says; False when it has died. Raises RuntimeError when it did not even start."""
+    def hear(self) -> Any:
+        """That it is ready, what its first job gave, or that it is dead. Raises RuntimeError when it did not start."""
         try:
             said = self.pipe.recv()
         except (EOFError, OSError) as error:
-            if self.since == math.inf:
-                self._process.join()
-                raise RuntimeError(f"a child of the door ended at its start ({self._process.exitcode})") from error
-            return False
-        if self.since < math.inf:
-            self.jobs.popleft().finish(said)
+            if self.since < math.inf:
+                return _DEAD
+            self._process.join()
+            raise RuntimeError(f"a child of the door ended at its start ({self._process.exitcode})") from error
         self.since = time.monotonic()
-        return True
+        return said
+
+    def finish(self, outcome: Any) -> None:
+        """Its first job is done."""
+        job = self.jobs.popleft()
+        job.done, job.outcome = True, outcome
+        self.is_fresh = False
 
     def end(self) -> None:
         """Kill it, whatever it is at."""
@@ -208,10 +219,10 @@ class _Child:
 
 
 def _serve(pipe: connection.Connection, environment: dict[str, str]) -> None:
-    """In a child: greet, then do one job after another until nobody is left to give any."""
+    """In a child: do one job after another until nobody is left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
     _confine(environment)
-    pipe.send(None)
+    pipe.send(_READY)
     with contextlib.suppress(EOFError, OSError):
         while True:
             look, request, max_pixels, timeout_s = pipe.recv()
@@ -224,7 +235,7 @@ def _tried(look: Any, request: Request, max_pixels: int) -> Any:
     try:
         return look(request, max_pixels)
     except MemoryError:
-        return "needs_too_much_memory"
+        return _GORGED
     except Exception as error:  # noqa: BLE001 - a fault of ours, which is raised in the parent
         error.add_note(traceback.format_exc())
         return error

@@ -86,11 +86,16 @@ def _decoded(data: bytes, stretch_tiff: bool) -> tuple[Image.Image, str, list[st
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("not_an_image") from error
+        raise UnreadableImageError("damaged_image" if _begins_well(data) else "not_an_image") from error
     except MemoryError as error:
         raise UnreadableImageError("needs_too_much_memory") from error
     except Exception as error:  # decoders meet hostile bytes with whatever their code happens to raise
         raise UnreadableImageError("damaged_image") from error
+
+
+def _begins_well(data: bytes) -> bool:
+    """Whether the first bytes are those of an accepted format."""
+    return any(accepts and accepts(data[:16]) for _, accepts in (Image.OPEN[kind] for kind in FORMATS))
 
 
 def _check_aspect(image: Image.Image) -> None:
