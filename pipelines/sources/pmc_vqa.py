@@ -6,9 +6,10 @@ has `Answer` (its letter), `Caption` and `split`. The facts about both are in th
 """
 
 import dataclasses
+import functools
+import posixpath
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from infra.errors import InputError
@@ -18,12 +19,15 @@ from pipelines.sources.drafts import Draft, Origin, RejectedError, line
 NAME = "PMC-VQA"
 _LETTERS = LETTERS[:4]
 _CHOICES = tuple(f"Choice {letter}" for letter in _LETTERS)
+_NEEDED = ("Figure_path", "Question", *_CHOICES, "Answer")
+_COLUMNS = (*_NEEDED, "Answer_label", "Caption", "split")
+_CLOSING = dict(zip("'\"`‘“", "'\"`’”", strict=True))  # opening quote -> the one that ends what it begins
 _QUOTES = "'\"`‘’“”"
-_PREFIX = re.compile(rf"^[{_QUOTES}\s]*([A-D])\s*[:：]\s*")
-_DOTTED = re.compile(rf"^[{_QUOTES}\s]*([A-D])[.)]\s*")
+_PREFIX = re.compile(rf"[{_QUOTES}\s]*([A-D])\s*[:：]\s*")
+_DOTTED = re.compile(rf"[{_QUOTES}\s]*([A-D])[.)]\s*")
+_MIN_PREFIXES = 3
 _LABEL = re.compile(r"^\W*([A-D])\W*$", re.IGNORECASE)
-_ARTICLE = re.compile(r"^(PMC\d+)", re.IGNORECASE)
-_COLUMNS = ("Figure_path", "Question", *_CHOICES)
+_ARTICLE = re.compile(r"PMC\d+", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,17 +38,18 @@ class _Choice:
     prefix: str | None
     text: str
 
-    def letters(self) -> set[str]:
-        return {self.column, self.prefix or self.column}
+    @property
+    def plain(self) -> str:
+        return _plain(self.text)
 
 
 def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
     """The one draft of a row; raises RejectedError with the reason, InputError when these are no columns of PMC-VQA."""
-    cells = _cells(row)
-    choices = _choices([cells[name] for name in _CHOICES])
+    cells = {name: _text(row[column]) for name, column in _columns(tuple(row)).items()}
+    choices = _choices([line(cells[name]) for name in _CHOICES])
     gold = _gold(choices, cells)
     name = cells["Figure_path"].strip()
-    stem = PurePosixPath(name.replace("\\", "/")).stem
+    stem = posixpath.splitext(posixpath.basename(name.replace("\\", "/")))[0]
     article = _ARTICLE.match(stem)
     yield origin.draft(
         split=origin.split or _split(cells, origin),
@@ -53,93 +58,117 @@ def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
         options=[choice.text for choice in choices],
         gold=gold.column,
         figure=line(stem).casefold(),
-        article=article[1].upper() if article else "",
+        article=article[0].upper() if article else "",
         caption=line(cells.get("Caption", "")),
     )
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    """The row's cells by the names of this page; in Parquet they may be null."""
-    cells = {name.strip(): "" if value is None else value for name, value in row.items()}
-    if "Anwser" in cells:
-        cells.setdefault("Answer", cells.pop("Anwser"))
-    if missing := [name for name in (*_COLUMNS, "Answer") if name not in cells]:
-        raise InputError(f"A table of PMC-VQA has no column {missing[0]!r}; it has {', '.join(cells)[:300]}")
-    return {name: value if isinstance(value, str) else str(value) for name, value in cells.items()}
+@functools.lru_cache
+def _columns(names: tuple[str, ...]) -> dict[str, str]:
+    """The columns by the names of this page -> by those of the table."""
+    columns = {name.strip(): name for name in names}
+    if "Anwser" in columns:
+        columns.setdefault("Answer", columns["Anwser"])
+    if missing := [name for name in _NEEDED if name not in columns]:
+        raise InputError(f"A table of PMC-VQA has no column {missing[0]!r}; it has {', '.join(columns)[:300]}")
+    return {name: columns[name] for name in _COLUMNS if name in columns}
+
+
+def _text(value: Any) -> str:
+    """A cell's text; in Parquet it may be null."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RejectedError("cell_is_no_text")
+    return value
 
 
 def _split(cells: dict[str, str], origin: Origin) -> str:
-    """As version 2 says it; else as the file is called: what does not call itself a test is for training."""
-    said = line(cells.get("split", "")).casefold()
-    return said if said in set(Split) else Split.TEST if origin.file.startswith("test") else Split.TRAIN
+    """As version 2 says it; else as the file is called, lest a test in its name be trained on."""
+    if said := line(cells.get("split", "")).casefold():
+        return said
+    name = origin.file.casefold()
+    return Split.TEST if "test" in name and not name.startswith("train") else Split.TRAIN
 
 
-def _choices(raw: list[str]) -> list[_Choice]:
-    cells = [line(text) for text in raw]
-    dotted = [_DOTTED.match(cell) for cell in cells]
-    # `A. niger` is a mould: a dot marks letters only where all four follow one another.
-    pattern = _DOTTED if [match and match[1] for match in dotted] == list(_LETTERS) else _PREFIX
-    found = [pattern.match(cell) for cell in cells]
+def _choices(cells: list[str]) -> list[_Choice]:
+    found = _prefixes(cells)
     texts = [_unquoted(cell[match.end() :] if match else cell) for cell, match in zip(cells, found, strict=True)]
-    opening = cells[0][:1]
-    if opening and opening in _QUOTES and texts[-1].endswith(opening):  # one pair of quotes around all four options
-        texts = [texts[0].removeprefix(opening).lstrip(), *texts[1:-1], texts[-1][:-1].rstrip()]
+    closing = [match and _CLOSING.get(cell[:1]) for cell, match in zip(cells, found, strict=True)]
+    for first, last in ((0, 0), (1, 1), (2, 2), (3, 3), (0, 3)):  # quotes around each option, or one pair around all
+        end = closing[first]
+        if end and texts[last].endswith(end):
+            texts[last], closing[first] = texts[last][:-1].rstrip(), None
     return [
         _Choice(letter, match[1] if match else None, text)
         for letter, match, text in zip(_LETTERS, found, texts, strict=True)
     ]
 
 
+def _prefixes(cells: list[str]) -> list[re.Match[str] | None]:
+    """The letter before each option. `A. niger` is a mould, and `C: 2 mm` may be a text: what begins so has letters
+    before it only where most options have one, and dots only where all four follow one another."""
+    dotted = [_DOTTED.match(cell) for cell in cells]
+    if [match and match[1] for match in dotted] == list(_LETTERS):
+        return dotted
+    found = [_PREFIX.match(cell) for cell in cells]
+    num_letters = len({match[1] for match in found if match})
+    if 0 < num_letters < _MIN_PREFIXES and all(cells):
+        raise RejectedError("option_letters_unclear")
+    return found
+
+
 def _unquoted(text: str) -> str:
     """Without the quotes that enclose all of it; a quote inside belongs to the text, as in 3' or Crohn's."""
-    while len(text) > 1 and text[0] in "'\"`" and text[0] == text[-1] and text[0] not in text[1:-1]:
+    while len(text) > 1 and _CLOSING.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(text[1:-1]):
         text = text[1:-1].strip()
-    return text.removeprefix("“").removesuffix("”").strip() if text[:1] == "“" and text[-1:] == "”" else text
+    return text
 
 
 def _gold(choices: list[_Choice], cells: dict[str, str]) -> _Choice:
     """The right option, where all that the row says of it leaves one reading."""
     if not all(choice.text for choice in choices):
         raise RejectedError("option_missing")
-    if len({_plain(choice.text) for choice in choices}) < len(choices):
+    if len({choice.plain for choice in choices}) < len(choices):
         raise RejectedError("options_repeated")
     said = line(cells["Answer"])
-    if "Answer_label" not in cells:
-        return _only(_lettered(choices, said))
-    label = line(cells["Answer_label"])
-    named = _named(choices, said)
+    label = line(cells.get("Answer_label", "")).strip(_QUOTES)  # a lone quote says nothing
+    named = _named(choices, said) if "Answer_label" in cells else None
     if named is None:
-        if said and not _lettered(choices, said):
-            raise RejectedError("answer_is_no_option")
-        by_label = _lettered(choices, label)
-        return _only([choice for choice in by_label if not said or choice in _lettered(choices, said)])
-    if label.strip(_QUOTES) and named not in _lettered(choices, label):
+        return _by_letter(choices, [letter for letter in (said, label) if _plain(letter)])
+    if label and named not in _lettered(choices, label):
         raise RejectedError("label_contradicts_answer")
+    if not label and _lettered(choices, said) not in ([], [named]):
+        raise RejectedError("letters_contradict_each_other")
     return named
 
 
-def _only(choices: list[_Choice]) -> _Choice:
-    if len(choices) > 1:
-        raise RejectedError("letters_contradict_each_other")
-    if not choices:
+def _by_letter(choices: list[_Choice], letters: list[str]) -> _Choice:
+    """The option that all letters mean, by its column and by the letter before it alike: where these differ an option
+    may be lost, and the right one with it."""
+    meant = [choice for choice in choices if letters and all(choice in _lettered(choices, each) for each in letters)]
+    if not meant:
         raise RejectedError("answer_is_no_option")
-    return choices[0]
+    if len(meant) > 1 or meant[0].prefix not in {None, meant[0].column}:
+        raise RejectedError("letters_contradict_each_other")
+    return meant[0]
 
 
 def _named(choices: list[_Choice], said: str) -> _Choice | None:
-    """The option whose text the answer repeats."""
-    match = _PREFIX.match(said)
-    texts = {_plain(said), _plain(_unquoted(said[match.end() :])) if match else _plain(_unquoted(said))}
-    named = [choice for choice in choices if _plain(choice.text) in texts]
-    return named[0] if len(named) == 1 else None
+    """The option whose text the answer repeats, with its letter before it or without."""
+    named = [choice for choice in choices if choice.plain == _plain(said)]
+    if not named and (match := _PREFIX.match(said)):
+        rest = _plain(said[match.end() :])
+        named = [choice for choice in _lettered(choices, match[1]) if choice.plain == rest]
+    return named[0] if named else None
 
 
 def _plain(text: str) -> str:
     """What two writings of an option share; signs stay, since they are all that tells `< 5 mm` from `> 5 mm`."""
-    return text.casefold().strip(f" .,;{_QUOTES}")
+    return text.casefold().lstrip(f" {_QUOTES}").rstrip(f" .,;{_QUOTES}")
 
 
 def _lettered(choices: list[_Choice], label: str) -> list[_Choice]:
     """The options that a letter can mean: by column, and by the letter written before them."""
     match = _LABEL.match(label)
-    return [choice for choice in choices if match and match[1].upper() in choice.letters()]
+    return [choice for choice in choices if match and match[1].upper() in {choice.column, choice.prefix}]

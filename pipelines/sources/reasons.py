@@ -25,6 +25,7 @@ MEANING = {
     "text_too_long": f"a text has more than {MAX_CHARACTERS} characters",
     "chat_markup_in_text": "a text holds a chat template's markup, such as <|im_end|>, and would break out of its turn",
     # its fields
+    "cell_is_no_text": "write every cell as text",
     "question_missing": "write the question's text",
     "question_is_no_text": "write the question as text",
     "options_missing": "write the options as a list, or in columns option_A, option_B, ...",
@@ -34,6 +35,7 @@ MEANING = {
     "too_few_options": "a question needs two options",
     "too_many_options": "letters reach for 26 options",
     "options_repeated": "two options say the same",
+    "option_letters_unclear": "some options have a letter before them and others none: it may belong to the text",
     "option_letters_have_gaps": "the options' letters do not follow one another from A",
     "answer_missing": "write the right option's letter",
     "answer_is_no_text": "write the right option's letter as text",

@@ -77,7 +77,9 @@ def test_the_early_spelling_of_the_answer_s_column_is_read():
         ("test_clean.csv", version_1(), "test"),
         ("train_2.csv", version_2(), "train"),
         ("test_2.csv", version_2(split="test"), "test"),
-        ("dirty.csv", version_2(split="nonsense"), "train"),
+        ("PMC-VQA_test_clean.csv", version_1(), "test"),
+        ("train_2.csv", version_2(split="Test "), "test"),
+        ("train_without_test_figures.csv", version_1(), "train"),
     ],
 )
 def test_the_split_is_the_row_s_own_or_follows_from_the_file_s_name(file, row, split):
@@ -103,6 +105,11 @@ def test_options_that_other_readers_take_for_missing_stay_text(text):
         (" C:B. subtilis", "B. subtilis"),
         ("No letter before it", "No letter before it"),
         (" c:Small letter", "c:Small letter"),
+        (" C:C: drive", "C: drive"),
+        (" C:“Bat” and “wing”", "“Bat” and “wing”"),
+        (" C:“Bat wing”", "Bat wing"),
+        (" C:'A' and 'B'", "'A' and 'B'"),
+        ("'C:Quoted with its letter'", "Quoted with its letter"),
     ],
 )
 def test_an_option_loses_its_letter_and_stray_marks_and_nothing_else(raw, text):
@@ -113,6 +120,18 @@ def test_species_whose_names_begin_like_letters_keep_them():
     names = ("A. fumigatus", "A. niger", "A. flavus", "A. terreus")
     row = version_1(**{f"Choice_{letter}": name for letter, name in zip("ABCD", names, strict=True)}, Answer=names[1])
     assert read(row).options == names
+
+
+def test_a_text_that_begins_like_a_letter_is_not_cut_in_a_table_without_letters():
+    plain = version_1(Choice_A="2 mm", Choice_B="3 mm", Choice_C="4 mm", Choice_D="5 mm", Answer="3 mm")
+    assert read(plain).options == ("2 mm", "3 mm", "4 mm", "5 mm")
+    assert refused(plain | {"Choice A": "A: axial, B: coronal"}) == "option_letters_unclear"
+    assert refused(plain | {f"Choice {letter}": f"A: {letter}, B: x" for letter in "ABCD"}) == "option_letters_unclear"
+
+
+def test_quotes_inside_options_without_letters_are_no_pair_around_all_of_them():
+    row = version_1(Choice_A='"Bat wing" sign', Choice_B="b", Choice_C="c", Choice_D='The "halo"', Answer="b")
+    assert read(row).options == ('"Bat wing" sign', "b", "c", 'The "halo"')
 
 
 def test_letters_with_dots_are_taken_off_where_all_four_follow_one_another():
@@ -134,6 +153,16 @@ def test_a_lone_quote_as_label_is_mended_by_the_answer_s_text():
     )  # fmt: skip
     assert draft.options == ("One patient", "Two", "Three", "Four patients")
     assert draft.gold == "B"
+
+
+def test_options_that_are_quoted_with_their_letters_lose_both():
+    row = version_1(**{f"Choice_{letter}": f" '{letter}:Crohn's {letter}'" for letter in "ABCD"}, Answer="Crohn's B")
+    assert read(row).options == ("Crohn's A", "Crohn's B", "Crohn's C", "Crohn's D")
+
+
+def test_a_pair_of_quotes_around_all_options_leaves_the_primes_inside():
+    row = version_1(Choice_A="'A:5' end", Choice_D=" D:3' end'", Answer="5' end", Answer_label="'")
+    assert (read(row).options[0], read(row).options[3], read(row).gold) == ("5' end", "3' end", "A")
 
 
 def test_a_question_in_quotes_loses_them():
@@ -159,6 +188,11 @@ def test_a_question_in_quotes_loses_them():
         (version_2(Answer=""), "answer_is_no_option"),
         (version_2(Choice_B=" C:Focal", Answer="C"), "letters_contradict_each_other"),
         (version_1(Choice_B=" C:Focal", Answer="", Answer_label="C"), "letters_contradict_each_other"),
+        (version_1(Answer="A:Focal uptake pattern"), "answer_is_no_option"),
+        (version_1(Answer="A:Focal uptake pattern", Answer_label="'"), "answer_is_no_option"),
+        (version_2(split="nonsense"), "unknown_split"),
+        (version_1(Choice_C=float("nan")), "cell_is_no_text"),
+        (version_1(Question=["?"]), "cell_is_no_text"),
         (version_1(Choice_B=" C:Focal uptake pattern", Answer="Focal uptake pattern", Answer_label="D"),
          "label_contradicts_answer"),
     ],
@@ -181,6 +215,36 @@ def test_a_row_that_contradicts_itself_is_refused_with_the_reason(row, reason):
 )
 def test_a_contradiction_with_one_reading_left_is_mended(row, gold):
     assert read(row).gold == gold
+
+
+LOST = {"Choice_A": " A:a", "Choice_B": " A:b", "Choice_C": " B:c", "Choice_D": " C:d"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        version_2(**LOST, Answer="D"),  # whose column holds C
+        version_1(**LOST, Answer="", Answer_label="D"),
+        version_2(Choice_B=" C:Focal", Answer="B"),
+    ],
+)
+def test_a_letter_that_no_option_bears_any_more_picks_none(row):
+    assert refused(row) == "letters_contradict_each_other"
+
+
+PANELS = {f"Choice_{letter}": f" {letter}:{panel}" for letter, panel in zip("ABCD", "CDAB", strict=True)}
+
+
+@pytest.mark.parametrize(("label", "gold"), [("D", "D"), ("B", "label_contradicts_answer")])
+def test_options_that_are_letters_are_named_by_their_text(label, gold):
+    row = version_1(**PANELS, Answer="B", Answer_label=label)
+    assert gold == (refused(row) if len(gold) > 1 else read(row).gold)
+
+
+def test_a_letter_that_may_be_an_option_s_text_or_its_place_is_refused_where_no_label_decides():
+    assert refused(version_1(**PANELS, Answer="B", Answer_label="'")) == "letters_contradict_each_other"
+    same = {f"Choice_{letter}": f" {letter}:{letter}" for letter in "ABCD"}
+    assert read(version_1(**same, Answer="B", Answer_label="'")).gold == "B"
 
 
 def test_a_letter_as_answer_that_contradicts_the_label_is_refused():
@@ -237,6 +301,16 @@ def test_what_was_written_as_right_is_never_read_as_another_option(texts, right,
             assert read(row).gold == "ABCD"[right]
         except RejectedError:
             continue
+
+
+@given(st.text("ABCD", min_size=4, max_size=4), st.sampled_from("ABCD"), st.sampled_from([version_1, version_2]))
+def test_a_letter_alone_picks_an_option_only_where_column_and_written_letter_agree_on_it(letters, said, form):
+    cells = {f"Choice_{c}": f" {letter}:text {c}" for c, letter in zip("ABCD", letters, strict=True)}
+    row = form(**cells, **({"Answer": said} if form is version_2 else {"Answer": "", "Answer_label": said}))
+    if letters.count(said) == 1 and letters["ABCD".index(said)] == said and len(set(letters)) >= 3:
+        assert read(row).gold == said
+    else:
+        assert refused(row) in {"letters_contradict_each_other", "option_letters_unclear"}
 
 
 def test_no_text_makes_the_patterns_slow():
