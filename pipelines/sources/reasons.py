@@ -17,7 +17,7 @@ _SHARED = {
 MEANING = {
     # the row
     "line_is_no_json": "the line is no JSON object",
-    "row_too_long": f"it takes more than {MAX_ROW_BYTES >> 20} MiB; a quote that is never closed does that",
+    "row_too_long": f"it takes more than {MAX_ROW_BYTES >> 20} MiB",
     "quote_never_closed": "a quote opens a cell, and nothing closes it; write a quote inside a cell twice",
     "row_unreadable": "a cell holds what its column's type cannot hold",
     "wrong_cell_count": "the row has more or fewer cells than the first line has names",

@@ -8,7 +8,7 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, AnyStr, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_ROW_BYTES = 16 << 20
 MAX_ROW_LINES = 100  # of a CSV table; the cells of real ones have a few line breaks
 _PARQUET_BATCH = 1024
+_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # no UTF-8, a date out of all calendars
 
 Row = dict[str, Any]
 
@@ -38,13 +39,18 @@ def read(uri: str) -> Iterator[tuple[int, Row | str]]:
 
 def _jsonl(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
     number = 0
-    while raw := stream.readline(MAX_ROW_BYTES):
+    while raw := _line(stream, b"\n"):
         number += 1
-        whole = raw.endswith(b"\n") or len(raw) < MAX_ROW_BYTES
-        while not whole and (rest := stream.readline(MAX_ROW_BYTES)):
-            whole, raw = rest.endswith(b"\n"), b"?"
         if raw.strip():
-            yield number, _object(raw) if raw != b"?" else "row_too_long"
+            yield number, _object(raw) if len(raw) <= MAX_ROW_BYTES else "row_too_long"
+
+
+def _line(stream: IO[AnyStr], *ends: AnyStr) -> AnyStr:
+    """The next line, empty at the end. Of one that is too long only a part, longer than MAX_ROW_BYTES still."""
+    line = part = stream.readline(MAX_ROW_BYTES + 1)
+    while len(part) > MAX_ROW_BYTES and not part.endswith(ends):
+        part = stream.readline(MAX_ROW_BYTES + 1)
+    return line
 
 
 def _object(raw: bytes) -> Row | str:
@@ -62,28 +68,38 @@ def _csv(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
     # Bytes that are no UTF-8 become half surrogates, which the draft of their row then refuses by name.
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         lines = _Lines(text)
-        cells = csv.reader(lines)
-        header = _header(uri, cells)
-        number = 0
+        header = _header(uri, lines)
+        cells, number = _cells(lines), 0
         while True:
             lines.row.clear()
             try:
                 values = next(cells)
             except StopIteration:
                 return
-            except (csv.Error, _UnclosedError) as error:
+            except (csv.Error, _BadRowError) as error:
                 number += 1
-                yield number, "row_too_long" if isinstance(error, csv.Error) else "quote_never_closed"
-                lines.go_back()  # the row's first line alone is to blame: the others are rows of their own
-                cells = csv.reader(lines)
+                yield number, _reason(error)
+                lines.go_back()
+                cells = _cells(lines)
                 continue
             if values:
                 number += 1
-                yield number, _row(header, values)
+                same = len(values) == len(header)
+                yield number, dict(zip(header, values, strict=True)) if same else "wrong_cell_count"
 
 
-class _UnclosedError(Exception):
-    """A quote opens a cell, and the end of the table, or of any sensible row, comes before the one that closes it."""
+def _cells(lines: Iterator[str]) -> Iterator[list[str]]:
+    """The cells of each row. Strict: else a quote that is never closed would end in the next row's first one, and two
+    rows would become one that looks whole."""
+    return csv.reader(lines, strict=True)
+
+
+class _BadRowError(Exception):
+    """A row that cannot be read; the message is the reason."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _BadRowError) else "quote_never_closed"
 
 
 class _Lines:
@@ -98,40 +114,45 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        if len(self.row) >= MAX_ROW_LINES:
-            raise _UnclosedError
-        line = self._again.popleft() if self._again else self._text.readline()
+        line = self._again.popleft() if self._again else _line(self._text, "\n", "\r")
         if not line:
             if self.row:
-                raise _UnclosedError
+                raise _BadRowError("quote_never_closed")
             raise StopIteration
         self.row.append(line)
+        if len(line) > MAX_ROW_BYTES and len(self.row) == 1:
+            raise _BadRowError("row_too_long")
+        if len(self.row) > MAX_ROW_LINES or sum(map(len, self.row)) > MAX_ROW_BYTES:
+            raise _BadRowError("quote_never_closed")
         return line
 
     def go_back(self) -> None:
-        """Give all lines of the row but its first once more."""
+        """Give all lines of the row but its first once more: it alone is to blame, they are rows of their own."""
         self._again.extendleft(reversed(self.row[1:]))
 
 
-def _header(uri: str, cells: Iterator[list[str]]) -> list[str]:
+def _header(uri: str, lines: Iterator[str]) -> list[str]:
     """The columns' names."""
     try:
-        header = [name.strip() for name in next(cells, [])]
-    except (csv.Error, _UnclosedError) as error:
-        raise InputError(f"{uri} is no CSV table: its first line opens a quote and does not close it.") from error
-    if len({name.casefold() for name in header}) < len(header) or not any(header):
-        raise InputError(f"{uri} has no first line with the names of its columns, each once: {', '.join(header)[:200]}")
-    return header
+        return _names(uri, next(_cells(lines), []))
+    except (csv.Error, _BadRowError) as error:
+        raise InputError(f"{uri} is no CSV table: its first line ends the reading, {_reason(error)}.") from error
 
 
-def _row(header: list[str], values: list[str]) -> Row | str:
-    return dict(zip(header, values, strict=True)) if len(values) == len(header) else "wrong_cell_count"
+def _names(uri: str, names: list[str]) -> list[str]:
+    """The names without blanks around them; raises InputError where two columns have the same, or none has one."""
+    names = [name.strip() for name in names]
+    if len({name.casefold() for name in names}) < len(names) or not any(names):
+        raise InputError(f"{uri} does not name its columns, each once: {str(names)[:200]}")
+    return names
 
 
 def _parquet(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
     number = 0
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_PARQUET_BATCH):
+        file = pq.ParquetFile(stream)
+        _names(uri, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
             for row in _rows_of(batch):
                 number += 1
                 yield number, row
@@ -140,8 +161,16 @@ def _parquet(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
 
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[Row | str]:
-    for place in range(batch.num_rows):
-        try:
-            yield batch.slice(place, 1).to_pylist()[0]
-        except (ValueError, OverflowError, pa.ArrowException):  # text that is no UTF-8, a date out of all calendars
-            yield "row_unreadable"
+    try:
+        yield from batch.to_pylist()
+    except _UNREADABLE:
+        for place in range(batch.num_rows):
+            yield _row_of(batch.slice(place, 1))
+
+
+def _row_of(batch: pa.RecordBatch) -> Row | str:
+    try:
+        (row,) = batch.to_pylist()
+    except _UNREADABLE:
+        return "row_unreadable"
+    return dict(row)

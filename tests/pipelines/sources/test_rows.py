@@ -1,4 +1,6 @@
 import json
+import time
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,10 +29,43 @@ def test_ragged_rows_are_reasons_in_their_place(tmp_path):
     assert table == ["wrong_cell_count", {"a": "1", "b": "2"}, "wrong_cell_count"]
 
 
-def test_a_quote_that_is_never_closed_costs_bounded_memory_and_later_rows_still_count(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_giant_line_costs_bounded_memory_and_later_rows_still_count(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 1 << 20)
+    with (tmp_path / name).open("wb") as file:
+        file.write(b"a,b\n" if name.endswith("csv") else b"{}\n")
+        file.writelines(b"x" * (1 << 20) for _ in range(64))
+        file.write(b"\n3,4\n" if name.endswith("csv") else b'\n{"a": "3"}\n')
+    tracemalloc.start()
+    table = [row for _, row in rows.read(str(tmp_path / name))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert table[-2] == "row_too_long"
+    assert table[-1]["a"] == "3"
+    assert peak < 16 << 20
+
+
+def test_a_giant_line_in_a_row_that_is_never_closed_is_a_row_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "MAX_ROW_BYTES", 1000)
-    table = read(tmp_path / "t.csv", b'a,b\n1,2\n1,"' + b"x" * 3000 + b"\n3,4\n")
-    assert table[:2] == [{"a": "1", "b": "2"}, "row_too_long"]
+    table = read(tmp_path / "t.csv", b'a,b\n1,"2\n' + b"x" * 3000 + b"\n3,4\n")
+    assert table == ["quote_never_closed", "row_too_long", {"a": "3", "b": "4"}]
+
+
+@pytest.mark.parametrize("row", [b'1,"x,y\n', b'1,"x"y,z\n'])
+def test_a_stray_quote_never_makes_one_row_of_two(tmp_path, row):
+    table = read(tmp_path / "t.csv", b"a,b,c\n" + row + b'2,"x",y\n3,x,y\n')
+    assert table == ["quote_never_closed", {"a": "2", "b": "x", "c": "y"}, {"a": "3", "b": "x", "c": "y"}]
+
+
+def test_a_quote_inside_an_unquoted_cell_is_text(tmp_path):
+    assert read(tmp_path / "t.csv", b"a,b\n5\" long,3'\n") == [{"a": '5" long', "b": "3'"}]
+
+
+def test_many_stray_quotes_end_in_bounded_time(tmp_path):
+    started = time.perf_counter()
+    table = read(tmp_path / "t.csv", b"a,b\n" + b'1,"x\n' * 20_001)
+    assert table.count("quote_never_closed") == len(table) == 20_001
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("num_rows", [3, 60, 1000])
@@ -45,7 +80,7 @@ def test_a_quote_that_is_never_closed_costs_its_own_row_and_no_other(tmp_path, n
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"a,a\n1,2\n", b",\n1,2\n"])
 def test_a_csv_without_names_for_its_columns_is_no_table(tmp_path, data):
-    with pytest.raises(InputError, match="names of its columns"):
+    with pytest.raises(InputError, match="does not name its columns"):
         read(tmp_path / "t.csv", data)
 
 
@@ -55,7 +90,7 @@ def test_nul_and_bytes_that_are_no_utf8_do_not_end_the_reading(tmp_path):
 
 
 def test_jsonl_lines_are_objects_or_reasons_and_blank_ones_do_not_count(tmp_path):
-    data = b'{"a": 1}\n\n[1]\nnot json\n\xff\n' + b"[" * 100_000 + b'\n{"a": "\\ud800"}'
+    data = b'{"a": 1}\n\n[1]\nnot json\n\xff\n' + b"[" * 100_000 + b'\n{"a": "\\ud800"}\n?'
     table = read(tmp_path / "t.jsonl", data)
     assert table == [
         {"a": 1},
@@ -64,6 +99,7 @@ def test_jsonl_lines_are_objects_or_reasons_and_blank_ones_do_not_count(tmp_path
         "text_is_not_utf8",
         "line_is_no_json",
         {"a": "\ud800"},
+        "line_is_no_json",
     ]
 
 
@@ -83,6 +119,18 @@ def test_parquet_of_any_types_is_read_as_plain_values(tmp_path):
     pq.write_table(table, tmp_path / "t.parquet")
     first, second = (row for _, row in rows.read(str(tmp_path / "t.parquet")))
     assert (first["a"], first["options"], second["a"]) == ("x", ["p", "q"], None)
+
+
+def test_what_a_parquet_cell_cannot_hold_costs_its_row_alone(tmp_path):
+    text = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffx"))
+    pq.write_table(pa.table({"a": text}), tmp_path / "t.parquet")
+    assert [row for _, row in rows.read(str(tmp_path / "t.parquet"))] == ["row_unreadable", {"a": "x"}]
+
+
+def test_a_parquet_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="does not name its columns"):
+        list(rows.read(str(tmp_path / "t.parquet")))
 
 
 def test_a_damaged_parquet_file_is_one_clear_error(tmp_path):
