@@ -89,6 +89,15 @@ def cyclic_tiff() -> bytes:
     return patched(whole, first + 2 + 12 * int.from_bytes(whole[first : first + 2], "little"), "<I", first)
 
 
+def many_directories(number: int) -> bytes:
+    """A TIFF of as many images, each of whose directories names the next."""
+    tags = ((256, 100), (257, 100), (258, 8), (259, 1), (262, 1), (273, 0), (277, 1))
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    size = 2 + len(fields) + 4
+    nexts = [8 + size * n for n in range(1, number)] + [0]
+    return b"II*\0\x08\0\0\0" + b"".join(b"\7\0" + fields + struct.pack("<I", each) for each in nexts) + bytes(10_000)
+
+
 def large_webp(side: int) -> bytes:
     """A WebP that says that its canvas is larger than its image."""
     whole = saved(SMALL, "WEBP", lossless=True, exif=b"x")
@@ -129,6 +138,7 @@ HOSTILE = {
     "jpeg_many_segments": (lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 16_000_000, {*LIMITS}),
     "jpeg_padded": (lambda: b"\xff\xd8" + b"\xff" * 60_000_000 + saved(SMALL, "JPEG")[3:], SLOW),
     "tiff_cyclic": (cyclic_tiff, {None}),
+    "tiff_many_directories": (lambda: many_directories(500_000), {None}),
     "tiff_many_tags": (lambda: tiff(*[(40_000 + n % 20_000, 3, 1, 1) for n in range(1_000_000)]), {*LIMITS}),
     "tiff_many_strips": (lambda: tiff((278, 4, 1, 1), (273, 4, 10_000_000, 300), tail=41_000_000), {*LIMITS}),
     "tiff_many_tiles": (
