@@ -49,6 +49,7 @@ class Record:
 
     stem: ClassVar[str]
     _schemas: ClassVar[dict[type, pa.Schema]] = {}
+    _fields: ClassVar[dict[type, tuple[str, ...]]] = {}
 
     @classmethod
     def schema(cls) -> pa.Schema:
@@ -59,19 +60,28 @@ class Record:
         return Record._schemas[cls]
 
     @classmethod
+    def _names(cls) -> tuple[str, ...]:
+        """The fields, in order; kept, since every row asks for them."""
+        if cls not in Record._fields:
+            Record._fields[cls] = tuple(field.name for field in dataclasses.fields(cls))
+        return Record._fields[cls]
+
+    @classmethod
     def table(cls, records: Iterable[typing.Self]) -> pa.Table:
         """An Arrow table of these records, columns in field order."""
-        return pa.Table.from_pylist([record.as_dict() for record in records], schema=cls.schema())
+        records = list(records)
+        columns = {name: [getattr(record, name) for record in records] for name in cls._names()}
+        return pa.Table.from_pydict(columns, schema=cls.schema())
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> typing.Self:
         """The record that a table's row holds; raises KeyError when a column is missing."""
-        values = {f.name: row[f.name] for f in dataclasses.fields(cls)}
+        values = {name: row[name] for name in cls._names()}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def as_dict(self) -> dict[str, Any]:
         """The row of this record: plain Python values, tuples as lists."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in self._names()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -14,6 +14,8 @@ QUARANTINED = "quarantined"  # for an image that cannot be used
 MIN_OPTIONS = 2
 MAX_CHARACTERS = 20_000  # of a question, an option or a caption; the longest real ones have a tenth of it
 MAX_IMAGES = 32
+MAX_NAME = 1024  # characters of an image's name
+_SPLITS = frozenset(Split)
 _CHAT_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # would end a turn, or stand for an image, in a model's template
 _KEPT_CONTROLS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x1f\x85")  # white space to Python, which becomes a blank or a line
 _UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of direction and of byte order
@@ -23,8 +25,13 @@ _UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of 
 _UNSEEN = dict.fromkeys(
     code for start, stop in _UNSEEN_RANGES for code in range(start, stop) if chr(code) not in _KEPT_CONTROLS
 )
-# Marks go, and signs beside a number stay: they are all that tells `< 5 mm` from `> 5 mm`, or `3+` from `3-`.
-_MARK = re.compile(r"(?![<>+\-±=.]\s?\d)(?!(?<=\d)[+\-%])[\W_]")
+_COMPARED = "<>=≤≥"
+# Words without the marks between them. Signs of numbers and at a word's end stay, since they are all that tells
+# `< 5 mm` from `> 5 mm`, or ER+ from ER-; hyphens go, so that T1-weighted is T1 weighted.
+_WORD = re.compile(
+    r"(?:[<>≤≥]=?(?=[+\-]?\.?\d))?(?:(?<!\w)[+\-±](?=\.?\d))?(?:(?<![\w.])\.(?=\d))?"  # a number's sign
+    r"[^\W_]+(?:(?<=\d)\.\d+)*(?:[+\-%](?!\w))?"
+)
 
 
 class RejectedError(Exception):
@@ -93,14 +100,17 @@ class Origin:
         _check_options(options, gold)
         if not text:
             raise RejectedError("question_missing")
-        if split not in set(Split):
+        if split not in _SPLITS:
             raise RejectedError("unknown_split")
         if not images or not all(images):
             raise RejectedError("image_missing")
         if len(images) > MAX_IMAGES:
             raise RejectedError("too_many_images")
+        if any(len(image) > MAX_NAME for image in images):
+            raise RejectedError("image_name_unreadable")
         _check_texts(text, *options, *(value for value in others.values() if isinstance(value, str)))
         _check_utf8(*images)
+        said = [normalised(option) for option in options]
         return Draft(
             source=self.source,
             file=self.file,
@@ -113,8 +123,8 @@ class Origin:
             gold=gold,
             exact_key=key(text, *options),
             text_key=key(normalised(text)),
-            options_key=key(*sorted(normalised(option) for option in options)),
-            gold_key=key(normalised(options[LETTERS.index(gold)])),
+            options_key=key(*sorted(said)),
+            gold_key=key(said[LETTERS.index(gold)]),
             **others,
         )
 
@@ -135,22 +145,21 @@ def _check_options(options: tuple[str, ...], gold: str) -> None:
 def _check_texts(*texts: str) -> None:
     if any(len(text) > MAX_CHARACTERS for text in texts):
         raise RejectedError("text_too_long")
-    if any(_CHAT_MARKUP.search(text) for text in texts):
+    if _CHAT_MARKUP.search("\n".join(texts)):
         raise RejectedError("chat_markup_in_text")
     _check_utf8(*texts)
 
 
 def _check_utf8(*texts: str) -> None:
     try:
-        for text in texts:
-            text.encode()
+        "\n".join(texts).encode()
     except UnicodeEncodeError as error:  # half a surrogate pair: bytes that were no UTF-8
         raise RejectedError("text_is_not_utf8") from error
 
 
 def line(text: str) -> str:
     """A text on one line: white space of every kind is one blank, and what has no width is gone."""
-    return " ".join(text.translate(_UNSEEN).split())
+    return " ".join((text if text.isprintable() else text.translate(_UNSEEN)).split())
 
 
 def lines(text: str) -> str:
@@ -163,8 +172,10 @@ def normalised(text: str) -> str:
 
     Where nothing is left, as for the options `+` and `-`, the text itself.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
-    return " ".join(_MARK.sub(" ", folded).split()) or folded.strip()
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").split())
+    for sign in _COMPARED:
+        folded = folded.replace(f"{sign} ", sign)
+    return " ".join(_WORD.findall(folded)) or folded
 
 
 def key(*parts: str) -> int:

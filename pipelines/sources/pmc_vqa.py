@@ -32,15 +32,12 @@ _ARTICLE = re.compile(r"PMC\d+", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Choice:
-    """An option: the letter of its column, the one written before it, if any, and its text."""
+    """An option: the letter of its column, the one written before it, if any, and its text as it is and to compare."""
 
     column: str
     prefix: str | None
     text: str
-
-    @property
-    def plain(self) -> str:
-        return _plain(self.text)
+    plain: str
 
 
 def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
@@ -100,7 +97,7 @@ def _choices(cells: list[str]) -> list[_Choice]:
         if end and texts[last].endswith(end):
             texts[last], closing[first] = texts[last][:-1].rstrip(), None
     return [
-        _Choice(letter, match[1] if match else None, text)
+        _Choice(letter, match[1] if match else None, text, _plain(text))
         for letter, match, text in zip(_LETTERS, found, texts, strict=True)
     ]
 
@@ -146,7 +143,9 @@ def _gold(choices: list[_Choice], cells: dict[str, str]) -> _Choice:
 def _by_letter(choices: list[_Choice], letters: list[str]) -> _Choice:
     """The option that all letters mean, by its column and by the letter before it alike: where these differ an option
     may be lost, and the right one with it."""
-    meant = [choice for choice in choices if letters and all(choice in _lettered(choices, each) for each in letters)]
+    meant = choices if letters else []
+    for letter in letters:
+        meant = _lettered(meant, letter)
     if not meant:
         raise RejectedError("answer_is_no_option")
     if len(meant) > 1 or meant[0].prefix not in {None, meant[0].column}:
@@ -156,7 +155,8 @@ def _by_letter(choices: list[_Choice], letters: list[str]) -> _Choice:
 
 def _named(choices: list[_Choice], said: str) -> _Choice | None:
     """The option whose text the answer repeats, with its letter before it or without."""
-    named = [choice for choice in choices if choice.plain == _plain(said)]
+    plain = _plain(said)
+    named = [choice for choice in choices if choice.plain == plain]
     if not named and (match := _PREFIX.match(said)):
         rest = _plain(said[match.end() :])
         named = [choice for choice in _lettered(choices, match[1]) if choice.plain == rest]

@@ -15,11 +15,11 @@ from typing import Protocol
 from infra import storage
 from infra.errors import InputError, first_line
 from pipelines.images import UnreadableImageError
+from pipelines.sources.drafts import MAX_NAME
 from pipelines.sources.source import Source
 
 SUBFOLDERS = ("", "images", "figures")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_MAX_NAME = 1024
 
 
 class Root(Protocol):
@@ -151,7 +151,7 @@ class Finder:
 
 def _checked(name: str) -> str:
     """The name as a path below a root; raises UnreadableImageError where it is none, or leads elsewhere."""
-    if len(name) > _MAX_NAME or not name.isprintable():
+    if len(name) > MAX_NAME or not name.isprintable():
         raise UnreadableImageError("image_name_unreadable")
     if _SCHEME.match(name) and "//" in name:
         raise UnreadableImageError("image_is_an_address")

@@ -2,8 +2,8 @@
 
 import dataclasses
 import itertools
+import posixpath
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from infra import storage
@@ -51,7 +51,7 @@ class Source:
     @property
     def file(self) -> str:
         """The table's file name, which stands beside every number about it."""
-        return PurePosixPath(self.table).name
+        return posixpath.basename(self.table)
 
 
 def find(config: SourceConfig, base: str) -> Source:

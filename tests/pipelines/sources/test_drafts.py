@@ -27,15 +27,24 @@ def test_the_gold_key_is_of_what_is_right_and_not_of_its_letter():
 
 
 @pytest.mark.parametrize(
-    ("one", "two"), [("< 5 mm", "> 5 mm"), ("+1", "-1"), ("3+", "3-"), ("0.5", "5"), ("charge \u22121", "charge 1")]
-)
-def test_signs_beside_a_number_tell_texts_apart(one, two):
+    ("one", "two"),
+    [
+        ("< 5 mm", "> 5 mm"), ("<= 5", ">=5"), ("≤5", "≥ 5"), ("+1", "-1"), ("3+", "3-"), ("0.5", "5"), (".5", "5"),
+        ("charge \u22121", "charge 1"), ("ER+, PR-", "ER-, PR+"), ("50%", "50"), ("Ca2+", "Ca2"),
+    ],
+)  # fmt: skip
+def test_signs_tell_texts_apart(one, two):
     assert drafts.normalised(one) != drafts.normalised(two)
 
 
 @pytest.mark.parametrize(
-    ("one", "two"), [("Is it 5?", "is it 5."), ("T1, weighted", "T1 weighted!"), ("\u22121", "-1")]
-)
+    ("one", "two"),
+    [
+        ("Is it 5?", "is it 5."), ("T1, weighted", "T1 weighted!"), ("T1-weighted", "T1 weighted"),
+        ("\u22121", "-1"), ("<5 mm", "< 5 mm"), ("COVID-19", "covid 19"), ("Fig. 3", "fig 3"), ("1-3 mm", "1 – 3 mm"),
+        ("HER2-positive", "HER2 positive"), ("p=0.05", "p = 0.05"), ("snake_case", "snake case"),
+    ],
+)  # fmt: skip
 def test_marks_do_not(one, two):
     assert drafts.normalised(one) == drafts.normalised(two)
 
@@ -51,12 +60,17 @@ def test_a_line_holds_nothing_that_cannot_be_seen(text, shown):
     assert drafts.line(text) == shown
 
 
-@settings(deadline=None)
-@given(st.text())
+@settings(max_examples=500, deadline=None)
+@given(st.text() | st.text("aB5.+-<>=≤±%_ (\n\u2212²\u0301", max_size=8))
 def test_cleaned_text_stays_as_it_is_when_it_is_cleaned_again(text):
     for clean in (drafts.line, drafts.lines, drafts.normalised):
         assert clean(clean(text)) == clean(text)
     assert "\n" not in drafts.line(text)
+
+
+def test_no_image_s_name_is_longer_than_a_file_s_can_be():
+    with pytest.raises(RejectedError, match="image_name_unreadable"):
+        draft(images=["a" * 1025])
 
 
 @settings(deadline=None)
