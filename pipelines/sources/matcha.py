@@ -60,19 +60,25 @@ def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
     questions = row.get("vqa")
     if not isinstance(questions, list) or not questions:
         raise RejectedError("no_question_in_record")
+    shown = _shown(row.get("images"))
+    article = _article(row.get("article_info"))
     for question in questions:
         try:
-            yield _draft(question, row, origin)
+            yield _draft(question, shown, article, origin)
         except RejectedError as error:
             yield origin.rejected(str(error))
 
 
-def _draft(question: Any, row: dict[str, Any], origin: Origin) -> Draft:
+_Shown = list[tuple[str, str]]  # each image's path and its crop as text; the crop is empty for the whole image
+
+
+def _draft(question: Any, shown: _Shown | str, article: str, origin: Origin) -> Draft:
     if not isinstance(question, dict):
         raise RejectedError("question_missing")
     stage, topic = _stage(question.get("topic"), origin)
     options = _options(question.get("options"))
-    shown = _images(row.get("images"))
+    if isinstance(shown, str):
+        raise RejectedError(shown)
     return origin.draft(
         split=Split.TEST,
         stratum=stage,
@@ -81,9 +87,9 @@ def _draft(question: Any, row: dict[str, Any], origin: Origin) -> Draft:
         crops=[box for _, box in shown],
         text=without_options(_text(question.get("question")), options),
         options=options,
-        gold=_text(question.get("answer")).strip(" ().:\n").upper(),
+        gold=line(_text(question.get("answer"))).strip(" ().:").upper(),
         figure=line(PurePosixPath(shown[0][0]).stem).casefold(),
-        article=_article(row.get("article_info")),
+        article=article,
         stretch_tiff=True,  # as the benchmark's own reader shows them, those of 8 bits too
         evaluation_only=True,
     )
@@ -94,7 +100,7 @@ def _article(info: Any) -> str:
     said = (
         [_text(info.get(name)) for name in ("article_url", "article_name", "title")] if isinstance(info, dict) else []
     )
-    return next((line(text) for text in said if text), "")
+    return next((named for text in said if (named := line(text))), "")
 
 
 def _text(value: Any) -> str:
@@ -113,11 +119,12 @@ def _stage(topic: Any, origin: Origin) -> tuple[str, str]:
 
 
 def _options(value: Any) -> list[str]:
-    """The options' texts in letter order, however many there are."""
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+    """The options' texts in letter order, however many there are; in Parquet the letters of others are null."""
+    options = {letter: text for letter, text in value.items() if text is not None} if isinstance(value, dict) else {}
+    if not options or not all(isinstance(text, str) for text in options.values()):
         raise RejectedError("options_missing")
-    by_letter = {letter.strip().upper(): line(text) for letter, text in value.items()}
-    if sorted(by_letter) != list(LETTERS[: len(value)]):
+    by_letter = {letter.strip().upper(): line(text) for letter, text in options.items()}
+    if sorted(by_letter) != list(LETTERS[: len(options)]):
         raise RejectedError("option_letters_have_gaps")
     return [by_letter[letter] for letter in sorted(by_letter)]
 
@@ -130,14 +137,23 @@ def without_options(text: str, options: list[str]) -> str:
     if len(text) > MAX_CHARACTERS:
         return text  # which refuses it; not to be searched
     text = lines(text)
+    if sum(map(len, options)) > len(text):
+        return text  # nor is it searched for what it cannot hold
     written = (_GAP.join(re.escape(word) for word in option.split()) for option in options)
-    marked = [rf"[(\[]?{letter}\s*[).:\]]\s*{words}" for letter, words in zip(LETTERS, written, strict=False)]
+    marked = [rf"[(\[]?(?<!\w){letter}\s*[).:\]]\s*{words}" for letter, words in zip(LETTERS, written, strict=False)]
     found = re.search(rf"{_HEADING}\s*{_BETWEEN.join(marked)}{_BETWEEN}$", text, re.IGNORECASE)
     return text[: found.start()].rstrip() if found else text
 
 
-def _images(value: Any) -> list[tuple[str, str]]:
-    """Each image's path and its crop as text; the crop is empty for the whole image."""
+def _shown(value: Any) -> _Shown | str:
+    """What a record's questions show, or the reason why none of them can be asked."""
+    try:
+        return _images(value)
+    except RejectedError as error:
+        return str(error)
+
+
+def _images(value: Any) -> _Shown:
     if not isinstance(value, list) or not value:
         raise RejectedError("image_missing")
     shown = []
@@ -162,4 +178,4 @@ def _box(geometry: Any) -> str:
         raise RejectedError("geometry_unreadable") from error
     if not all(math.isfinite(value) for value in xs + ys):
         raise RejectedError("geometry_unreadable")
-    return ",".join(f"{edge:g}" for edge in (min(xs), min(ys), max(xs), max(ys)))
+    return ",".join(f"{edge:.12g}" for edge in (min(xs), min(ys), max(xs), max(ys)))

@@ -78,6 +78,7 @@ def test_any_number_of_options_is_read_in_letter_order(count):
         ("A) SEM is shown. Which?\nA) SEM\nB) TEM\nC) XRD", "A) SEM is shown. Which?"),
         ("Which?\nA) SEM\nB) XRD\nC) TEM", "Which?\nA) SEM\nB) XRD\nC) TEM"),
         ("Which?\nA) SEM\nB) TEM", "Which?\nA) SEM\nB) TEM"),
+        ("What gives such spectra: SEM\nB: TEM\nC: XRD", "What gives such spectra: SEM\nB: TEM\nC: XRD"),
     ],
 )
 def test_options_are_taken_off_the_question_where_all_of_them_stand_at_its_end(text, alone):
@@ -92,6 +93,7 @@ def test_options_are_taken_off_the_question_where_all_of_them_stand_at_its_end(t
         ([], ""),
         ([{"x": 5, "y": 1}, {"x": 1.5, "y": 9}, {"x": 3, "y": 3}], "1.5,1,5,9"),
         ([{"x": -20, "y": -3}, {"x": 1e4, "y": 7}], "-20,-3,10000,7"),
+        ([{"x": 10234.96, "y": 0}, {"x": 1234567, "y": "7.5"}], "10234.96,0,1234567,7.5"),
     ],
 )
 def test_a_geometry_is_its_bounding_box(geometry, crop):
@@ -136,6 +138,26 @@ def test_a_bad_question_is_rejected_and_the_record_s_others_are_not(change, reas
     assert not good.fate
 
 
+@pytest.mark.parametrize("answer", ["B", " b\r\n", "(B)", "B."])
+def test_an_answer_is_its_letter_however_it_is_set(answer):
+    assert read(record(asked(answer=answer)))[0].gold == "B"
+
+
+def test_letters_that_a_question_does_not_use_may_be_null():
+    options = {"A": "SEM", "B": "TEM", "C": "XRD", "D": None, "E": None}
+    assert read(record(asked(options=options)))[0].options == ("SEM", "TEM", "XRD")
+
+
+@pytest.mark.parametrize("images", [None, [], ["a.png"], [{"image_path": ""}], [{"image_path": 3}]])
+def test_a_record_without_images_rejects_each_of_its_questions(images):
+    assert [draft.reason for draft in read(record(asked(), asked(), images=images))] == ["image_missing"] * 2
+
+
+def test_an_unknown_topic_is_an_error_also_where_the_image_is_missing():
+    with pytest.raises(InputError, match="is none of MatCha's 21 topics"):
+        read(record(asked(topic="Termal Analysis"), images=[]))
+
+
 @pytest.mark.parametrize("vqa", [[], None, "x", {}])
 def test_a_record_without_questions_is_one_rejected_row(vqa):
     with pytest.raises(RejectedError, match="no_question_in_record"):
@@ -146,6 +168,11 @@ def test_a_record_without_questions_is_one_rejected_row(vqa):
 def test_an_article_may_be_unknown(info):
     (draft,) = read(record(article_info=info))
     assert draft.article == ""
+
+
+def test_an_article_is_called_by_the_first_name_that_says_something():
+    (draft,) = read(record(article_info={"article_url": " ", "article_name": "n", "title": "t"}))
+    assert draft.article == "n"
 
 
 JSON = st.recursive(
@@ -178,3 +205,12 @@ def test_no_text_makes_the_search_for_options_slow():
     for unit in (" ", "\n", "A", "A) ", ";", "(", "options:", "A) SEM "):
         read(record(asked(question=unit * (MAX_CHARACTERS // len(unit)))))
     assert time.perf_counter() - started < 20  # a quadratic search takes minutes
+
+
+def test_a_record_of_giant_options_or_of_many_corners_and_questions_is_read_in_bounded_time():
+    started = time.perf_counter()
+    (draft,) = read(record(asked(options={"A": "w " * 2_000_000, "B": "x"})))
+    assert draft.reason == "text_too_long"
+    corners = [{"x": 1, "y": 2}, {"x": 3, "y": 4}] * 50_000
+    assert len(read(record(*[asked()] * 3000, images=[{"image_path": "a.png", "geometry": corners}]))) == 3000
+    assert time.perf_counter() - started < 20  # minutes where each question reads all corners again
