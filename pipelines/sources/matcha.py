@@ -83,7 +83,7 @@ def _draft(question: Any, shown: _Shown | str, article: str, origin: Origin) -> 
         split=Split.TEST,
         stratum=stage,
         topic=topic,
-        images=[f"images/{path.removeprefix('images/')}" for path, _ in shown],
+        images=[path for path, _ in shown],
         crops=[box for _, box in shown],
         text=without_options(_text(question.get("question")), options),
         options=options,

@@ -44,10 +44,9 @@ class Folder:
 
     def has(self, name: str) -> bool:
         path = os.path.join(self._path, name)
-        real = os.path.realpath(path)
-        if not os.path.isfile(real):
+        if not os.path.isfile(path):
             return False
-        if not real.startswith(self._path.rstrip("/") + "/"):
+        if not os.path.realpath(path).startswith(self._path.rstrip("/") + "/"):
             raise UnreadableImageError("image_outside_folder")
         return True
 
@@ -120,15 +119,18 @@ class Finder:
     def find(self, name: str) -> str:
         """The location of an image. Raises UnreadableImageError with the reason."""
         below = _checked(name)
+        first, _, rest = below.partition("/")
+        inside = [rest] if first in SUBFOLDERS and rest else []  # of a folder that is itself one of these
         for root in self._roots:
-            for subfolder in SUBFOLDERS:
-                candidate = posixpath.join(subfolder, below)
+            for candidate in [*(posixpath.join(subfolder, below) for subfolder in SUBFOLDERS), *inside]:
                 if root.has(candidate):
                     return root.location(candidate)
-        return self._find_nested(posixpath.basename(below))
+        return self._find_nested(below)
 
-    def _find_nested(self, base: str) -> str:
-        found = self._by_base.get(base, ())
+    def _find_nested(self, below: str) -> str:
+        """The one file whose path ends in this name, its folders included: `1/a.png` is not what `2/a.png` shows."""
+        same_base = self._by_base.get(posixpath.basename(below), ())
+        found = [(number, name) for number, name in same_base if f"/{name}".endswith(f"/{below}")]
         if not found:
             raise UnreadableImageError("missing_image")
         if len(found) > 1:

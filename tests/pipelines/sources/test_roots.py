@@ -52,6 +52,19 @@ def test_an_image_is_found_beside_the_table_in_its_known_folders_and_nested(fold
     assert finder(folder / "train.csv").find(name) == str(folder / place)
 
 
+def test_an_image_of_the_same_name_in_another_folder_is_not_what_a_table_means(folder):
+    (folder / "images/2").mkdir()
+    (folder / "images/2/scan.png").write_text("of another patient")
+    for images in (None, folder, zipped(folder / "images.zip", "images/2/scan.png")):
+        assert refused(finder(folder / "train.csv", images), "1/scan.png") == "missing_image"
+    assert finder(folder / "train.csv").find("2/scan.png") == str(folder / "images/2/scan.png")
+    assert refused(finder(folder / "train.csv"), "images/b.jpg") == "missing_image"  # which lies in figures/
+
+
+def test_the_folder_of_images_may_be_named_itself(folder):
+    assert finder(folder / "train.csv", folder / "images").find("images/a.jpg") == str(folder / "images/a.jpg")
+
+
 def test_only_a_folder_that_was_named_is_searched_to_its_depths(folder):
     assert refused(finder(folder / "train.csv"), "d.jpg") == "missing_image"
     assert finder(folder / "train.csv", folder).find("d.jpg") == str(folder / "other/d.jpg")
