@@ -18,9 +18,9 @@ MAX_NAME = 1024  # characters of an image's name
 _SPLITS = frozenset(Split)
 _CHAT_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # would end a turn, or stand for an image, in a model's template
 _KEPT_CONTROLS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x1f\x85")  # white space to Python, which becomes a blank or a line
-_UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of direction and of byte order
+_UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of direction, of byte order and of language
     *((0, 0x20), (0x7F, 0xA0), (0xAD, 0xAE), (0x200B, 0x200C), (0x200E, 0x2010), (0x202A, 0x202F), (0x2060, 0x2070)),
-    (0xFEFF, 0xFF00),
+    *((0xFEFF, 0xFF00), (0xE0000, 0xE0080)),
 )
 _UNSEEN = dict.fromkeys(
     code for start, stop in _UNSEEN_RANGES for code in range(start, stop) if chr(code) not in _KEPT_CONTROLS

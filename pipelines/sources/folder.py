@@ -41,7 +41,7 @@ def _text(row: dict[str, Any], name: str, required: bool = False) -> str:
 
 def _images(row: dict[str, Any]) -> list[str]:
     if row.get("images") in (None, "", []):
-        return [_text(row, "image", required=True)]
+        return [_text(row, "image", required=True).strip()]
     return _list(row["images"], "images")
 
 
@@ -54,11 +54,13 @@ def _options(row: dict[str, Any]) -> list[str]:
         raise RejectedError("options_repeated")
     if not all(isinstance(value, str) for value in by_letter.values()):
         raise RejectedError("option_is_no_text")
-    texts = [line(by_letter[letter]) for letter in LETTERS[: len(by_letter)] if letter in by_letter]
+    texts = [line(by_letter[letter]) for letter in sorted(by_letter)]
     while texts and not texts[-1]:  # a question with fewer options than the table has columns
         texts.pop()
-    if not texts or len(texts) > len(by_letter):
+    if not texts:
         raise RejectedError("options_missing")
+    if not by_letter.keys() >= set(LETTERS[: len(texts)]):
+        raise RejectedError("option_letters_have_gaps")
     return texts
 
 

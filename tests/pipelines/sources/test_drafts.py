@@ -54,7 +54,8 @@ def test_parts_of_a_key_do_not_run_into_each_other():
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"), [("a\u200bb", "ab"), ("a\x00\x07b", "ab"), ("\u202eabc", "abc"), (" a\tb\n", "a b")]
+    ("text", "shown"),
+    [("a\u200bb", "ab"), ("a\x00\x07b", "ab"), ("\u202eabc", "abc"), ("a\U000e0041", "a"), (" a\tb\n", "a b")],
 )
 def test_a_line_holds_nothing_that_cannot_be_seen(text, shown):
     assert drafts.line(text) == shown

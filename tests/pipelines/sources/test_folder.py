@@ -53,6 +53,11 @@ def test_several_images_are_a_list_or_its_json(images):
     assert read(GOOD | {"images": images}).images == ("a.png", "b.png")
 
 
+def test_blanks_around_an_image_s_name_a_letter_or_a_split_do_not_count():
+    draft = read(GOOD | {"image": " images/1.png ", "answer": " b ", "split": "Train "})
+    assert (draft.images, draft.gold, draft.split) == (("images/1.png",), "B", "train")
+
+
 def test_a_recipe_s_split_stands_over_the_table_s():
     assert read(GOOD, Origin(source="own", file="f", row=1, split="test")).split == "test"
     assert read({k: v for k, v in GOOD.items() if k != "split"}, Origin(source="o", file="f", row=1, split="test"))
@@ -77,6 +82,9 @@ def test_a_recipe_s_split_stands_over_the_table_s():
         ({"options": "[" * 100_000}, "options_are_no_list"),
         ({"options": None, "option_A": 5, "option_B": 6}, "option_is_no_text"),
         ({"options": None, "option_A": "x", "option_a": "y"}, "options_repeated"),
+        ({"options": None, "option_A": "x", "option_B": "y", "option_D": "z"}, "option_letters_have_gaps"),
+        ({"options": None, "option_A": "x", "option_B": "", "option_C": "z"}, "option_missing"),
+        ({"options": None, "option_A": "", "option_B": ""}, "options_missing"),
         ({"answer": "C"}, "answer_is_no_option"),
         ({"answer": "y"}, "answer_is_no_option"),
         ({"answer": None}, "answer_missing"),
