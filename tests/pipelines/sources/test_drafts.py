@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +69,15 @@ def test_cleaned_text_stays_as_it_is_when_it_is_cleaned_again(text):
     for clean in (drafts.line, drafts.lines, drafts.normalised):
         assert clean(clean(text)) == clean(text)
     assert "\n" not in drafts.line(text)
+
+
+def test_no_text_makes_the_cleaning_slow():
+    started = time.perf_counter()
+    for unit in ("<", " ", "+-", ".", "5.", "5", "a+", "<= ", "\u200b", "\x85", "<|", "<|a", "e\u0301"):
+        long = unit * (drafts.MAX_CHARACTERS // len(unit))
+        drafts.normalised(long)
+        draft(text=f"Which?{drafts.line(long)}{drafts.lines(long)}"[: drafts.MAX_CHARACTERS])
+    assert time.perf_counter() - started < 5  # seconds for 13 texts; a quadratic pattern takes minutes
 
 
 def test_no_image_s_name_is_longer_than_a_file_s_can_be():

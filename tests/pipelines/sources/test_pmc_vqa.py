@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines.sources import pmc_vqa
+from pipelines.sources import pmc_vqa, rows, source
 from pipelines.sources.drafts import MAX_CHARACTERS, Draft, Origin, RejectedError
+from pipelines.sources.source import Source
+from tests.benchmarks.generated import write_pmc_vqa
 
 HERE = Origin(source="PMC-VQA", file="train.csv", row=1)
 
@@ -311,6 +313,39 @@ def test_a_letter_alone_picks_an_option_only_where_column_and_written_letter_agr
         assert read(row).gold == said
     else:
         assert refused(row) in {"letters_contradict_each_other", "option_letters_unclear"}
+
+
+FATES = {
+    "answer_is_no_option": "answer_is_no_option",
+    "doubled_prefix_uncertain": {1: "label_contradicts_answer", 2: "letters_contradict_each_other"},
+    "empty_question": "question_missing",
+    "label_contradicts_answer": "label_contradicts_answer",
+    "not_utf8": "text_is_not_utf8",
+    "repeated_options": "options_repeated",
+    "shifted_options": "option_missing",
+    "special_tokens": "chat_markup_in_text",
+    "too_few_cells": "wrong_cell_count",
+    "too_many_cells": "wrong_cell_count",
+}  # of the rest nothing in the text is wrong
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_each_kind_of_dirt_has_its_own_reason_and_no_right_option_is_changed(tmp_path, version):
+    expected = write_pmc_vqa(tmp_path, num_rows=600, num_images=300, version=version, dirt_share=0.5, images="none")
+    (table,) = map(str, tmp_path.glob("*.csv"))
+    kinds = {number: kind for kind, numbers in expected.rows.items() for number in numbers}
+    raw = dict(rows.read(table))
+    read = list(source.drafts(Source(name="n", reader="pmc_vqa", table=table, images=None, split=None)))
+    assert [draft.row for draft in read] == list(range(1, 601))
+    for draft in read:
+        fate = FATES.get(kinds.get(draft.row, ""), "")
+        assert draft.reason == (fate[version] if isinstance(fate, dict) else fate), kinds.get(draft.row)
+        if not draft.fate:
+            row = raw[draft.row]
+            written = row[f"Choice {draft.gold}"].partition(":")[2].strip(" '\"\u00a0\u2009")
+            assert draft.options["ABCD".index(draft.gold)] == " ".join(written.split())
+            assert draft.gold == row.get("Answer_label", row["Answer"]) or kinds[draft.row] == "quoted_label"
+            assert " ".join(row["Answer"].split()) in {draft.gold, draft.options["ABCD".index(draft.gold)]}
 
 
 def test_no_text_makes_the_patterns_slow():
