@@ -91,11 +91,10 @@ def _split(cells: dict[str, str], origin: Origin) -> str:
 def _choices(cells: list[str]) -> list[_Choice]:
     found = _prefixes(cells)
     texts = [_unquoted(cell[match.end() :] if match else cell) for cell, match in zip(cells, found, strict=True)]
-    closing = [match and _CLOSING.get(cell[:1]) for cell, match in zip(cells, found, strict=True)]
-    for first, last in ((0, 0), (1, 1), (2, 2), (3, 3), (0, 3)):  # quotes around each option, or one pair around all
-        end = closing[first]
-        if end and texts[last].endswith(end):
-            texts[last], closing[first] = texts[last][:-1].rstrip(), None
+    closing = [_CLOSING.get(cell[:1], "") if match else "" for cell, match in zip(cells, found, strict=True)]
+    if closing[0] and not closing[-1] and texts[-1].endswith(closing[0]):  # one pair of quotes around all options
+        closing = ["", *closing[1:-1], closing[0]]
+    texts = [text.removesuffix(quote).rstrip() for text, quote in zip(texts, closing, strict=True)]
     return [
         _Choice(letter, match[1] if match else None, text, _plain(text))
         for letter, match, text in zip(_LETTERS, found, texts, strict=True)
