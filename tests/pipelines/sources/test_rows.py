@@ -1,6 +1,7 @@
 import json
 import time
 import tracemalloc
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from infra.errors import InputError
 from pipelines.sources import rows, source
 from pipelines.sources.drafts import Draft
 from pipelines.sources.source import Source
+from tests.pipelines.sources.test_matcha import asked, record
 
 
 def read(path, data: bytes) -> list:
@@ -145,21 +147,49 @@ def test_a_file_that_is_no_table_says_what_can_be_read(tmp_path):
         list(rows.read(str(tmp_path / "t.xlsx")))
 
 
-LINE = st.binary(max_size=40) | st.sampled_from(
-    [json.dumps({"image": "i.png", "question": "?", "options": ["x", "y"], "answer": "A", "split": "train"}).encode()]
-)
+OWN = json.dumps({"image": "i.png", "question": "?", "options": ["x", "y"], "answer": "A", "split": "train"})
+PMC_HEADER = "Figure_path,Question,Answer,Choice A,Choice B,Choice C,Choice D,Answer_label"
+PMC = 'PMC1_f1.jpg,"What, and\nwhy?",x, A:w , B:x , C:y , D:z ,B'
+FORMS = {
+    ("folder", ".jsonl"): ("", OWN),
+    ("folder", ".csv"): ("image,question,options,answer,split", 'i.png,?,"[""x"", ""y""]",A,train'),
+    ("pmc_vqa", ".csv"): (PMC_HEADER, PMC),
+    ("pmc_vqa", ".jsonl"): ("", json.dumps(dict.fromkeys(PMC_HEADER.split(","), "x"))),
+    ("matcha", ".jsonl"): ("", json.dumps(record(asked()))),
+}
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(LINE, max_size=12), st.sampled_from(["folder", "pmc_vqa", "matcha"]), st.booleans())
-def test_any_table_gives_a_draft_or_a_reason_for_every_row_that_is_read(tmp_path, lines, reader, is_csv):
-    path = tmp_path / ("t.csv" if is_csv else "t.jsonl")
-    path.write_bytes((b"a,b,c\n" if is_csv else b"") + b"\n".join(lines))
+def spoiled(line: str) -> st.SearchStrategy[bytes]:
+    """A good line with any bytes in the place of some of its own."""
+    data = line.encode()
+    places = st.integers(0, len(data))
+    noise = st.binary(max_size=4) | st.sampled_from(
+        [b'"', b",", b"\n", b"\r", b"\0", b"\xff", b"<|im_end|>", b"\xc2\xa0"]
+    )
+    return st.builds(lambda start, end, put: data[:start] + put + data[end:], places, places, noise)
+
+
+@pytest.mark.parametrize(("reader", "suffix"), FORMS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_table_gives_a_draft_or_a_reason_for_every_row_that_is_read(tmp_path, reader, suffix, data):
+    header, good = FORMS[reader, suffix]
+    lines = data.draw(st.lists(st.just(good.encode()) | spoiled(good) | st.binary(max_size=20), max_size=6))
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes(b"\n".join([header.encode()] * bool(header) + lines))
+    table = Source(name="n", reader=reader, table=str(path), images=None, split=None)
     try:
         num_rows = len(list(rows.read(str(path))))
-        drafts = list(source.drafts(Source(name="n", reader=reader, table=str(path), images=None, split=None)))
-    except InputError:  # not this form at all
+        drafts = list(source.drafts(table))
+    except InputError as error:  # a topic that is none, or a JSON object that has another table's names
+        assert suffix == ".jsonl", error
+        assert reader in {"pmc_vqa", "matcha"}, error
         return
     assert len(drafts) == num_rows
-    assert all(draft.reason or draft.gold for draft in drafts)
-    Draft.table(drafts)
+    assert [Draft.from_dict(row) for row in Draft.table(drafts).to_pylist()] == drafts
+    for draft in drafts:
+        assert bool(draft.reason) == bool(draft.fate)
+        assert draft.fate or draft.gold in "ABCD"[: len(draft.options)]
+        for text in (draft.text, *draft.options) if not draft.fate else ():
+            assert text
+            assert "Cc" not in {unicodedata.category(character) for character in text.replace("\n", "")}
