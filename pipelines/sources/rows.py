@@ -19,7 +19,8 @@ from infra.errors import InputError, first_line
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_ROW_BYTES = 16 << 20
 MAX_ROW_LINES = 100  # of a CSV table; the cells of real ones have a few line breaks
-_PARQUET_BATCH = 1024
+_PARQUET_ROWS = 64  # at once
+_PARQUET_BYTES = 256 << 20  # at once, even where each cell is as large as all of its column
 _UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # no UTF-8, a date out of all calendars
 
 Row = dict[str, Any]
@@ -152,12 +153,19 @@ def _parquet(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
     try:
         file = pq.ParquetFile(stream)
         _names(uri, file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
+        for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
             for row in _rows_of(batch):
                 number += 1
                 yield number, row
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{uri} is damaged, or no Parquet table, after row {number}: {first_line(error)}") from error
+
+
+def _rows_at_once(metadata: pq.FileMetaData) -> int:
+    """Few where cells may be large: a column's dictionary can repeat a giant one for a few bits a row."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    sizes = [group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns)]
+    return max(1, min(_PARQUET_ROWS, _PARQUET_BYTES // max([1, *map(int, sizes)])))
 
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[Row | str]:

@@ -129,6 +129,16 @@ def test_what_a_parquet_cell_cannot_hold_costs_its_row_alone(tmp_path):
     assert [row for _, row in rows.read(str(tmp_path / "t.parquet"))] == ["row_unreadable", {"a": "x"}]
 
 
+def test_a_giant_cell_that_a_parquet_file_repeats_for_a_few_bits_costs_bounded_memory(tmp_path):
+    cells = pa.DictionaryArray.from_arrays(pa.array([0] * 2048, pa.int32()), pa.array(["x" * (1 << 18)]))
+    pq.write_table(pa.table({"a": cells}), tmp_path / "t.parquet", store_schema=False)
+    assert (tmp_path / "t.parquet").stat().st_size < 1 << 16
+    before = pa.total_allocated_bytes()
+    taken = [pa.total_allocated_bytes() - before for _ in rows.read(str(tmp_path / "t.parquet"))]
+    assert len(taken) == 2048
+    assert max(taken) < 64 << 20  # all of them at once would be 512 MiB
+
+
 def test_a_parquet_table_with_two_columns_of_one_name_is_refused(tmp_path):
     pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), tmp_path / "t.parquet")
     with pytest.raises(InputError, match="does not name its columns"):
