@@ -66,6 +66,10 @@ class StageConfig:
         """What the stage asks the cluster for, in words."""
         return "1 CPU"
 
+    def estimate(self, run_dir: Path) -> dict[str, Any] | None:
+        """What the stage would cost, for a dry run; None where there is nothing to tell, or nothing to tell it from."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
@@ -91,7 +95,7 @@ def made_from(config: StageConfig, output: str, inputs: Mapping[str, Artifact]) 
         "contract": config.contract,
         "config": json.loads(json.dumps(dataclasses.asdict(own))),
         "inputs": {name: inputs[name].digest for name in own.inputs()},
-        "materials": {name: _material_digest(own, name) for name in own.materials()},
+        "materials": {name: material_digest(own, name) for name in own.materials()},
         "wording": own.wording(),
         "paths": dict(own.materials()),
     }
@@ -181,24 +185,27 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
         config = recipes.resolve(options.recipe, [package], options.set)[stage]
         run_dir = run_directory(options)
         if options.dry_run:
-            print(
-                json.dumps(
-                    {"stage": stage, "config": dataclasses.asdict(config), "writes": list(config.outputs())}, indent=2
-                )
-            )
+            described = {
+                "stage": stage,
+                "config": dataclasses.asdict(config),
+                "writes": list(config.outputs()),
+                "estimate": config.estimate(run_dir),
+            }
+            print(json.dumps(described, indent=2))
             return
         interrupt_on_sigterm()
         check_materials(config)
         carry_out(config, run_dir, Progress(stage))
 
 
-def argument_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """The words that every stage and the flow understand."""
+def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
+    """The words that every stage and the flow understand. dry_run: whether that is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
     parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    if dry_run:
+        parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     return parser
 
 
@@ -272,7 +279,7 @@ def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
     return artifact if artifact is not None and artifact.manifest.key == manifest.key(origin) else None
 
 
-def _material_digest(config: StageConfig, name: str) -> str:
+def material_digest(config: StageConfig, name: str) -> str:
     """Digest of a material; a hub's model id, which nothing here can read, counts by its name."""
     path = config.materials()[name]
     if not _is_there(config, name):

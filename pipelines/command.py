@@ -22,8 +22,8 @@ from infra.manifest import Tally
 from infra.progress import Progress
 from infra.stage import Task
 from pipelines import questions
-from pipelines.recipes import QuestionsConfig
 from pipelines.records import SetAside, Split
+from pipelines.settings import QuestionsConfig
 from pipelines.sources import rows, source
 from pipelines.sources.reasons import MEANING
 from pipelines.sources.source import READERS, SourceConfig

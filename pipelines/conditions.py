@@ -1,4 +1,4 @@
-"""Question and condition -> what a model is shown: its images, blank ones, another question's, or its caption too."""
+"""Question and condition -> what a model is shown: its images, blank ones, none, another question's, or its caption."""
 
 import dataclasses
 import random
@@ -25,6 +25,8 @@ class Showing:
 
     def image_urls(self, question: Question, condition: Condition) -> list[str]:
         """The images as data URLs, in their order, read now. Raises InputError when one cannot be read any more."""
+        if condition is Condition.ABSENT:
+            return []
         shown = self.donors[question.id] if condition is Condition.SHUFFLED else question
         return [_url(self.folder / image, blank=condition is Condition.BLANK) for image in shown.images]
 
@@ -39,21 +41,21 @@ def prepare(
     """What these conditions need, and nothing that they do not. Raises InputError when a question lacks it."""
     return Showing(
         folder=questions_artifact,
-        donors=donors(asked, seed) if Condition.SHUFFLED in conditions else {},
+        donors=_all_donors(asked, seed) if Condition.SHUFFLED in conditions else {},
         captions=captions(questions_artifact, asked) if Condition.CAPTIONED in conditions else {},
     )
 
 
-def donors(asked: Sequence[Question], seed: int) -> dict[str, Question]:
-    """Question id -> the next question in a seeded order that has no image in common with it.
+def donors(asked: Iterable[Question], seed: int) -> dict[str, Question | None]:
+    """Question id -> the next question in a seeded order that has no image in common with it; None where there is none.
 
     Of the same set: other images of the same kind are shown, and no set's number depends on which others are examined
-    beside it. Raises InputError when a question has no donor.
+    beside it.
     """
     sets: dict[tuple[str, str], list[Question]] = {}
     for question in asked:
         sets.setdefault((question.source, question.file), []).append(question)
-    found = {}
+    found: dict[str, Question | None] = {}
     for order in sets.values():
         random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle that must be the same in every run
         for place, question in enumerate(order):
@@ -79,15 +81,22 @@ def captions(questions_artifact: Path, asked: Sequence[Question]) -> dict[str, s
     return found
 
 
-def _first_without(others: Iterable[Question], question: Question) -> Question:
+def _all_donors(asked: Sequence[Question], seed: int) -> dict[str, Question]:
+    """A donor for every question; raises InputError when one has none."""
+    found = donors(asked, seed)
+    for question in asked:
+        if found[question.id] is None:
+            raise InputError(
+                f"Every test question of {question.source} {question.file} has an image in common with question "
+                f"{question.id}, so it can be shown no other ones. Leave the condition `{Condition.SHUFFLED}` out of "
+                "examine.plan."
+            )
+    return {own: donor for own, donor in found.items() if donor is not None}
+
+
+def _first_without(others: Iterable[Question], question: Question) -> Question | None:
     own = set(question.image_digests)
-    for other in others:
-        if own.isdisjoint(other.image_digests):
-            return other
-    raise InputError(
-        f"Every test question of {question.source} {question.file} has an image in common with question {question.id}, "
-        f"so it can be shown no other ones. Leave the condition `{Condition.SHUFFLED}` out of examine.plan."
-    )
+    return next((other for other in others if own.isdisjoint(other.image_digests)), None)
 
 
 def _url(path: Path, *, blank: bool) -> str:

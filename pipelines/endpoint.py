@@ -4,7 +4,8 @@ import asyncio
 import base64
 import dataclasses
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,15 @@ API_KEY_VARIABLE = "PRECEPTOR_API_KEY"
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_MOST_ANSWER_BYTES = 16 << 20
+TOO_LONG = "prompt_too_long"
+# How servers say that a prompt does not fit: OpenAI and vLLM, llama.cpp, Anthropic, SGLang, TGI.
+_SAYS_TOO_LONG = re.compile(
+    r"context[ _](?:length|size|window)|exceed_context|prompt is too long|longer than the (?:maximum )?model"
+    r"|maximum model length|`inputs` tokens \+ `max_new_tokens`",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +82,9 @@ class Answer:
 class Client:
     """Asks any OpenAI-compatible endpoint; used as `async with Client(...) as client`.
 
-    At most `concurrency` requests are under way. A busy or briefly absent endpoint is asked again, with growing pauses.
+    At most `concurrency` requests are under way. A busy or briefly absent endpoint is asked again, with growing pauses,
+    or after the one that it asks for. What is sent goes to that address alone: no redirect is followed, and no proxy of
+    the environment is used.
     """
 
     def __init__(self, base_url: str, *, concurrency: int, timeout_s: float, api_key: str | None = None) -> None:
@@ -84,7 +96,9 @@ class Client:
 
     async def __aenter__(self) -> "Client":
         connector = aiohttp.TCPConnector(limit=self._connector_limit)
-        self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers, connector=connector)
+        self._session = aiohttp.ClientSession(
+            timeout=self._timeout, headers=self._headers, connector=connector, trust_env=False
+        )
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -93,10 +107,22 @@ class Client:
     async def check(self) -> None:
         """Raise RequestError when nothing answers there; one request, not repeated."""
         try:
-            async with self._session.get(f"{self._base_url}/models"):
+            async with self._session.get(f"{self._base_url}/models", allow_redirects=False):
                 return
         except (TimeoutError, aiohttp.ClientError) as error:
             raise RequestError(type(error).__name__) from error
+
+    async def models(self) -> list[str]:
+        """The names under which models are served there. Raises RequestError; one request, not repeated."""
+        try:
+            async with self._session.get(f"{self._base_url}/models", allow_redirects=False) as response:
+                if response.status != HTTPStatus.OK:
+                    raise RequestError(f"status_{response.status}")
+                return [str(model["id"]) for model in (await _json(response))["data"]]
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise RequestError(type(error).__name__) from error
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RequestError("no_list_of_models") from None
 
     async def ask(self, model: str, prompt: str, images: Callable[[], list[str]], max_tokens: int) -> Answer:
         """The greedy answer of a model to images in their order, and then a prompt. Raises RequestError.
@@ -107,7 +133,7 @@ class Client:
             shown = [{"type": "image_url", "image_url": {"url": url}} for url in images()]
             messages = [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
             body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
-            answered = await self._post(body)
+            answered = await self.post(body)
         try:
             choice = answered["choices"][0]
             text = choice["message"]["content"] or ""
@@ -115,23 +141,59 @@ class Client:
         except (KeyError, IndexError, TypeError) as error:
             raise RequestError("answer_is_no_chat_completion") from error
 
-    async def _post(self, body: dict[str, Any]) -> Any:
-        reason = ""
+    async def post(self, body: dict[str, Any]) -> Any:
+        """The JSON that a chat completion's request is answered with. Raises RequestError."""
+        reason, asked_for_s = "", 0.0
         for attempt in range(_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+                await asyncio.sleep(max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_for_s))
+            asked_for_s = 0.0
             try:
-                async with self._session.post(f"{self._base_url}/chat/completions", json=body) as response:
+                async with self._session.post(
+                    f"{self._base_url}/chat/completions", json=body, allow_redirects=False
+                ) as response:
                     if response.status == HTTPStatus.OK:
-                        return await response.json()
+                        return await _json(response)
                     reason = f"status_{response.status}"
                     if response.status not in _RETRIED_STATUS:
-                        raise RequestError(reason)
+                        raise RequestError(refusal(response.status, await _json_or_none(response)))
+                    asked_for_s = _pause_asked_for(response.headers)
             except TimeoutError:
                 reason = "timeout"
-            except (aiohttp.ClientError, ValueError) as error:  # ValueError: what came back is no JSON
+            except (aiohttp.ClientError, ValueError, RecursionError) as error:  # what came back is no JSON
                 reason = type(error).__name__
         raise RequestError(reason)
+
+
+def refusal(status: int, body: Any) -> str:
+    """Why an endpoint refused a request, in a word of ours: what it says itself may repeat the prompt."""
+    said = body.get("error", body) if isinstance(body, dict) else body
+    words = [said.get(name) for name in ("message", "code", "type")] if isinstance(said, dict) else [said]
+    too_long = any(isinstance(word, str) and _SAYS_TOO_LONG.search(word) for word in words)
+    return TOO_LONG if too_long and status == HTTPStatus.BAD_REQUEST else f"status_{status}"
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    """What an answer holds, in bounded memory; raises RequestError and ValueError."""
+    received = bytearray()
+    async for block in response.content.iter_any():
+        received += block
+        if len(received) > _MOST_ANSWER_BYTES:
+            raise RequestError("answer_too_large")
+    return json.loads(received)
+
+
+async def _json_or_none(response: aiohttp.ClientResponse) -> Any:
+    try:
+        return await _json(response)
+    except (RequestError, TimeoutError, aiohttp.ClientError, ValueError, RecursionError):
+        return None
+
+
+def _pause_asked_for(headers: Mapping[str, str]) -> float:
+    """Seconds of a Retry-After header, within reason; 0 where there is none, or a date."""
+    said = headers.get("Retry-After", "")
+    return min(float(said), _LONGEST_PAUSE_S) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", said) else 0.0
 
 
 def data_url(image: bytes, kind: str = "png") -> str:

@@ -37,6 +37,7 @@ class EngineConfig:
     kv_cache_gib: Annotated[float, Gt(0)] | None = None
     memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.9
     images_per_request: Annotated[int, Gt(0)] = 1
+    prefix_caching: bool = True
     mm_encoder_tp_mode: str = "weights"
 
     def taking(self, num_images: int) -> Self:
@@ -55,6 +56,7 @@ class EngineConfig:
             "dtype": self.dtype,
             "enforce_eager": self.enforce_eager,
             "enable_chunked_prefill": self.chunked_prefill,
+            "enable_prefix_caching": self.prefix_caching,
             "gpu_memory_utilization": self.memory_utilization,
             "limit_mm_per_prompt": {"image": self.images_per_request, "video": 0},
             "disable_log_stats": True,

@@ -16,8 +16,8 @@ from infra.stage import Task
 from pipelines import answers, conditions, prompts, questions, tables
 from pipelines.conditions import Showing
 from pipelines.endpoint import API_KEY_VARIABLE, Answer, Client, Endpoint, RequestError, ServedModel
-from pipelines.recipes import ExamineConfig
 from pipelines.records import Arm, Condition, Prediction, Question, Split
+from pipelines.settings import ExamineConfig
 
 _MAX_FAILED_SHARE = 0.02
 

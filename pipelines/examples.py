@@ -1,26 +1,43 @@
 """Verified rationale -> training example: what each arm reads and learns to write."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from infra import stage
 from infra.errors import InputError
 from infra.manifest import Tally
 from infra.stage import Task
-from pipelines import prompts, tables
-from pipelines.records import Arm, Question, TrainingExample, Verdict
+from pipelines import pairing, prompts, tables
+from pipelines.records import Arm, Question, Split, TrainingExample, Verdict
+
+NOT_ACCEPTED, NOT_SELECTED, SAME_QUESTION = "not_accepted", "not_selected", "same_question"
 
 
 def compose(question: Question, verdict: Verdict, arm: Arm) -> TrainingExample:
-    """The example of an arm. Both arms learn from the same questions, those with an accepted rationale."""
+    """The example of an arm. Both arms learn from the same questions, those with a selected rationale."""
     rationale = verdict.body if arm is Arm.RATIONALE_THEN_ANSWER else None
     return TrainingExample(
         question_id=question.id,
+        rationale_id=verdict.rationale_id,
         arm=arm,
+        weight=verdict.weight,
         images=question.images,
         image_digests=question.image_digests,
         prompt=prompts.prompt(question, arm),
         target=prompts.target(question, rationale),
     )
+
+
+def taught(verdicts: Sequence[Verdict], arm: Arm) -> list[Verdict]:
+    """Those of a question's verdicts that an arm learns from: all selected ones, an example each.
+
+    Without their reasoning they are all one example, which the answer-only arm learns once, with the largest of the
+    weights.
+    """
+    selected = [verdict for verdict in verdicts if verdict.selected]
+    if arm is Arm.RATIONALE_THEN_ANSWER or not selected:
+        return selected
+    return [max(selected, key=lambda verdict: verdict.weight)]
 
 
 def check_may_teach(questions: Iterable[Question]) -> None:
@@ -35,15 +52,24 @@ def check_may_teach(questions: Iterable[Question]) -> None:
 
 def run(task: Task) -> Tally:
     """Write `examples.parquet` for one arm."""
-    questions = {question.id: question for question in tables.read(task.inputs["questions"].path, Question)}
-    verdicts = tables.read(task.inputs["verdicts"].path, Verdict)
-    check_may_teach(questions[verdict.question_id] for verdict in verdicts)
-    (arm,) = task.config.arms
-    examples = [compose(questions[v.question_id], v, Arm(arm)) for v in verdicts if v.accepted]
-    tables.write(task.draft, TrainingExample, examples)
+    arm = Arm(task.config.arms[0])
+    folder = task.inputs["questions"].path
+    check_may_teach(tables.stream(folder, Question, split=Split.TRAIN))
+    num_verdicts = num_examples = 0
+    reasons = Counter({NOT_ACCEPTED: 0, NOT_SELECTED: 0, SAME_QUESTION: 0})
+    with tables.writer(task.draft, TrainingExample) as write:
+        for question, verdicts in pairing.by_question(folder, tables.stream(task.inputs["verdicts"].path, Verdict)):
+            own = taught(verdicts, arm)
+            for verdict in own:
+                write(compose(question, verdict, arm))
+            num_verdicts += len(verdicts)
+            num_examples += len(own)
+            reasons[NOT_ACCEPTED] += sum(not verdict.accepted for verdict in verdicts)
+            reasons[NOT_SELECTED] += sum(verdict.accepted and not verdict.selected for verdict in verdicts)
+            reasons[SAME_QUESTION] += sum(verdict.selected for verdict in verdicts) - len(own)
     return Tally(
-        rows={"verdicts": len(verdicts), "examples": len(examples)},
-        reasons={"not_accepted": len(verdicts) - len(examples)},
+        rows={"verdicts": num_verdicts, "examples": num_examples},
+        reasons={reason: count for reason, count in reasons.items() if count},
     )
 
 

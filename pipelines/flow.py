@@ -108,16 +108,20 @@ def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a dry run prints: the resolved config and its digest, what would run, and where it would write."""
+    """What a dry run prints: the resolved config and its digest, what would run, at what cost, and where it would
+    write."""
     configs = resolve(recipe, overrides)
     settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
     settings = json.loads(json.dumps(settings))
+    pending = [name for name in STAGES if _is_pending(name, configs, run_dir)]
+    estimates = {name: configs[name].estimate(run_dir) for name in pending}
     return {
         "recipe": recipe,
         "config": settings,
         "config_digest": digest_json(settings),
-        "pending": [name for name in STAGES if _is_pending(name, configs, run_dir)],
+        "pending": pending,
         "hardware": {name: configs[name].hardware() for name in STAGES if configs[name] is not None},
+        "estimates": {name: estimate for name, estimate in estimates.items() if estimate is not None},
         "writes": [
             str(run_dir / output) for name in STAGES if configs[name] is not None for output in configs[name].outputs()
         ],

@@ -9,6 +9,10 @@ from pipelines.records import LETTERS, Arm, Question
 
 ANSWER_INSTRUCTION = "Name the right option and its letter."
 RATIONALE_INSTRUCTION = "Explain what you see, then name the right option and its letter."
+HINTED_INSTRUCTION = (
+    "The right option is {option} ({letter}). Explain what you see that leads to it, as if nobody had told you, then "
+    "name the right option and its letter."
+)
 
 _INSTRUCTIONS = {
     Arm.ZERO_SHOT: ANSWER_INSTRUCTION,
@@ -18,20 +22,24 @@ _INSTRUCTIONS = {
 }
 
 
-def prompt(question: Question, arm: Arm, caption: str | None = None) -> str:
+def prompt(question: Question, arm: Arm, caption: str | None = None, *, hinted: bool = False) -> str:
     """The user's words that go with the images: the question, its options one a line, and what is to be written.
 
-    caption: of the images, put before the question as one line; for the captioned condition alone.
+    caption: of the images, put before the question as one line; for the captioned condition alone. hinted: the gold
+    answer is told, for a teacher that never found it by itself.
     """
     described = "" if caption is None else f"Caption: {' '.join(caption.split())}\n"
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
-    return f"{described}{question.text}\n{options}\n{_INSTRUCTIONS[arm]}"
+    gold = question.options[LETTERS.index(question.gold)]
+    instruction = HINTED_INSTRUCTION.format(option=gold, letter=question.gold) if hinted else _INSTRUCTIONS[arm]
+    return f"{described}{question.text}\n{options}\n{instruction}"
 
 
 def digest() -> str:
     """Digest of every word that this module puts around a question: another prompt, another digest."""
     probe = Question(id="", source="", split="", images=(), image_digests=(), text="?", options=("x", "y"), gold="A")
-    words = {arm: [prompt(probe, arm, caption) for caption in (None, "c")] for arm in Arm}
+    words: dict[str, list[str]] = {arm: [prompt(probe, arm, caption) for caption in (None, "c")] for arm in Arm}
+    words["hinted"] = [prompt(probe, Arm.TEACHER, hinted=True)]
     return digest_json(words | {"targets": [target(probe, rationale) for rationale in (None, "r")]})
 
 

@@ -24,8 +24,8 @@ from infra.errors import ConfigError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import curation, tables
-from pipelines.recipes import QuestionsConfig
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage
+from pipelines.settings import QuestionsConfig
 from pipelines.sources import intake
 from pipelines.sources import source as reading
 from pipelines.sources.drafts import QUARANTINED, REJECTED, Draft

@@ -1,22 +1,22 @@
-"""Recipes of `pipelines`: for each stage its settings, and what it reads and makes. Light: no engine is imported
-here."""
+"""Recipes of `pipelines`: each is one complete config of its stages. Light: no engine is imported here."""
 
 import dataclasses
-from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
 
-from annotated_types import Ge, Gt, Le
-
-from infra import storage
-from infra.stage import StageConfig
-from pipelines import prompts
 from pipelines.curation import CurationConfig, Level
 from pipelines.engine import EngineConfig
-from pipelines.records import Arm, Condition, Split
-from pipelines.sources.pocket import PocketConfig
+from pipelines.records import Split
+from pipelines.settings import (
+    ComposeConfig,
+    DrawConfig,
+    ExamineConfig,
+    QuestionsConfig,
+    ReportConfig,
+    TeachConfig,
+    VerifyConfig,
+)
 from pipelines.sources.source import SourceConfig
 
-ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
 POCKET_TEACHER = "train/pocket/teacher"
 POCKET_ENGINE = EngineConfig(
     max_model_len=512,
@@ -27,169 +27,6 @@ POCKET_ENGINE = EngineConfig(
     chunked_prefill=False,
     kv_cache_gib=1,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawConfig(StageConfig):
-    """Draw the pocket questions as a folder of files."""
-
-    stage: ClassVar[str] = "draw"
-    module: ClassVar[str] = "pipelines.sources.pocket"
-    pocket: PocketConfig = field(default_factory=PocketConfig)
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"source": self}
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionsConfig(StageConfig):
-    """Read sources, and keep of them what may be trained on and what examines.
-
-    folder: where the sources' tables and images are, a path or a URI such as s3://bucket/prefix; None for what the flow
-    drew. sources: every table that is read; what has the split test decontaminates the rest. max_pixels: larger images
-    are made smaller. limit: rows read of each source at most.
-    """
-
-    stage: ClassVar[str] = "questions"
-    module: ClassVar[str] = "pipelines.questions"
-    contract: ClassVar[int] = 2
-    listed_materials: ClassVar[tuple[str, ...]] = ("folder",)
-    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
-    folder: str | None = None
-    curation: CurationConfig = field(default_factory=CurationConfig)
-    max_pixels: Annotated[int, Gt(0)] = 1 << 20
-    limit: Annotated[int, Gt(0)] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ValueError("sources is empty: name at least one table")
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"questions": self}
-
-    def hardware(self) -> str:
-        return "1 CPU; for large tables every CPU of the cluster"
-
-    def inputs(self) -> tuple[str, ...]:
-        drawn = self.folder is None and not all(storage.is_whole(source.table) for source in self.sources)
-        return ("source",) if drawn else ()
-
-    def materials(self) -> dict[str, str]:
-        return {"folder": self.folder} if self.folder else {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeachConfig(StageConfig):
-    """Explain the training questions. teacher: model folder or hub id. batch_size: questions sent to an engine
-    together; several batches are in an engine at once."""
-
-    stage: ClassVar[str] = "teach"
-    module: ClassVar[str] = "pipelines.teacher"
-    hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
-    teacher: str
-    engine: EngineConfig
-    batch_size: Annotated[int, Gt(0)] = 32
-    temperature: Annotated[float, Ge(0)] = 0.7
-    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
-    max_tokens: Annotated[int, Gt(0)] = 1024
-    seed: int = 0
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"rationales": self}
-
-    def wording(self) -> dict[str, str]:
-        return {"prompts": prompts.digest()}
-
-    def inputs(self) -> tuple[str, ...]:
-        return ("questions",)
-
-    def materials(self) -> dict[str, str]:
-        return {"teacher": self.teacher}
-
-    def hardware(self) -> str:
-        return f"{self.engine.replicas} engine(s) of {self.engine.cpus} CPU and {self.engine.gpus} GPU"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig(StageConfig):
-    """Judge the rationales against the gold answers."""
-
-    stage: ClassVar[str] = "verify"
-    module: ClassVar[str] = "pipelines.verification"
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"verdicts": self}
-
-    def inputs(self) -> tuple[str, ...]:
-        return ("questions", "rationales")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComposeConfig(StageConfig):
-    """Compose training examples, one artifact for each arm."""
-
-    stage: ClassVar[str] = "compose"
-    module: ClassVar[str] = "pipelines.examples"
-    arms: tuple[Arm, ...] = ARMS
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {f"examples/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
-
-    def wording(self) -> dict[str, str]:
-        return {"prompts": prompts.digest()}
-
-    def inputs(self) -> tuple[str, ...]:
-        return ("questions", "verdicts")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExamineConfig(StageConfig):
-    """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
-    whom."""
-
-    stage: ClassVar[str] = "examine"
-    module: ClassVar[str] = "pipelines.evaluation"
-    plan: tuple[str, ...]
-    max_tokens: Annotated[int, Gt(0)] = 1024
-    concurrency: Annotated[int, Gt(0)] = 32
-    timeout_s: Annotated[float, Gt(0)] = 120.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for entry in self.plan:
-            arm, _, condition = entry.partition("/")
-            if arm not in set(Arm) or condition not in set(Condition):
-                raise ValueError(f"{entry!r} is no arm/condition, such as rationale_then_answer/blank")
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"predictions": self}
-
-    def wording(self) -> dict[str, str]:
-        return {"prompts": prompts.digest()}
-
-    def inputs(self) -> tuple[str, ...]:
-        arms = {entry.partition("/")[0] for entry in self.plan}
-        adapters = tuple(f"adapters/{arm}" for arm in ARMS if arm in arms)
-        return ("questions", "rationales", *adapters)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig(StageConfig):
-    """Write the report. examples: questions shown with image, rationale and answers. notes: what a reader must know."""
-
-    stage: ClassVar[str] = "report"
-    module: ClassVar[str] = "pipelines.report"
-    title: str
-    num_examples: Annotated[int, Ge(0)] = 8
-    notes: tuple[str, ...] = ()
-    adapters: tuple[str, ...] = tuple(f"adapters/{arm}" for arm in ARMS)
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"report": self}
-
-    def inputs(self) -> tuple[str, ...]:
-        examples = tuple(name.replace("adapters/", "examples/") for name in self.adapters)
-        return ("questions", "rationales", "verdicts", *examples, *self.adapters, "predictions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +68,15 @@ def pocket() -> PipelinesRecipe:
     return PipelinesRecipe(
         draw=DrawConfig(),
         questions=QuestionsConfig(sources=(SourceConfig(name="pocket"),), curation=_POCKET_CURATION),
-        teach=TeachConfig(teacher=POCKET_TEACHER, engine=POCKET_ENGINE, temperature=1.0, max_tokens=128),
+        teach=TeachConfig(
+            teacher=POCKET_TEACHER,
+            engine=POCKET_ENGINE,
+            num_rationales=2,
+            temperature=1.0,
+            max_tokens=128,
+            grounding_share=0.2,
+            expected_output_tokens=31,
+        ),
         verify=VerifyConfig(),
         compose=ComposeConfig(),
         examine=ExamineConfig(plan=PLAN, max_tokens=128),
@@ -240,8 +85,51 @@ def pocket() -> PipelinesRecipe:
 
 
 def pmc_vqa_8xh200() -> PipelinesRecipe:
-    """PMC-VQA on nodes of eight GPUs: Qwen3-VL-235B-A22B (FP8) teaches, two engines of four GPUs a node."""
-    engine = EngineConfig(replicas=2, gpus=4, max_model_len=8192, mm_encoder_tp_mode="data")
+    """PMC-VQA on nodes of eight GPUs: Qwen3-VL-235B-A22B-Instruct (FP8) teaches, two engines of four GPUs a node."""
+    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", dataclasses.replace(_QWEN_235B_FP8, replicas=2)))
+
+
+def pmc_vqa_8xh200_thinking() -> PipelinesRecipe:
+    """The same with Qwen3-VL-235B-A22B-Thinking (FP8), whose thoughts are kept beside what it says in the end."""
+    teach = TeachConfig(
+        teacher="Qwen/Qwen3-VL-235B-A22B-Thinking-FP8",
+        engine=dataclasses.replace(_QWEN_235B_FP8, replicas=2, max_model_len=16384),
+        num_rationales=3,
+        temperature=1.0,
+        top_p=0.95,
+        top_k=20,
+        max_tokens=8192,
+        timeout_s=3600.0,
+        grounding_share=0.1,
+        expected_output_tokens=2000,
+    )
+    return _pmc_vqa(teach)
+
+
+def pmc_vqa_8xh200_bf16() -> PipelinesRecipe:
+    """The same with the 235B teacher in bf16: one engine over all eight GPUs of a node."""
+    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct", dataclasses.replace(_QWEN_235B_FP8, gpus=8)))
+
+
+def pmc_vqa_8xh100_32b() -> PipelinesRecipe:
+    """PMC-VQA with a teacher of 32B on one node: four engines of two GPUs each."""
+    engine = dataclasses.replace(_QWEN_235B_FP8, replicas=4, gpus=2)
+    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-32B-Instruct", engine))
+
+
+# FP8 weights divide over four GPUs and not over eight, and two engines of four do nearly twice the work of one of eight.
+_QWEN_235B_FP8 = EngineConfig(cpus=4, gpus=4, max_model_len=8192, max_num_seqs=256, mm_encoder_tp_mode="data")
+
+
+def _instruct(teacher: str, engine: EngineConfig) -> TeachConfig:
+    """Three rationales of each question, with the sampling that Qwen names for its Instruct models."""
+    return TeachConfig(
+        teacher=teacher, engine=engine, num_rationales=3, temperature=0.7, top_p=0.8, top_k=20, grounding_share=0.1
+    )
+
+
+def _pmc_vqa(teach: TeachConfig) -> PipelinesRecipe:
+    """PMC-VQA as it is released, taught by this teacher."""
     return dataclasses.replace(
         pocket(),
         draw=None,
@@ -253,7 +141,7 @@ def pmc_vqa_8xh200() -> PipelinesRecipe:
             ),
             curation=CurationConfig(validation_share=0.01, shuffle_options=True),
         ),
-        teach=TeachConfig(teacher="Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", engine=engine, temperature=0.7, top_p=0.8),
+        teach=teach,
         examine=ExamineConfig(plan=PLAN, concurrency=256),
         report=ReportConfig(title="Preceptor, PMC-VQA"),
     )

@@ -33,11 +33,22 @@ class Arm(StrEnum):
     TEACHER = "teacher"
 
 
+class Fate(StrEnum):
+    """What becomes of a row. Every row has exactly one of them, with a reason for all but the first two."""
+
+    EXPLAINED = "explained"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+    FAILED = "failed"
+
+
 class Condition(StrEnum):
-    """What goes with a question when it is asked: its image, none of what it shows, another's, or its caption too."""
+    """What goes with a question when it is asked: its image, a blank one, none, another's, or its caption too."""
 
     REAL = "real"
     BLANK = "blank"
+    ABSENT = "absent"
     SHUFFLED = "shuffled"
     CAPTIONED = "captioned"
 
@@ -167,44 +178,89 @@ class SetAside(Record):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rationale(Record):
-    """What the teacher wrote about a question. A row that failed has its error and no text."""
+    """What the teacher wrote about a question, or why it did not.
+
+    id: digest of the request (images, prompt, teacher, sampling, number), 32 hexadecimal digits. condition: `real`, or
+    what was shown in the place of the question's images, to find out whether they are needed. number: which of its
+    question's rationales under this condition, from 0. hinted: the prompt held the gold answer. fate: explained,
+    failed or quarantined (for an image). text: what was written, without the thoughts of a teacher that writes them
+    down before (`thoughts`), and without tokens that stand for images, which are counted (num_stray_tokens).
+    mean_logprob, min_logprob: of the tokens that were written, where the engine says so. attempts: how often it was
+    asked; seed: of the last time. prompt_digest, sampling_digest: of the words and of the settings; teacher_digest: of
+    the model folder, or of the hub's id. error: why it failed, after the last attempt.
+    """
 
     stem: ClassVar[str] = "rationales"
 
+    id: str
     question_id: str
+    condition: str
+    number: int
+    hinted: bool
+    fate: str
     text: str
+    thoughts: str
     finish_reason: str
     num_prompt_tokens: int
     num_output_tokens: int
+    num_stray_tokens: int
+    mean_logprob: float | None
+    min_logprob: float | None
+    attempts: int
     seed: int
+    teacher: str
+    teacher_digest: str
+    prompt_digest: str
+    sampling_digest: str
     error: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Record):
-    """Whether a rationale may teach. reason: `accepted`, or why not. letter: the answer read from it, if any.
+    """What becomes of a rationale that was asked for with the question's own images.
 
-    text: all that the teacher wrote. body: the reasoning alone, without the final answer's line.
+    fate: accepted, rejected, quarantined or failed; reason: `accepted`, or why not. selected: it teaches, being the
+    recipe's choice among its question's accepted ones; weight: how much it counts then. letter: the answer read from
+    it, if any. agreement: share of its question's rationales, hinted ones apart, that give the same letter; 0 without
+    one. image_not_needed: whether the teacher gives the same letter without the image and with another one too; None
+    where it was not asked. hinted: the teacher was told the gold answer. text: all that the teacher wrote; body: the
+    reasoning alone, without the final answer's line.
     """
 
     stem: ClassVar[str] = "verdicts"
 
+    rationale_id: str
     question_id: str
-    accepted: bool
+    fate: str
     reason: str
+    selected: bool
+    weight: float
     letter: str | None
+    agreement: float
+    image_not_needed: bool | None
+    hinted: bool
     text: str
     body: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it may teach."""
+        return self.fate == Fate.ACCEPTED
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExample(Record):
-    """One question as one arm learns it: the prompt is not trained on, the target is, to the last token."""
+    """One question as one arm learns it: the prompt is not trained on, the target is, to the last token.
+
+    rationale_id: what it rests on. weight: how much its loss counts, from 0 to 1.
+    """
 
     stem: ClassVar[str] = "examples"
 
     question_id: str
+    rationale_id: str
     arm: str
+    weight: float
     images: tuple[str, ...]
     image_digests: tuple[str, ...]
     prompt: str

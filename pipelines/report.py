@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def run(task: Task) -> Tally:
         "title": task.config.title,
         "notes": [*facts.get("notes", ()), *task.config.notes],
         "accounting": accounting(task.inputs),
+        "verdicts": account_of_verdicts(task.inputs["verdicts"]),
         "curation": facts.get("curation", {}),
         "examinations": examinations(predictions),
         "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),
@@ -58,6 +60,30 @@ def accounting(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     }
 
 
+def account_of_verdicts(artifact: Artifact) -> dict[str, Any]:
+    """What became of the rationales: asked = accepted + rejected + failed + quarantined, each by reason.
+
+    Empty for verdicts of a stage that does not count in this way.
+    """
+    tally = artifact.tally
+    if not {"rejected", "failed"} <= tally["facts"].keys():
+        return {}
+    rows = tally["rows"]
+    return {
+        "asked": rows["rationales"],
+        "accepted": rows["accepted"],
+        "rejected": tally["facts"]["rejected"],
+        "failed": tally["facts"]["failed"],
+        "quarantined": tally["quarantined"],
+        "selected": rows["selected"],
+        "selected_hinted": rows.get("selected_hinted", 0),
+        "questions": rows["questions"],
+        "questions_taught": rows["questions_taught"],
+        "questions_probed": tally["facts"]["questions_probed"],
+        "figures": tally["figures"],
+    }
+
+
 def examples(
     asked: Mapping[str, Question], predictions: list[Prediction], inputs: Mapping[str, Artifact], count: int
 ) -> list[dict[str, Any]]:
@@ -67,12 +93,12 @@ def examples(
     for prediction in predictions:
         by_question.setdefault(prediction.question_id, []).append(prediction)
     tested = _spread([asked[i] for i in by_question], count)
-    verdicts = tables.read(inputs["verdicts"].path, Verdict)
-    accepted = [v for v in verdicts if v.accepted][: count // 2]
-    rejected = [v for v in verdicts if not v.accepted][: count // 2]
+    folder_of_verdicts = inputs["verdicts"].path
+    taught = islice((v for v in tables.stream(folder_of_verdicts, Verdict) if v.selected), count // 2)
+    kept_back = islice((v for v in tables.stream(folder_of_verdicts, Verdict) if not v.accepted), count // 2)
     return [
         *({"question": _shown(q, folder), "answers": [_answer(p) for p in by_question[q.id]]} for q in tested),
-        *({"question": _shown(asked[v.question_id], folder), "verdict": v.as_dict()} for v in accepted + rejected),
+        *({"question": _shown(asked[v.question_id], folder), "verdict": v.as_dict()} for v in (*taught, *kept_back)),
     ]
 
 

@@ -1,184 +1,246 @@
-"""Question -> rationale: Ray Data feeds a pool of vLLM engines, which explain the training questions. [edge]"""
+"""Question -> rationale: Ray Data feeds a pool of engines, whose every answer goes into the ledger at once. [edge]
 
-import asyncio
+What the ledger holds is never asked again, so that a run that was killed, anywhere and at any moment, goes on where it
+was. The artifact is written from the ledger in the end, in the order of the questions.
+"""
+
 import dataclasses
+import logging
+import math
 import os
-import uuid
+import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import ray
 import ray.data
-from PIL import Image
 
 from infra import cluster, stage
-from infra.digests import digest_json
-from infra.errors import ClusterError, InputError
+from infra.errors import ArtifactError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
-from pipelines import images, prompts, questions, tables
-from pipelines.engine import EngineConfig, keep_in_one_process
-from pipelines.examples import check_may_teach
-from pipelines.recipes import TeachConfig
-from pipelines.records import Arm, Question, Rationale, Split
+from pipelines import tables
+from pipelines.records import Condition, Fate, Rationale
+from pipelines.settings import TeachConfig
+from pipelines.teaching import engines, ledger
+from pipelines.teaching.explaining import Account, Explainer, Work
+from pipelines.teaching.ledger import Ledger
+from pipelines.teaching.plan import Asking, Plan
+from pipelines.teaching.requests import Teacher, teacher_digest
+
+_DIED = 70  # exit code of an actor whose engine is gone; Ray starts it again
+_MIN_SETTLED_TO_STOP = 100
+_METRICS_EVERY_S = 10.0
+
+StartEngine = Callable[[TeachConfig], engines.Engine]
 
 
-class TeacherEngine:
-    """One vLLM engine in a Ray actor. Images are read at the last moment; a bad row becomes a row with its error."""
+class TeacherActor:
+    """One engine in a Ray actor, which is given numbers of batches, and gives back what became of them."""
 
-    def __init__(self, config: TeachConfig, images_folder: Path) -> None:
-        self._config = config
-        self._images_folder = images_folder
-        self._engine = start_engine(config.teacher, config.engine)
-        self._tokenizer = self._engine.tokenizer
+    def __init__(self, work: Work, start: StartEngine) -> None:
+        self._explainer = Explainer(work, ray.get_runtime_context().get_actor_id(), start)
 
-    async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Explain a batch of questions, all of them in flight at once; returns columns of Rationale."""
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        rationales = await asyncio.gather(*(self._explain(row) for row in rows))
-        return dict(Rationale.table(rationales).to_pydict())
-
-    async def _explain(self, row: dict[str, Any]) -> Rationale:
-        from vllm.exceptions import VLLMClientError
-
+    async def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Explain the batches of a plan; one JSON account for each."""
         try:
-            paths = [self._images_folder / image for image in row["images"]]
-            return await self._generate(row, [await asyncio.to_thread(images.read, path) for path in paths])
-        except images.UnreadableImageError as error:
-            return _failed(row, str(error))
-        # vLLM's words for a request that it cannot take; their text may repeat the request.
-        except (VLLMClientError, ValueError) as error:
-            return _failed(row, "prompt_too_long" if "length" in str(error) else "refused_by_engine")
-
-    async def _generate(self, row: dict[str, Any], shown: list[Image.Image]) -> Rationale:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling = SamplingParams(
-            temperature=self._config.temperature,
-            top_p=self._config.top_p,
-            max_tokens=self._config.max_tokens,
-            seed=int(row["seed"]),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        request = {"prompt": self._rendered(row["prompt"], len(shown)), "multi_modal_data": {"image": shown}}
-        (final,) = [state async for state in self._engine.generate(request, sampling, request_id=uuid.uuid4().hex)]
-        (output,) = final.outputs
-        return Rationale(
-            question_id=row["question_id"],
-            text=output.text,
-            finish_reason=str(output.finish_reason),
-            num_prompt_tokens=len(final.prompt_token_ids),
-            num_output_tokens=len(output.token_ids),
-            seed=int(row["seed"]),
-            error=None,
-        )
-
-    def _rendered(self, prompt: str, num_images: int) -> str:
-        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
-        return str(
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-            )
-        )
+            return {"account": [(await self._explainer.explain(int(number))).as_json() for number in batch["id"]]}
+        except engines.EngineDiedError:
+            # An engine cannot be started twice in one process; Ray gives the next one the same batches.
+            os._exit(_DIED)
+        except ArtifactError as error:
+            return {"account": [Account(stopped=str(error)).as_json()]}  # Ray Data would bury it in words of its own
 
 
-def start_engine(model: str, config: EngineConfig) -> Any:
-    """An asynchronous vLLM engine for a model folder or a hub's model id."""
-    os.environ.update(config.environment())
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
+def run(task: Task, start: StartEngine = engines.start) -> Tally:
+    """Explain every training question as often as the recipe asks; write `rationales.parquet`.
 
-    vllm_config = AsyncEngineArgs(model=model, **config.arguments()).create_engine_config()
-    keep_in_one_process(vllm_config)
-    return AsyncLLM.from_vllm_config(vllm_config)
-
-
-def run(task: Task) -> Tally:
-    """Explain every training question once; write `rationales.parquet`, in the order of the questions."""
+    start: what starts an engine in an actor. Raises InputError when too many requests fail.
+    """
     config: TeachConfig = task.config
-    asked = questions.of_split(task.inputs["questions"].path, Split.TRAIN)
-    if not asked:
+    folder = task.inputs["questions"].path
+    teacher = Teacher.of(config, teacher_digest(config))
+    attempts = ledger.folder_of(ledger.root_of(config, task.run_dir), teacher)
+    asking = Asking(folder, config, teacher)
+    workspace = task.draft / "plan"
+    workspace.mkdir()
+    plan = asking.write_plan(Ledger(attempts), workspace / "plan.arrow")
+    if not plan.num_questions:
         raise InputError("The questions have none with split `train`, so there is nothing to explain.")
-    check_may_teach(asked)
+    figures = {}
+    if plan.num_open:
+        if plan.num_open < plan.num_questions:
+            settled = plan.num_questions - plan.num_open
+            task.progress.say(f"{settled} of {plan.num_questions} questions are in the ledger, {attempts}")
+        figures = _explain(task, plan, Work(config=config, images=folder, ledger=attempts, plan=plan.path), start)
+    shutil.rmtree(workspace)
+    tally = _seal(task.draft, asking.rationales(Ledger(attempts)))
+    check_failures(tally, config.max_failed_share)
+    tally.figures |= figures
+    return tally
+
+
+def _explain(task: Task, plan: Plan, work: Work, start: StartEngine) -> dict[str, float]:
+    """Have the plan carried out; the figures of the work."""
     # What the questions have, the engine must take: the recipe need not know how many images that is.
-    engine = config.engine.taking(max(len(question.images) for question in asked))
-    config = dataclasses.replace(config, engine=engine)
+    config = dataclasses.replace(work.config, engine=work.config.engine.taking(plan.max_images))
+    work = dataclasses.replace(work, config=config)
+    engine, least = config.engine, config.min_replicas or config.engine.replicas
+    engines.check(config)
     cluster.connect()
-    cluster.require(task.progress.say, cpus=engine.replicas * engine.cpus, gpus=engine.replicas * engine.gpus)
-    task.progress.say(f"starting {engine.replicas} engine(s) for {config.teacher}")
-    explained: dict[str, Rationale] = {}
-    failed = 0
-    for rationale in _explained(asked, config, task.inputs["questions"].path):
-        explained[rationale.question_id] = rationale
-        failed += rationale.error is not None
-        task.progress(len(explained), len(asked), "rationales", failed=failed)
-    if missing := len(asked) - len(explained):
-        raise ClusterError(f"The engines returned {missing} of {len(asked)} rationales too few; run the stage again.")
-    tables.write(task.draft, Rationale, [explained[question.id] for question in asked])
-    return _tally(list(explained.values()))
+    if config.endpoint:
+        task.progress.say(f"asking {config.teacher} at {config.endpoint}")
+    else:
+        cluster.require(task.progress.say, cpus=least * engine.cpus, gpus=least * engine.gpus)
+        task.progress.say(f"starting {engine.replicas} engine(s) for {config.teacher}")
+    sofar = _Progress(task, plan)
+    for account in _accounts(plan, work, start):
+        sofar.add(account)
+    return sofar.figures()
 
 
-def _explained(asked: list[Question], config: TeachConfig, folder: Path) -> Iterator[Rationale]:
-    """Rationales in the order in which engines finish them."""
-    rows = pa.Table.from_pylist([_request(question, config) for question in asked])
+def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
+    """The account of each batch, in the order in which engines finish them."""
+    config, engine = work.config, work.config.engine
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    blocks = max(1, len(asked) // config.batch_size)
-    finished = (
-        ray.data.from_arrow(rows)
-        .repartition(blocks)
-        .map_batches(
-            TeacherEngine,
-            fn_constructor_kwargs={"config": config, "images_folder": folder},
-            batch_size=config.batch_size,
-            # Several batches in an engine at once, and the next ones waiting beside it, so that it never runs empty.
-            compute=ray.data.ActorPoolStrategy(
-                size=config.engine.replicas, max_concurrent_calls_per_actor=4, max_tasks_in_flight_per_actor=8
-            ),
-            num_cpus=config.engine.cpus,
-            num_gpus=config.engine.gpus,
+    num_at_once = _batches_at_once(config)
+    sizes = (
+        {"min_size": config.min_replicas, "max_size": engine.replicas}
+        if config.min_replicas
+        else {"size": engine.replicas}
+    )
+    done = ray.data.range(plan.num_batches, override_num_blocks=plan.num_batches).map_batches(
+        TeacherActor,
+        fn_constructor_kwargs={"work": work, "start": start},
+        batch_size=1,
+        # Small batches, many at a time, and the next ones waiting beside the engine, so that it never runs empty.
+        compute=ray.data.ActorPoolStrategy(
+            **sizes, max_concurrent_calls_per_actor=num_at_once, max_tasks_in_flight_per_actor=num_at_once + 2
+        ),
+        num_cpus=engine.cpus,
+        num_gpus=0 if config.endpoint else engine.gpus,
+    )
+    for row in done.iter_rows():
+        account = Account.from_json(row["account"])
+        if account.stopped:
+            raise ArtifactError(account.stopped)
+        yield account
+
+
+def _batches_at_once(config: TeachConfig) -> int:
+    """How many batches fill an engine twice over: of each, the last rows are waited for."""
+    requests = config.batch_size * config.num_rationales
+    return max(2, math.ceil(2 * config.engine.max_num_seqs / requests))
+
+
+class _Progress:
+    """Says how far the work is, and at what cost; stops it when too much of it fails."""
+
+    def __init__(self, task: Task, plan: Plan) -> None:
+        self._task = task
+        self._plan = plan
+        self._sum = Account()
+        self._uptime_s: dict[str, float] = {}
+        self._started = self._logged = time.monotonic()
+        self._first: float | None = None
+
+    def add(self, account: Account) -> None:
+        """Count a batch in."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._task.progress.say(f"first rationales after {now - self._started:.1f} s")
+        whole = self._sum
+        for name in ("questions", "asked", "right", "made", "prompt_tokens", "output_tokens"):
+            setattr(whole, name, getattr(whole, name) + getattr(account, name))
+        whole.settled += account.settled
+        whole.reasons += account.reasons
+        self._uptime_s[account.engine] = max(account.uptime_s, self._uptime_s.get(account.engine, 0.0))
+        self._stop_if_too_much_failed()
+        self._task.progress(
+            whole.questions,
+            self._plan.num_open,
+            "questions",
+            tokens_per_s=round(whole.output_tokens / max(now - self._first, 1e-3)),
+            right=f"{whole.right / max(whole.asked, 1):.2f}",
+            failed=self._num_failed(),
         )
-    )
-    for row in finished.iter_rows():
-        yield Rationale.from_dict(row)
+        if now - self._logged >= _METRICS_EVERY_S:
+            self._logged = now
+            for name, value in self.figures().items():
+                self._task.metric(f"teach.{name}", value, whole.questions)
+
+    def _num_failed(self) -> int:
+        return self._sum.settled[Fate.FAILED] + self._sum.settled[Fate.QUARANTINED]
+
+    def _stop_if_too_much_failed(self) -> None:
+        asked, settled = self._sum.settled.total(), self._sum.settled
+        if asked >= _MIN_SETTLED_TO_STOP and self._num_failed():
+            reasons = dict(self._sum.reasons)
+            rows = {"asked": asked, "explained": settled[Fate.EXPLAINED]}
+            check_failures(Tally(rows=rows, reasons=reasons), self._task.config.max_failed_share)
+
+    def figures(self) -> dict[str, float]:
+        """Numbers of the work so far; gpu_seconds counts the engines' starts."""
+        seconds = max(time.monotonic() - (self._first or self._started), 1e-3)
+        engine_seconds = sum(self._uptime_s.values())
+        gpus = 0 if self._task.config.endpoint else self._task.config.engine.gpus
+        return {
+            "tokens_per_s": self._sum.output_tokens / seconds,
+            "right_share": self._sum.right / max(self._sum.asked, 1),
+            "attempts_now": self._sum.made,
+            "prompt_tokens_now": self._sum.prompt_tokens,
+            "output_tokens_now": self._sum.output_tokens,
+            "seconds_to_first": (self._first or time.monotonic()) - self._started,
+            "engine_seconds_now": engine_seconds,
+            "gpu_seconds_now": engine_seconds * gpus,
+        }
 
 
-def _request(question: Question, config: TeachConfig) -> dict[str, Any]:
-    """What travels to an engine: paths instead of images, and a seed that depends on the question, not on its
-    place."""
-    return {
-        "question_id": question.id,
-        "prompt": prompts.prompt(question, Arm.TEACHER),
-        "images": list(question.images),
-        "seed": int(digest_json([config.seed, question.id])[:8], 16),
-    }
+def check_failures(tally: Tally, limit: float) -> None:
+    """Raise InputError when a larger share than the limit failed, with the most frequent reasons."""
+    asked = tally.rows["asked"]
+    failed = asked - tally.rows["explained"]
+    if failed > limit * asked:
+        reasons = Counter(tally.reasons) + Counter(tally.quarantined)
+        told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        raise InputError(
+            f"{failed} of {asked} requests failed ({told}): more than the recipe's share of {limit:g}. What succeeded "
+            "is kept. Mend the cause, or allow more with --set teach.max_failed_share=SHARE, and run the stage again."
+        )
 
 
-def _failed(row: dict[str, Any], reason: str) -> Rationale:
-    return Rationale(
-        question_id=row["question_id"],
-        text="",
-        finish_reason="error",
-        num_prompt_tokens=0,
-        num_output_tokens=0,
-        seed=int(row["seed"]),
-        error=reason,
-    )
-
-
-def _tally(rationales: list[Rationale]) -> Tally:
-    failures = Counter(rationale.error for rationale in rationales if rationale.error)
-    return Tally(
-        rows={"asked": len(rationales), "explained": len(rationales) - failures.total()},
-        reasons=dict(failures),
-        figures={
-            "prompt_tokens": sum(r.num_prompt_tokens for r in rationales),
-            "output_tokens": sum(r.num_output_tokens for r in rationales),
-        },
-    )
+def _seal(draft: Path, rationales: Iterator[Rationale]) -> Tally:
+    """Write the table and count it."""
+    rows: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    quarantined: Counter[str] = Counter()
+    figures: Counter[str] = Counter()
+    with tables.writer(draft, Rationale) as add:
+        for rationale in rationales:
+            add(rationale)
+            rows.update(
+                asked=1,
+                explained=rationale.fate == Fate.EXPLAINED,
+                probes=rationale.condition != Condition.REAL,
+                hinted=rationale.hinted,
+            )
+            reasons = {Fate.FAILED: failed, Fate.QUARANTINED: quarantined}.get(Fate(rationale.fate))
+            if reasons is not None and rationale.error:
+                reasons[rationale.error] += 1
+            figures.update(
+                prompt_tokens=rationale.num_prompt_tokens,
+                output_tokens=rationale.num_output_tokens,
+                attempts=rationale.attempts,
+                stray_tokens=rationale.num_stray_tokens,
+            )
+    counted = {name: count for name, count in rows.items() if count or name in ("asked", "explained")}
+    return Tally(rows=counted, reasons=dict(failed), quarantined=dict(quarantined), figures=dict(figures))
 
 
 if __name__ == "__main__":

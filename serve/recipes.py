@@ -69,7 +69,25 @@ def pocket() -> ServeRecipe:
 
 def pmc_vqa_8xh200() -> ServeRecipe:
     """Qwen3-VL-2B on one GPU beside its 235B teacher (FP8) on four; published settings, not yet run by us."""
+    return _beside_teacher(gpus=4)
+
+
+def pmc_vqa_8xh200_thinking() -> ServeRecipe:
+    """The same beside the Thinking teacher, whose answers are longer."""
+    return _beside_teacher(gpus=4, max_model_len=16384)
+
+
+def pmc_vqa_8xh200_bf16() -> ServeRecipe:
+    """The same beside the teacher in bf16 on eight."""
+    return _beside_teacher(gpus=8)
+
+
+def pmc_vqa_8xh100_32b() -> ServeRecipe:
+    """The same beside a teacher of 32B on two."""
+    return _beside_teacher(gpus=2)
+
+
+def _beside_teacher(gpus: int, max_model_len: int = 8192) -> ServeRecipe:
     student = EngineConfig(cpus=8, gpus=1, max_model_len=8192)
-    return ServeRecipe(
-        deploy=DeployConfig(student=student, teacher=dataclasses.replace(student, gpus=4), start_timeout_s=3600)
-    )
+    teacher = dataclasses.replace(student, gpus=gpus, max_model_len=max_model_len)
+    return ServeRecipe(deploy=DeployConfig(student=student, teacher=teacher, start_timeout_s=3600))

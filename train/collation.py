@@ -23,11 +23,15 @@ MARKUP = "chat_markup"  # the text holds a token of the chat format itself, and 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example as tokens, with its images' tokens expanded; the last `num_targets` of them are trained on."""
+    """An example as tokens, with its images' tokens expanded; the last `num_targets` of them are trained on.
+
+    weight: how much the loss of each of these counts.
+    """
 
     images: tuple[Path, ...]
     input_ids: list[int]
     num_targets: int
+    weight: float = 1.0
 
 
 def encode(
@@ -68,7 +72,7 @@ def encode_one(
     expanded = [processor.image_token * num + text for num, text in zip(num_visual_tokens, after, strict=True)]
     asked = before + "".join(expanded)
     asked_ids, answered_ids = processor.tokenizer([asked, answered], add_special_tokens=False)["input_ids"]
-    return Encoded(paths, asked_ids + answered_ids, len(answered_ids))
+    return Encoded(paths, asked_ids + answered_ids, len(answered_ids), example.weight)
 
 
 def render(example: TrainingExample, processor: Any) -> tuple[str, str]:
@@ -117,7 +121,8 @@ def collate(examples: Sequence[Encoded], processor: Any) -> dict[str, torch.Tens
     """A batch, padded on the right to its longest example.
 
     Returns input_ids_BT, attention_mask_BT, labels_BT (IGNORED where nothing is trained on) and mm_token_type_ids_BT,
-    1 at image tokens, without which the model's rotary positions are wrong and nothing crashes.
+    1 at image tokens, without which the model's rotary positions are wrong and nothing crashes; and weights_B where not
+    every example counts for 1.
     """
     length = max(len(example.input_ids) for example in examples)
     shape = (len(examples), length)
@@ -130,16 +135,23 @@ def collate(examples: Sequence[Encoded], processor: Any) -> dict[str, torch.Tens
         mask_BT[row, : len(tokens_T)] = 1
         labels_BT[row, len(tokens_T) - example.num_targets : len(tokens_T)] = tokens_T[-example.num_targets :]
     types_BT = torch.tensor(processor.create_mm_token_type_ids(ids_BT.tolist()))
-    return {"input_ids": ids_BT, "attention_mask": mask_BT, "mm_token_type_ids": types_BT, "labels": labels_BT}
+    batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "mm_token_type_ids": types_BT, "labels": labels_BT}
+    if any(example.weight != 1 for example in examples):
+        batch["weights"] = torch.tensor([example.weight for example in examples], dtype=torch.float32)
+    return batch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Share:
-    """What one rank does in one update: its micro-batches, and the tokens of the whole batch over all ranks."""
+    """What one rank does in one update: its micro-batches, and the tokens of the whole batch over all ranks.
+
+    total_weight: of the supervised ones.
+    """
 
     micro_batches: list[list[Encoded]]
     num_targets: int
     num_tokens: int
+    total_weight: float
 
 
 def plan(examples: Sequence[Encoded], config: FitConfig, rank: int, num_ranks: int) -> Iterator[Share]:
@@ -156,6 +168,7 @@ def plan(examples: Sequence[Encoded], config: FitConfig, rank: int, num_ranks: i
             [own[start : start + config.micro_batch_size] for start in range(0, len(own), config.micro_batch_size)],
             sum(example.num_targets for example in batch),
             sum(len(example.input_ids) for example in batch),
+            sum(example.weight * example.num_targets for example in batch),
         )
 
 

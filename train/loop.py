@@ -59,7 +59,8 @@ def fit(work: Work) -> Outcome:
 
 
 def update(engine: Any, share: Share, rate: float, eye: student.Eye, processor: Any) -> float:
-    """One update of the adapter from this rank's share. Returns the loss per supervised token of the whole batch."""
+    """One update of the adapter from this rank's share. Returns the loss per supervised token of the whole batch, where
+    each counts by its example's weight."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     num_ranks = torch.distributed.get_world_size()
@@ -67,7 +68,7 @@ def update(engine: Any, share: Share, rate: float, eye: student.Eye, processor: 
     for micro_batch in share.micro_batches:
         batch = {name: tensor.to(engine.device) for name, tensor in collate(micro_batch, processor).items()}
         sight = eye.look([image for example in micro_batch for image in example.images])
-        loss = engine(batch, sight) / share.num_targets
+        loss = engine(batch, sight) / (share.total_weight or 1)  # a batch in which nothing counts is no update
         # DeepSpeed averages gradients over the ranks; the sum over all supervised tokens of the batch is what is meant.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
         engine.step()

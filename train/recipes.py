@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from infra.stage import StageConfig
-from pipelines.recipes import ARMS
 from pipelines.records import Arm
+from pipelines.settings import ARMS
 
 POCKET_BASE = "train/pocket/base"
 
@@ -108,3 +108,7 @@ def pmc_vqa_8xh200() -> TrainRecipe:
             image_cache_gib=32.0,
         )
     )
+
+
+# The teacher's part of these recipes varies; what is taught, and on what, does not.
+pmc_vqa_8xh200_thinking = pmc_vqa_8xh200_bf16 = pmc_vqa_8xh100_32b = pmc_vqa_8xh200

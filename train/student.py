@@ -79,7 +79,7 @@ class Eye:
 
 
 class TargetLoss(torch.nn.Module):
-    """The adapted model as a function from a batch to the cross entropy of its supervised tokens, summed.
+    """The adapted model as a function from a batch to the cross entropy of its supervised tokens, weighted and summed.
 
     Summed and not averaged, since what it is to be divided by is known only to the whole batch over all ranks. Logits
     are made at supervised positions alone: at a real vocabulary they are larger than everything else together.
@@ -91,10 +91,14 @@ class TargetLoss(torch.nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], sight: dict[str, Any]) -> torch.Tensor:
         """batch: from `collate`; sight: from `Eye.look`. Returns a scalar in float32."""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights")}
         base = self.model.get_base_model()
         hidden_BTD = base.model(**inputs, **sight, use_cache=False).last_hidden_state
         next_BT = batch["labels"][:, 1:]
         supervised_BT = next_BT != IGNORED
         logits_SW = base.lm_head(hidden_BTD[:, :-1][supervised_BT])
-        return functional.cross_entropy(logits_SW.float(), next_BT[supervised_BT], reduction="sum")
+        if "weights" not in batch:
+            return functional.cross_entropy(logits_SW.float(), next_BT[supervised_BT], reduction="sum")
+        losses_S = functional.cross_entropy(logits_SW.float(), next_BT[supervised_BT], reduction="none")
+        weights_S = batch["weights"][:, None].expand_as(next_BT)[supervised_BT]
+        return losses_S @ weights_S

@@ -20,6 +20,7 @@ from infra import manifest
 from pipelines import recipes
 from pipelines.curation import CurationConfig
 from pipelines.records import Split
+from pipelines.settings import QuestionsConfig
 from pipelines.sources.source import SourceConfig
 from tests.benchmarks.generated import write_pmc_vqa
 
@@ -38,7 +39,7 @@ def recipe() -> dict[str, Any]:
         SourceConfig(reader="pmc_vqa", table="test/test_clean.csv", images="test/images.zip", split=Split.TEST),
     )
     curation = CurationConfig(validation_share=0.01, shuffle_options=True)
-    questions = recipes.QuestionsConfig(sources=sources, curation=curation)
+    questions = QuestionsConfig(sources=sources, curation=curation)
     return {"pipelines": dataclasses.replace(recipes.pocket(), questions=questions)}
 
 

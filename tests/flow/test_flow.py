@@ -57,13 +57,17 @@ def test_every_question_is_accounted_for_from_the_source_to_the_report(small_run
     assert (
         account["questions"]["rows"]["read"] == len(questions) + sum(account["questions"]["rejected"].values()) == 120
     )
-    assert [r.question_id for r in rationales] == [q.id for q in questions if q.split == "train"]
-    assert (
-        len(verdicts) == 96 == account["verdicts"]["rows"]["accepted"] + sum(account["verdicts"]["rejected"].values())
-    )
+    plain = [r for r in rationales if r.condition == Condition.REAL]
+    assert [r.question_id for r in plain] == [q.id for q in questions if q.split == "train" for _ in range(2)]
+    assert {r.condition for r in rationales} == {Condition.REAL, Condition.ABSENT, Condition.SHUFFLED}
+    assert [v.rationale_id for v in verdicts] == [r.id for r in plain]
+    kept_back = account["verdicts"]["rejected"] | account["verdicts"]["quarantined"]
+    assert len(verdicts) == 2 * 96 == account["verdicts"]["rows"]["accepted"] + sum(kept_back.values())
+    selected = [v for v in verdicts if v.selected]
+    assert len({v.question_id for v in selected}) == len(selected) == account["verdicts"]["rows"]["questions_taught"]
     for arm in ("answer_only", "rationale_then_answer"):
         examples = tables.read(folder / "examples" / arm, TrainingExample)
-        assert [e.question_id for e in examples] == [v.question_id for v in verdicts if v.accepted]
+        assert [e.rationale_id for e in examples] == [v.rationale_id for v in selected]
         trained = account[f"adapters/{arm}"]
         assert trained["rows"]["examples"] == len(examples)
         assert trained["rows"]["trained_on"] + sum(trained["rejected"].values()) == len(examples)

@@ -5,7 +5,7 @@ import zipfile
 from infra import manifest
 from infra.manifest import Artifact, Tally
 from pipelines import images, tables
-from pipelines.records import Caption, Prediction, Question, Rationale
+from pipelines.records import Caption, Prediction, Question, Rationale, Verdict
 
 OPTIONS = ("mill", "cast", "press", "die cast")
 
@@ -25,17 +25,49 @@ def question(**changes) -> Question:
     return Question(**(fields | changes))
 
 
-def rationale(text: str, **changes) -> Rationale:
+def rationale(text: str = "", **changes) -> Rationale:
     fields = {
+        "id": "r1",
         "question_id": "q1",
+        "condition": "real",
+        "number": 0,
+        "hinted": False,
+        "fate": "explained",
         "text": text,
+        "thoughts": "",
         "finish_reason": "stop",
         "num_prompt_tokens": 40,
         "num_output_tokens": 20,
+        "num_stray_tokens": 0,
+        "mean_logprob": None,
+        "min_logprob": None,
+        "attempts": 1,
         "seed": 1,
+        "teacher": "t",
+        "teacher_digest": "d" * 64,
+        "prompt_digest": "d" * 64,
+        "sampling_digest": "d" * 64,
         "error": None,
     }
     return Rationale(**(fields | changes))
+
+
+def verdict(**changes) -> Verdict:
+    fields = {
+        "rationale_id": "r1",
+        "question_id": "q1",
+        "fate": "accepted",
+        "reason": "accepted",
+        "selected": True,
+        "weight": 1.0,
+        "letter": "B",
+        "agreement": 1.0,
+        "image_not_needed": None,
+        "hinted": False,
+        "text": "It is round.\nAnswer: cast (B)",
+        "body": "It is round.",
+    }
+    return Verdict(**(fields | changes))
 
 
 def prediction(letter: str | None, **changes) -> Prediction:

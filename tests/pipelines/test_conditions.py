@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from infra.errors import InputError
@@ -46,7 +48,7 @@ def test_a_set_s_donors_are_its_own_whatever_is_examined_beside_it():
 )
 def test_a_question_that_can_be_shown_no_other_image_is_refused(asked):
     with pytest.raises(InputError, match=r"q\d, so it can be shown no other ones.*`shuffled`"):
-        conditions.donors(asked, seed=0)
+        conditions.prepare(Path("questions"), asked, {Condition.SHUFFLED}, seed=0)
 
 
 def test_captions_are_not_even_read_unless_a_condition_shows_them(tmp_path):
@@ -62,3 +64,8 @@ def test_an_image_that_went_bad_after_it_was_sealed_is_named(tmp_path):
     showing = Showing(folder=tmp_path, donors={}, captions={})
     with pytest.raises(InputError, match=r"a\.png: \w+\. It was readable"):
         showing.image_urls(shows("q1", "a.png"), Condition.REAL)
+
+
+def test_without_its_image_a_question_is_shown_none():
+    showing = Showing(folder=Path("nowhere"), donors={}, captions={})
+    assert showing.image_urls(shows("q1", "a.png"), Condition.ABSENT) == []

@@ -75,3 +75,45 @@ def test_a_missing_or_damaged_description_says_to_deploy(tmp_path, content):
         (tmp_path / endpoint.ENDPOINT_FILE).write_text(content)
     with pytest.raises(ArtifactError, match=r"serve\.app"):
         Endpoint.read(tmp_path)
+
+
+def models(base_url, **settings):
+    async def once():
+        async with Client(base_url, concurrency=1, timeout_s=5, **settings) as client:
+            return await client.models()
+
+    return asyncio.run(once())
+
+
+def test_an_endpoint_s_models_are_those_that_it_lists():
+    with fakes.endpoint(lambda _: "B", models=["one", "two"], api_key="k") as base_url:
+        assert models(base_url, api_key="k") == ["one", "two"]
+        with pytest.raises(RequestError, match="status_401"):
+            models(base_url)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_redirect_is_followed(status):
+    seen = []
+    with fakes.endpoint(lambda body: seen.append(body) or "B") as elsewhere:
+        moved = fakes.Refused(status=status, headers={"Location": f"{elsewhere}/chat/completions"})
+        with fakes.endpoint(lambda _: moved) as base_url, pytest.raises(RequestError, match=f"status_{status}"):
+            ask(base_url)
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (400, {"error": {"message": "maximum context length", "code": None}}, "prompt_too_long"),
+        (400, {"error": {"code": "context_length_exceeded"}}, "prompt_too_long"),
+        (400, {"message": "prompt is too long: 9 tokens > 8 maximum"}, "prompt_too_long"),
+        (400, {"error": "maximum context length"}, "prompt_too_long"),
+        (500, {"error": {"message": "maximum context length"}}, "status_500"),
+        (400, {"error": {"message": ["maximum context length"]}}, "status_400"),
+        (400, [], "status_400"),
+        (413, None, "status_413"),
+    ],
+)
+def test_a_refusal_is_told_in_words_of_ours(status, body, reason):
+    assert endpoint.refusal(status, body) == reason

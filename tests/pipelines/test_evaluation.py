@@ -12,10 +12,9 @@ from infra.errors import ClusterError, InputError
 from infra.progress import Progress
 from pipelines import endpoint, fakes, report, tables
 from pipelines.endpoint import Endpoint, ServedModel
-from pipelines.recipes import ExamineConfig, ReportConfig
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict
-from pipelines.verification import verify
-from tests.pipelines.fixtures import put, put_questions, question, rationale
+from pipelines.settings import ExamineConfig, ReportConfig
+from tests.pipelines.fixtures import put, put_questions, question, rationale, verdict
 
 ADAPTER = "adapters/rationale_then_answer"
 CONFIG = ExamineConfig(
@@ -210,8 +209,8 @@ def test_an_endpoint_that_fails_many_requests_stops_the_stage_with_the_reasons(r
 def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir):
     examine(run_dir, looks_at_the_image)
     (asked,) = [q for q in tables.read(run_dir / "questions", report.Question) if q.split == "train"]
-    said = rationale("<script>alert(1)</script>\nAnswer: mill (A)", question_id=asked.id)
-    put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [verify(said, asked)]))
+    said = verdict(question_id=asked.id, text="<script>alert(1)</script>\nAnswer: mill (A)")
+    put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [said]))
     put(run_dir, "examples/rationale_then_answer", lambda d: tables.write(d, TrainingExample, []))
     config = ReportConfig(title="T", adapters=(ADAPTER,))
     artifact = stage.carry_out(config, run_dir, Progress("report"))["report"]

@@ -36,13 +36,20 @@ def test_the_digest_is_of_the_words_around_a_caption_too(monkeypatch):
     before = prompts.digest()
     real = prompts.prompt
     monkeypatch.setattr(
-        prompts, "prompt", lambda q, arm, caption=None: real(q, arm, caption) + ("!" if caption else "")
+        prompts, "prompt", lambda q, arm, caption=None, **how: real(q, arm, caption, **how) + ("!" if caption else "")
     )
     assert prompts.digest() != before
 
 
-def test_a_prompt_never_tells_the_gold_answer():
+def test_a_prompt_never_tells_the_gold_answer_unless_it_is_a_hinted_one():
     assert prompts.prompt(question(gold="A"), Arm.TEACHER) == prompts.prompt(question(gold="D"), Arm.TEACHER)
+    assert "The right option is die cast (D)." in prompts.prompt(question(gold="D"), Arm.TEACHER, hinted=True)
+
+
+def test_the_digest_is_of_the_hinted_words_too(monkeypatch):
+    before = prompts.digest()
+    monkeypatch.setattr(prompts, "HINTED_INSTRUCTION", "It is {option} ({letter}).")
+    assert prompts.digest() != before
 
 
 def test_targets_end_with_the_gold_option_s_line():

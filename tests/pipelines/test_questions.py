@@ -9,8 +9,8 @@ from infra.errors import ConfigError, InputError
 from infra.progress import Progress
 from pipelines import images, questions, tables
 from pipelines.curation import CurationConfig, Level
-from pipelines.recipes import QuestionsConfig
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage
+from pipelines.settings import QuestionsConfig
 from pipelines.sources.source import SourceConfig
 
 

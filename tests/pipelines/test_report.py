@@ -4,8 +4,10 @@ import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from pipelines import report, scores
-from tests.pipelines.fixtures import prediction, put, put_questions, question
+from pipelines import report, scores, tables
+from pipelines.records import Verdict
+from pipelines.verification import Account
+from tests.pipelines.fixtures import prediction, put, put_questions, question, verdict
 
 CURATION = {
     "contamination": {"same_image": 3, "same_text": 0},
@@ -127,3 +129,66 @@ def test_all_images_of_an_example_are_shown_from_where_they_lie(tmp_path):
 def test_examples_come_from_all_sets_and_strata_in_turn():
     asked = [question(id=f"q{n}", file=f"{n // 6}.csv", stratum="ab"[n // 3 % 2]) for n in range(12)]
     assert [q.id for q in report._spread(asked, 5)] == ["q0", "q3", "q6", "q9", "q1"]
+
+
+VERDICTS = (
+    verdict(rationale_id="r1", weight=0.5, image_not_needed=True),
+    verdict(rationale_id="r2", selected=False, image_not_needed=False, agreement=0.5),
+    verdict(rationale_id="r3", hinted=True, question_id="q2"),
+    verdict(rationale_id="r4", fate="rejected", reason="cites_caption", selected=False),
+    verdict(rationale_id="r5", fate="failed", reason="timeout", selected=False, letter=None),
+    verdict(rationale_id="r6", fate="quarantined", reason="damaged_image", selected=False, letter=None),
+)
+
+
+def put_verdicts(folder):
+    account = Account()
+    for own in (VERDICTS[:2], VERDICTS[2:]):
+        account.add(own, num_probes=1)
+    tally = account.tally()
+    counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "figures", "facts")}
+    return put(folder, "verdicts", lambda d: tables.write(d, Verdict, VERDICTS), **counted)
+
+
+def test_the_report_says_what_became_of_every_rationale(tmp_path):
+    account = report.account_of_verdicts(put_verdicts(tmp_path))
+    kept_back = [sum(account[fate].values()) for fate in ("rejected", "failed", "quarantined")]
+    assert account["asked"] == account["accepted"] + sum(kept_back) == len(VERDICTS)
+    page = report.page({**ONE, "verdicts": account}, [])
+    section = re.sub("<.*?>|\\s+", " ", page.partition("What became of the teacher")[2].partition("<h2>")[0])
+    section = re.sub(" +", " ", section)
+    for words in (
+        "Asked 6 = accepted 3 + rejected 1 + failed 1 + quarantined 1.",
+        "2 of them teach 2 of 2 questions, 1 of them written with the answer told.",
+        "cites caption 1",
+        "timeout 1",
+        "damaged image 1",
+        "of 1 questions tried 0.500",
+    ):
+        assert words in section
+
+
+def test_verdicts_that_were_counted_otherwise_have_no_account(tmp_path):
+    assert report.account_of_verdicts(put(tmp_path, "verdicts", lambda _: None)) == {}
+
+
+def test_an_example_shows_what_became_of_its_rationale_and_why(tmp_path):
+    path = "images/0.zip/a.png"
+    asked = {name: question(id=name, images=(path,)) for name in ("q1", "q2")}
+    inputs = {
+        "questions": put_questions(tmp_path, list(asked.values()), {path: Image.new("RGB", (4, 4))}),
+        "verdicts": put_verdicts(tmp_path),
+    }
+    shown = report.examples(asked, [], inputs, 6)
+    assert [example["verdict"]["rationale_id"] for example in shown] == ["r1", "r3", "r4", "r5", "r6"]
+    unchosen = {**shown[0], "verdict": VERDICTS[1].as_dict()}
+    page = re.sub("<.*?>|\\s+", " ", report.page(ONE, [*shown, unchosen]).partition("Examples")[2])
+    told = re.findall(r"rationale: +(.*?) +It is round", page)
+    assert [re.sub(" +", " ", words) for words in told] == [
+        "accepted agreement 1.00, weight 0.50, answered the same without the image",
+        "accepted agreement 1.00, told the answer",
+        "rejected: cites caption agreement 1.00",
+        "failed: timeout agreement 1.00",
+        "quarantined: damaged image agreement 1.00",
+        "accepted agreement 0.50, not chosen, not answered the same without the image",
+    ]

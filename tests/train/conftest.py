@@ -105,11 +105,17 @@ def images(tmp_path) -> Path:
 
 
 def example(
-    number: int, target: str = "Answer: mill (A)", prompt: str = "Which?\nA. mill", images: tuple[int, ...] = ()
+    number: int,
+    target: str = "Answer: mill (A)",
+    prompt: str = "Which?\nA. mill",
+    images: tuple[int, ...] = (),
+    weight: float = 1.0,
 ) -> TrainingExample:
     """An example about one of the three images, or about several of them."""
     return TrainingExample(
         question_id=str(number),
+        rationale_id=f"r{number}",
+        weight=weight,
         arm="answer_only",
         images=tuple(f"{each % 3}.png" for each in (images or (number,))),
         image_digests=("",) * len(images or (number,)),

@@ -129,6 +129,15 @@ def test_a_template_that_thinks_first_is_refused(processor, images, monkeypatch)
         encode([example(0)], images, processor, 500)
 
 
+def test_weights_go_with_their_examples_and_only_where_they_differ_from_one(processor, images):
+    rows = [example(n, weight=weight) for n, weight in enumerate([1, 0.5, 0, 1])]
+    encoded, _ = encode(rows, images, processor, 500)
+    assert collate(encoded, processor)["weights"].tolist() == [1, 0.5, 0, 1]
+    assert "weights" not in collate([encoded[0], encoded[3]], processor)
+    (share,) = next(zip(*_shares(encoded, 1), strict=True))
+    assert share.total_weight == 2.5 * encoded[0].num_targets
+
+
 def _shares(encoded, num_ranks, **changes):
     settings = config(num_workers=num_ranks, **changes)
     return [list(plan(encoded, settings, rank, num_ranks)) for rank in range(num_ranks)]
@@ -139,6 +148,7 @@ def test_the_ranks_together_do_the_batch_of_one_rank(encoded):
     for whole, *parts in zip(alone, *together, strict=True):
         assert sorted(map(id, _examples(whole))) == sorted(i for part in parts for i in map(id, _examples(part)))
         assert {part.num_targets for part in parts} == {sum(one.num_targets for one in _examples(whole))}
+        assert {part.total_weight for part in parts} == {whole.num_targets}
         assert {part.num_tokens for part in parts} == {sum(len(one.input_ids) for one in _examples(whole))}
         assert all(len(micro_batch) == 2 for part in [whole, *parts] for micro_batch in part.micro_batches)
 

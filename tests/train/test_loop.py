@@ -1,5 +1,6 @@
 """An update under DeepSpeed: every adapter matrix learns, and each supervised token weighs the same on any rank."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +77,35 @@ def test_two_ranks_learn_what_one_learns_token_by_token(adapted, processor, enco
     assert together_loss == pytest.approx(alone_loss, rel=1e-5)
     for name, gradient in alone.items():
         assert torch.allclose(together[name], gradient, rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_an_example_counts_by_its_weight(adapted, processor, encoded, monkeypatch, num_ranks):
+    torch.nn.init.normal_(next(p for name, p in adapted.named_parameters() if "lora_B" in name))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+
+    def updated(weights):
+        """After one batch of the first four examples with these weights."""
+        rows = [dataclasses.replace(one, weight=w) for one, w in zip(encoded[:4], weights, strict=True)]
+        return _updated(adapted, processor, rows, monkeypatch, num_ranks, 2)
+
+    one, two = updated([1, 0, 0, 0]), updated([0, 1, 0, 0])
+    first, second = encoded[0].num_targets, encoded[1].num_targets
+    both = updated([1, 0.5, 0, 0])
+    share = first / (first + 0.5 * second)
+    assert both[0] == pytest.approx(share * one[0] + (1 - share) * two[0], rel=1e-5)
+    for name, gradient in both[1].items():
+        mixed = share * one[1][name] + (1 - share) * two[1][name]
+        assert torch.allclose(gradient, mixed, rtol=1e-4, atol=1e-7), name
+
+    alike, plain = updated([0.5] * 4), updated([1] * 4)
+    assert alike[0] == pytest.approx(plain[0], rel=1e-5)
+    for name, gradient in plain[1].items():
+        assert torch.allclose(alike[1][name], gradient, rtol=1e-4, atol=1e-7), name
+
+    loss, gradients = updated([0] * 4)
+    assert loss == 0
+    assert not any(gradient.any() for gradient in gradients.values())
 
 
 def _updated(adapted, processor, encoded, monkeypatch, num_ranks, micro_batch_size):

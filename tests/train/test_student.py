@@ -54,6 +54,23 @@ def test_the_loss_with_several_images_is_the_models_own_and_their_order_counts(a
     assert not torch.allclose(one_way, other_way, rtol=1e-5)
 
 
+def test_weights_of_one_change_no_bit_and_a_weight_of_nothing_takes_an_example_out(adapted, processor, encoded):
+    eye, loss = Eye(adapted, processor, cache_gib=1), TargetLoss(adapted)
+
+    def of(*weights):
+        weighted = [dataclasses.replace(one, weight=w) for one, w in zip(encoded, weights, strict=True)]
+        return loss(collate(weighted, processor), eye.look([image for one in encoded for image in one.images]))
+
+    def alone(number):
+        return loss(collate([encoded[number]], processor), eye.look(encoded[number].images))
+
+    batch = collate(encoded, processor)
+    assert torch.equal(of(1, 1, 1), loss(batch, eye.look([image for one in encoded for image in one.images])))
+    assert torch.allclose(of(1, 0, 1), alone(0) + alone(2), rtol=1e-5)
+    assert torch.allclose(of(0.5, 0.5, 0.25), 0.5 * (alone(0) + alone(1)) + 0.25 * alone(2), rtol=1e-5)
+    assert of(0, 0, 0) == 0
+
+
 def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
     opened = []
     monkeypatch.setattr(student, "read_image", lambda path: opened.append(path) or Image.open(path).convert("RGB"))

@@ -1,0 +1,233 @@
+"""Open requests -> what they will cost: a sample of them is counted, before any engine or GPU is asked for.
+
+Every number says where it comes from: `measured`, `from the recipe`, or `assumed`. Light: the teacher's tokenizer is
+imported when it is asked.
+"""
+
+import dataclasses
+import functools
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from infra import manifest
+from pipelines import images
+from pipelines.engine import EngineConfig
+from pipelines.settings import TeachConfig
+from pipelines.teaching import ledger
+from pipelines.teaching.ledger import Ledger
+from pipelines.teaching.plan import Asking, Open, Plan, read_batch
+from pipelines.teaching.requests import Request, Teacher, teacher_digest
+
+MEASURED, RECIPE, ASSUMED = "measured", "from the recipe", "assumed"
+
+_SAMPLE = 256
+_LEAST_WRITTEN = 50  # rationales, before their mean is worth more than the recipe's guess
+_LEAST_TOKENS = 50_000  # written in a run, before its speed is that of engines at work and not of their start
+_CHARACTERS_PER_TOKEN = 4
+_SECONDS_PER_HOUR = 3600
+
+# Of Qwen3-VL's image processor: a token for 32 x 32 pixels, of an image that is made to have so many of them.
+_PIXELS_PER_SIDE = 32
+_LEAST_PIXELS, _MOST_PIXELS = 256 * 256, 4096 * 4096
+
+T = TypeVar("T")
+
+
+def estimate(config: TeachConfig, run_dir: Path) -> dict[str, Any] | None:
+    """What the stage would ask for and what that costs, as JSON; None while the questions are not sealed."""
+    questions = manifest.find(run_dir / "questions")
+    if questions is None:
+        return None
+    teacher = Teacher.of(config, teacher_digest(config))
+    known = Ledger(ledger.place_of(ledger.root_of(config, run_dir), teacher))
+    with tempfile.TemporaryDirectory() as workspace:
+        plan = Asking(questions.path, config, teacher).write_plan(known, Path(workspace) / "plan.arrow")
+        num_plain, num_hinted = _num_requests(plan)
+        sample = [request for question in _sample(plan) for request, _ in question.requests if not request.hinted]
+    counter = _counter(config)
+    lengths = [counter.count(request, questions.path) for request in sample]
+    output, output_from = _output_tokens(config, known)
+    said: dict[str, Any] = {
+        "questions": {"open": plan.num_open, "of": plan.num_questions, "from": MEASURED},
+        "requests": {"open": num_plain, "of": plan.num_requests, "hinted_at_most": num_hinted, "from": MEASURED},
+        "output_tokens": {"mean": round(output, 1), "all": round(output * num_plain), "from": output_from},
+    }
+    if lengths:
+        mean = statistics.fmean(lengths)
+        said["prompt_tokens"] = {
+            "mean": round(mean, 1),
+            "longest": max(lengths),
+            "all": round(mean * num_plain),
+            "from": counter.origin,
+            "by": f"{len(lengths)} requests, {counter.told}",
+        }
+        said["room"] = _room(config, lengths)
+    return said | _time(config, run_dir, output * num_plain)
+
+
+def _num_requests(plan: Plan) -> tuple[int, int]:
+    """How many requests of a plan are plain, and how many hinted."""
+    num_plain = num_hinted = 0
+    with pa.memory_map(str(plan.path)) as source:
+        batches = pa.ipc.open_file(source)
+        for number in range(batches.num_record_batches):
+            hinted = batches.get_batch(number)["requests"].flatten().field("hinted")
+            num_hinted += hinted.true_count
+            num_plain += hinted.false_count
+    return num_plain, num_hinted
+
+
+def _sample(plan: Plan) -> list[Open]:
+    """Open questions, evenly spread over all of them."""
+    batches = _spread(range(plan.num_batches))
+    return _spread([question for number in batches for question in read_batch(plan.path, number)])
+
+
+def _spread(of: Sequence[T]) -> list[T]:
+    num = min(_SAMPLE, len(of))
+    return [of[place * len(of) // num] for place in range(num)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Counter:
+    """Counts the tokens of a request. told: by what; origin: how far that is to be trusted."""
+
+    text_tokens: Callable[[str, int], int]
+    image_tokens: Callable[[int, int], int]
+    told: str
+    origin: str
+
+    def count(self, request: Request, folder: Path) -> int:
+        """Tokens of prompt and images, as the teacher is asked."""
+        text = self.text_tokens(request.prompt, len(request.images))
+        return text + sum(self.image_tokens(*size) for size in _sizes(request.images, folder))
+
+
+def _sizes(paths: Sequence[str], folder: Path) -> Iterator[tuple[int, int]]:
+    """Width and height of the images that can be read; the others' requests are not sent."""
+    for path in paths:
+        try:
+            yield images.size(folder / path)
+        except images.UnreadableImageError:
+            continue
+
+
+def _counter(config: TeachConfig) -> _Counter:
+    """By the teacher's own tokenizer and image processor, where they are at hand."""
+    processor = _processor(config.teacher)
+    if processor is None:
+        return _Counter(
+            text_tokens=lambda prompt, _: math.ceil(len(prompt) / _CHARACTERS_PER_TOKEN),
+            image_tokens=qwen3_vl_tokens,
+            told=f"{_CHARACTERS_PER_TOKEN} characters a token and images as Qwen3-VL has them, since no tokenizer of "
+            f"{config.teacher} is on this machine",
+            origin=ASSUMED,
+        )
+    tokenizer, eye = getattr(processor, "tokenizer", processor), getattr(processor, "image_processor", None)
+    if eye is None or not hasattr(eye, "get_number_of_image_patches"):
+        text = functools.partial(_text_tokens, processor, tokenizer)
+        told = f"the tokenizer of {config.teacher}, and images as Qwen3-VL has them"
+        return _Counter(text_tokens=text, image_tokens=qwen3_vl_tokens, told=told, origin=MEASURED)
+    return _Counter(
+        text_tokens=functools.partial(_text_tokens, processor, tokenizer),
+        image_tokens=lambda width, height: eye.get_number_of_image_patches(height, width) // eye.merge_size**2,
+        told=f"the tokenizer and image processor of {config.teacher}",
+        origin=MEASURED,
+    )
+
+
+def _processor(teacher: str) -> Any:
+    """What makes tokens for a teacher, from its folder or the hub's local cache; None where that is not at hand."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    for kind in (AutoProcessor, AutoTokenizer):
+        try:
+            made = kind.from_pretrained(teacher, local_files_only=True)
+        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
+            continue  # each kind of damage to a folder is met in its own way
+        if getattr(made, "chat_template", None):
+            return made
+    return None
+
+
+def _text_tokens(processor: Any, tokenizer: Any, prompt: str, num_images: int) -> int:
+    """Tokens of the rendered turn, without the one that stands for each image."""
+    content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
+    rendered = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return len(tokenizer(rendered)["input_ids"]) - num_images
+
+
+def qwen3_vl_tokens(width: int, height: int) -> int:
+    """Tokens of an image in Qwen3-VL with the settings that it was published with."""
+    columns, rows = round(width / _PIXELS_PER_SIDE), round(height / _PIXELS_PER_SIDE)
+    pixels = columns * rows * _PIXELS_PER_SIDE**2
+    if pixels > _MOST_PIXELS:
+        scale = math.sqrt(_MOST_PIXELS / (width * height)) / _PIXELS_PER_SIDE
+        return max(1, math.floor(width * scale)) * max(1, math.floor(height * scale))
+    if pixels < _LEAST_PIXELS:
+        scale = math.sqrt(_LEAST_PIXELS / (width * height)) / _PIXELS_PER_SIDE
+        return math.ceil(width * scale) * math.ceil(height * scale)
+    return columns * rows
+
+
+def _output_tokens(config: TeachConfig, known: Ledger) -> tuple[float, str]:
+    """Tokens of a rationale: the mean of those that are written, else the recipe's guess; never more than allowed."""
+    written = known.mean_output_tokens() if len(known) >= _LEAST_WRITTEN else None
+    if written is not None:
+        return min(written, config.max_tokens), MEASURED
+    return min(config.expected_output_tokens, config.max_tokens), RECIPE
+
+
+def _room(config: TeachConfig, lengths: Sequence[int]) -> dict[str, Any] | None:
+    """How many of the sample leave an answer less room than the recipe allows it, or none at all."""
+    longest = config.engine.max_model_len
+    if longest is None:
+        return None
+    room = longest - config.max_tokens
+    refused = sum(length > room for length in lengths)
+    return {
+        "for_a_prompt": room,
+        "longest_prompt": max(lengths),
+        "too_long": refused,
+        "of": len(lengths),
+        "from": RECIPE,
+    }
+
+
+def _time(config: TeachConfig, run_dir: Path, num_tokens: float) -> dict[str, Any]:
+    """Hours, as far as the speed of an engine is known; GPU-hours where the engines are our own."""
+    speed, origin = _measured_speed(config, run_dir), MEASURED
+    if speed is None:
+        speed, origin = config.expected_tokens_per_s, RECIPE
+    if speed is None:
+        return {"hours": None, "why": "no speed is known: --set teach.expected_tokens_per_s=TOKENS"}
+    engine: EngineConfig = config.engine
+    hours = num_tokens / speed / engine.replicas / _SECONDS_PER_HOUR
+    said = {"tokens_per_s_of_an_engine": {"value": round(speed, 1), "from": origin}, "hours": _rounded(hours)}
+    return said if config.endpoint else said | {"gpu_hours": _rounded(hours * engine.replicas * engine.gpus)}
+
+
+def _measured_speed(config: TeachConfig, run_dir: Path) -> float | None:
+    """Of the engines that made the rationales which this run has now, if they were the same."""
+    made = manifest.find(run_dir / "rationales")
+    if made is None:
+        return None
+    then, now = made.made_from["config"], {"teacher": config.teacher, "endpoint": config.endpoint}
+    is_same = {name: then.get(name) for name in now} == now and then.get("engine") == dataclasses.asdict(config.engine)
+    figures = made.tally["figures"]
+    if not is_same or figures.get("output_tokens_now", 0) < _LEAST_TOKENS:
+        return None
+    return float(figures["tokens_per_s"]) / config.engine.replicas or None
+
+
+def _rounded(hours: float) -> float:
+    """Three digits that count."""
+    return float(f"{hours:.3g}")

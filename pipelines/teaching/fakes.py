@@ -1,0 +1,62 @@
+"""A stand-in that ships beside the real engines: a teacher that costs nothing, and can be made to fail."""
+
+import asyncio
+import os
+import re
+import resource
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.digests import digest_bytes
+from pipelines import images
+from pipelines.settings import TeachConfig
+from pipelines.teaching.engines import Completion
+
+_OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
+
+
+class FakeEngine:
+    """Names the option that its seed picks, after a while. Started as real ones are, with the recipe and its own words.
+
+    seconds: that an answer takes. deadly: words in a prompt that end the engine's whole process, as a fault in a
+    kernel does. reads_images: as real ones do, so that a damaged image is met. calls: file to which every request is
+    appended, so that a test can count what was asked twice. disk_bytes: no file of the engine's process grows beyond
+    it, as on a full disk.
+    """
+
+    def __init__(
+        self,
+        config: TeachConfig,
+        *,
+        seconds: float = 0.0,
+        deadly: str = "",
+        reads_images: bool = True,
+        calls: Path | None = None,
+        disk_bytes: int | None = None,
+    ) -> None:
+        if disk_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
+        self.num_at_once = config.engine.max_num_seqs
+        self._seconds = seconds
+        self._deadly = deadly
+        self._reads_images = reads_images
+        self._calls = calls
+
+    async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
+        """See `pipelines.teaching.engines.Engine`."""
+        if self._calls:
+            with self._calls.open("a") as stream:
+                stream.write(f"{seed} {digest_bytes(prompt.encode())}\n")
+        if self._reads_images:
+            for path in paths:
+                images.read(path)
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
+        if self._deadly and self._deadly in prompt:
+            os.kill(os.getpid(), signal.SIGKILL)
+        options = _OPTION.findall(prompt)
+        letter, option = options[seed % len(options)]
+        text = f"What is seen here, in the middle and at its border, leads to one answer.\nAnswer: {option} ({letter})"
+        return Completion(text=text, finish_reason="stop", num_prompt_tokens=40, num_output_tokens=20, logprobs=(-0.1,))

@@ -1,0 +1,255 @@
+"""The ledger: every attempt of a teacher, written down the moment it ends, and found again by its request's digest.
+
+A folder for each teacher and sampling; in it a file of JSON lines for each life of each engine, which alone appends to
+it. Whatever is killed, the lines that were written stand, and half of a last line counts as nothing.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra.errors import ArtifactError
+from infra.manifest import write_json
+from pipelines.records import LETTERS, Fate
+from pipelines.settings import TeachConfig
+from pipelines.teaching.requests import Teacher
+
+_ABOUT = "teacher.json"
+_KEY_DIGITS = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One answer of the teacher to one request, or why there is none. Fields as in Rationale.
+
+    letter: the answer that is read from the text, if any. usable: False for a text that was cut off or names no
+    answer; its error says which.
+    """
+
+    id: str
+    fate: str
+    seed: int
+    letter: str | None = None
+    text: str = ""
+    thoughts: str = ""
+    finish_reason: str = "error"
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_stray_tokens: int = 0
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+    error: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the teacher wrote something, usable or not."""
+        return self.finish_reason != "error"
+
+
+def root_of(config: TeachConfig, run_dir: Path) -> Path:
+    """Where the ledger of a run is: beside the run folders, so that they share it."""
+    return Path(config.ledger) if config.ledger else run_dir.parent / "ledger"
+
+
+def place_of(root: Path, teacher: Teacher) -> Path:
+    """Where a teacher's attempts are below a ledger's root, whether or not there are any yet."""
+    return root / f"{teacher.digest[:16]}-{teacher.sampling_digest[:16]}"
+
+
+def folder_of(root: Path, teacher: Teacher) -> Path:
+    """The folder of a teacher's attempts below a ledger's root; made when it is not there, with who it is beside it.
+
+    Raises ArtifactError when it cannot be made.
+    """
+    folder = place_of(root, teacher)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _ABOUT).exists():
+            write_json(folder / _ABOUT, dataclasses.asdict(teacher))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+class Writer:
+    """Appends attempts to a file of its own; used by one engine."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._size = os.fstat(self._stream).st_size
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        self._path = path
+
+    def add(self, attempt: Attempt) -> None:
+        """Write an attempt down. Raises ArtifactError, with nothing of it left in the file, when it cannot be."""
+        line = json.dumps(dataclasses.asdict(attempt), ensure_ascii=False).encode() + b"\n"
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._stream, line[written:])
+        except OSError as error:
+            os.ftruncate(self._stream, self._size)
+            raise _unwritable(self._path, error) from error
+        self._size += len(line)
+
+    def sync(self) -> None:
+        """See to it that what was written outlives the machine."""
+        os.fsync(self._stream)
+
+    def close(self) -> None:
+        """End the file."""
+        os.close(self._stream)
+
+
+def attempts(path: Path) -> Iterator[Attempt]:
+    """The attempts in one file, in the order in which they were written; what is no whole line is passed over."""
+    for _, entry in _lines(path):
+        yield Attempt(**entry)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What the ledger knows of some requests, an array each, in the order in which they were named.
+
+    attempts: how many were made; 0 for a request that it does not know. explained: one of them was usable. written: the
+    one that counts (the first usable one, else the last) has a text. letter: the one read from it, or 0. file, offset:
+    where it lies.
+    """
+
+    attempts: Any
+    explained: Any
+    written: Any
+    letter: Any
+    file: Any
+    offset: Any
+
+
+class Ledger:
+    """What was written down so far for one teacher and sampling, by every run. About 30 bytes an attempt."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = sorted(folder.glob("*.jsonl"))
+        keys, files, offsets, letters = array("Q"), array("I"), array("Q"), array("B")
+        explained, written = array("B"), array("B")
+        for number, path in enumerate(self._paths):
+            for offset, entry in _lines(path):
+                keys.append(_key(entry["id"]))
+                files.append(number)
+                offsets.append(offset)
+                letters.append(ord(entry["letter"]) if entry["letter"] else 0)
+                explained.append(entry["fate"] == Fate.EXPLAINED)
+                written.append(entry["finish_reason"] != "error")
+        columns = [np.frombuffer(column, column.typecode) for column in (keys, files, offsets, letters)]
+        flags = [np.frombuffer(column, np.uint8).astype(bool) for column in (explained, written)]
+        self._keep_one_each(*columns, *flags)
+
+    def _keep_one_each(self, keys: Any, files: Any, offsets: Any, letters: Any, explained: Any, written: Any) -> None:
+        """Of each request the attempt that counts: the first usable one, else the last one."""
+        place = np.arange(len(keys))
+        order = np.lexsort((np.where(explained, place, -place), ~explained, keys))
+        self._keys, first, self._num_attempts = np.unique(keys[order], return_index=True, return_counts=True)
+        chosen = order[first]
+        self._files, self._offsets, self._letters = files[chosen], offsets[chosen], letters[chosen]
+        self._explained, self._written = explained[chosen], written[chosen]
+
+    def __len__(self) -> int:
+        """How many requests it knows."""
+        return len(self._keys)
+
+    def look_up(self, ids: Sequence[str]) -> Found:
+        """What is known of these requests."""
+        wanted = np.array([_key(each) for each in ids], dtype=np.uint64)
+        place = np.searchsorted(self._keys, wanted)
+        place[place == len(self._keys)] = 0
+        known = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
+
+        def column(of: Any) -> Any:
+            return np.where(known, of[place], 0) if len(self._keys) else np.zeros(len(wanted), of.dtype)
+
+        return Found(
+            attempts=column(self._num_attempts),
+            explained=column(self._explained).astype(bool),
+            written=column(self._written).astype(bool),
+            letter=column(self._letters),
+            file=column(self._files),
+            offset=column(self._offsets),
+        )
+
+    def load(self, ids: Sequence[str], found: Found) -> list[Attempt | None]:
+        """The attempts that count for these requests, as `look_up` found them; None for what is not there."""
+        loaded: list[Attempt | None] = [None] * len(ids)
+        for number in np.unique(found.file[found.attempts > 0]):
+            with self._paths[number].open("rb") as stream:
+                for place in np.flatnonzero((found.file == number) & (found.attempts > 0)):
+                    stream.seek(int(found.offset[place]))
+                    attempt = Attempt(**json.loads(stream.readline()))
+                    # Keys are half of an id: another id with the same half is another request.
+                    loaded[place] = attempt if attempt.id == ids[place] else None
+        return loaded
+
+    def mean_output_tokens(self, at_most: int = 10_000) -> float | None:
+        """Tokens of a written rationale, from those written last; None when nothing is written down."""
+        lengths: list[int] = []
+        for path in reversed(self._paths):
+            lengths += [attempt.num_output_tokens for attempt in attempts(path) if attempt.is_text]
+            if len(lengths) >= at_most:
+                break
+        return sum(lengths) / len(lengths) if lengths else None
+
+    def is_settled(self, found: Found, place: int, max_attempts: int, *, greedy: bool) -> bool:
+        """Whether a request needs no further attempt: it was explained, or was tried often enough.
+
+        Greedily, a text that was no good would be written again, word for word.
+        """
+        tried = int(found.attempts[place])
+        return bool(found.explained[place] or tried >= max_attempts or (tried and greedy and found.written[place]))
+
+
+def letter_name(code: int) -> str | None:
+    """The letter that `Found` holds as a number."""
+    return chr(code) if code and chr(code) in LETTERS else None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Offset and content of each whole line; a torn one, wherever it is, was never finished."""
+    offset = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            entry = _parsed(line)
+            if entry is not None:
+                yield offset, entry
+            offset += len(line)
+
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Attempt))
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+        return entry if isinstance(entry, dict) and entry.keys() == _FIELDS and _key(entry["id"]) >= 0 else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _key(digest: str) -> int:
+    return int(digest[:_KEY_DIGITS], 16)
+
+
+def _unwritable(path: Path, error: OSError) -> ArtifactError:
+    what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
+    return ArtifactError(
+        f"The ledger {path} {what}. Every rationale that was finished is kept; free space, or name another place: "
+        "--set teach.ledger=PATH, and run the stage again."
+    )

@@ -1,0 +1,154 @@
+"""The teacher's peers on its own requests: raw asynchronous vLLM, and Ray Data LLM's stock processor.
+
+`python -m tests.benchmarks.teacher_baselines {raw|stock} RECIPE_FILE:FUNCTION RUN_DIR` prints one JSON object. Prompts,
+images, seeds, sampling and the engine's arguments are those of the stage; each peer is otherwise as it comes.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from infra import recipes
+from pipelines import images
+from pipelines.settings import TeachConfig
+from pipelines.teaching.engines import image_url, start_vllm
+from pipelines.teaching.plan import Asking
+from pipelines.teaching.requests import Request, Teacher
+
+
+class Clock:
+    """Counts tokens as they come, from the first finished row on: what came before is start-up."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._first = self._last = 0.0
+        self._tokens = self._tokens_at_first = self._rows = 0
+
+    def add(self, num_tokens: int) -> None:
+        """A row is finished."""
+        self._last = time.monotonic()
+        self._first = self._first or self._last
+        self._tokens += num_tokens
+        self._rows += 1
+        if self._last == self._first:
+            self._tokens_at_first += num_tokens
+
+    def figures(self) -> dict[str, float]:
+        """Seconds to the first row, and tokens a second after it."""
+        seconds = self._last - self._first
+        return {
+            "rows": self._rows,
+            "tokens": self._tokens,
+            "seconds_to_first": round(self._first - self._started, 2),
+            "tokens_per_s": round((self._tokens - self._tokens_at_first) / seconds, 1),
+        }
+
+
+def requests(config: TeachConfig, run_dir: Path) -> list[Request]:
+    """What the stage would ask, in its order."""
+    asking = Asking(run_dir / "questions", config, Teacher.of(config, "benchmark"))
+    return [request for chunk in asking.chunks() for _, each in chunk for request in each]
+
+
+def sampling(config: TeachConfig, request: Request) -> dict[str, Any]:
+    """vLLM's sampling parameters of a request, as the stage has them."""
+    return {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "max_tokens": config.max_tokens,
+        "seed": request.seed(0),
+        "logprobs": 0,
+        "flat_logprobs": True,
+    }
+
+
+def raw(config: TeachConfig, run_dir: Path) -> dict[str, float]:
+    """One AsyncLLM in one process, every request in flight that it takes, images read ahead of it."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    clock = Clock()
+    asked = requests(config, run_dir)
+    engine = start_vllm(config.teacher, config.engine)
+    slots = asyncio.Semaphore(config.engine.max_num_seqs * 5 // 4)
+
+    async def ask(request: Request) -> None:
+        async with slots:
+            paths = [run_dir / "questions" / path for path in request.images]
+            shown = [await asyncio.to_thread(images.read, path) for path in paths]
+            content = [*[{"type": "image"}] * len(shown), {"type": "text", "text": request.prompt}]
+            prompt = engine.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+            settings = SamplingParams(**sampling(config, request), output_kind=RequestOutputKind.FINAL_ONLY)
+            inputs = {"prompt": prompt, "multi_modal_data": {"image": shown}}
+            async for state in engine.generate(inputs, settings, request_id=uuid.uuid4().hex):
+                clock.add(len(state.outputs[0].token_ids))
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask(request) for request in asked))
+
+    asyncio.run(ask_all())
+    engine.shutdown()
+    return clock.figures()
+
+
+def stock(config: TeachConfig, run_dir: Path) -> dict[str, float]:
+    """ray.data.llm's processor with its defaults, on the same engine arguments."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    clock = Clock()
+    os.environ.update(config.engine.environment())
+    rows = [
+        {
+            "prompt": request.prompt,
+            "paths": [str(run_dir / "questions" / path) for path in request.images],
+            "sampling": sampling(config, request),
+        }
+        for request in requests(config, run_dir)
+    ]
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def preprocess(row: dict[str, Any]) -> dict[str, Any]:
+        urls = [image_url(Path(path)) for path in row["paths"]]
+        shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        content = [*shown, {"type": "text", "text": row["prompt"]}]
+        return {"messages": [{"role": "user", "content": content}], "sampling_params": row["sampling"]}
+
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=config.teacher,
+            engine_kwargs={**config.engine.arguments(), "disable_log_stats": True},
+            placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": 0}},
+            prepare_multimodal_stage={"enabled": True},
+            tokenize_stage=False,
+            detokenize_stage=False,
+            log_engine_metrics=False,
+            runtime_env={"env_vars": config.engine.environment()},
+        ),
+        preprocess=preprocess,
+        postprocess=lambda row: {"tokens": row["num_generated_tokens"]},
+    )
+    for row in processor(ray.data.from_items(rows)).iter_rows():
+        clock.add(int(row["tokens"]))
+    ray.shutdown()
+    return clock.figures()
+
+
+def main(arguments: list[str]) -> None:
+    """Run one peer and print its figures."""
+    kind, recipe, run_dir = arguments
+    config = recipes.resolve(recipe, ["pipelines"])["teach"]
+    print(json.dumps({"raw": raw, "stock": stock}[kind](config, Path(run_dir))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,32 @@
+"""The stage `teach` with a teacher that costs nothing, as a process of its own: what the fault tests kill.
+
+`python -m tests.flow.teach RUN_DIR SETTINGS FAKE`: both of them JSON objects, of the recipe's fields and the fake's.
+"""
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+from infra import stage
+from infra.progress import Progress
+from pipelines import recipes, teacher
+from pipelines.engine import EngineConfig
+from pipelines.teaching.fakes import FakeEngine
+
+
+def main(run_dir: Path, settings: dict, fake: dict) -> None:
+    engine = EngineConfig(**settings.pop("engine"))
+    config = dataclasses.replace(recipes.pocket().teach, engine=engine, **settings)
+    if "calls" in fake:
+        fake["calls"] = Path(fake["calls"])
+    run = partial(teacher.run, start=partial(FakeEngine, **fake))
+    stage.interrupt_on_sigterm()
+    with stage.reporting_errors("teach"):
+        inputs = stage.sealed_inputs(config, run_dir)
+        stage.make(config, "rationales", run_dir / "rationales", run_dir, inputs, Progress("teach", 0.5), run=run)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

@@ -1,0 +1,200 @@
+"""What a cluster does to a teacher: engines, nodes and drivers killed, on several nodes of a local Ray."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from infra import manifest, stage
+from infra.progress import Progress
+from pipelines import recipes, tables
+from pipelines.records import Fate, Rationale, Verdict
+from tests.flow.conftest import PROJECT
+from tests.pipelines.teaching.fixtures import many, put_many
+
+# Ray's Cluster leaves a socket open for each node that it starts.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+NUM_QUESTIONS = 200
+ENGINE = {"cpus": 2, "replicas": 2, "max_num_seqs": 8}
+SETTINGS = {"num_rationales": 1, "grounding_share": 0.0, "batch_size": 4, "attempts": 2, "engine": ENGINE}
+ACTOR = "MapBatches(TeacherActor)"
+
+
+@contextmanager
+def ray_nodes():
+    """A head that has a CPU for small tasks, and two nodes that have room for one engine each."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+    try:
+        for _ in range(2):
+            nodes.add_node(num_cpus=2, object_store_memory=100 << 20)
+        yield nodes
+    finally:
+        nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with ray_nodes() as made:
+        yield made
+
+
+class Teaching:
+    """The stage in a process of its own, over questions of its own."""
+
+    def __init__(self, tmp_path, asked=None, **fake):
+        self.run_dir = tmp_path / "runs" / "a"
+        self.artifact = put_many(self.run_dir, asked or many(NUM_QUESTIONS))
+        self.calls = tmp_path / "calls"
+        self.fake = {"seconds": 0.1, "calls": str(self.calls)} | fake
+        self.log = tmp_path / "log"
+
+    @contextmanager
+    def running(self, nodes, **settings):
+        command = [sys.executable, "-m", "tests.flow.teach", str(self.run_dir)]
+        command += [json.dumps(SETTINGS | settings), json.dumps(self.fake)]
+        # A driver waits a minute for a cluster that is gone; here it need not.
+        environment = os.environ | {"RAY_ADDRESS": nodes.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        with self.log.open("w") as log:
+            process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=environment)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=60)
+
+    def finish(self, nodes, **settings):
+        with self.running(nodes, **settings) as process:
+            assert process.wait(timeout=240) == 0, self.log.read_text()[-4000:]
+
+    def wait_until_written(self, num):
+        """Until so many attempts are in the ledger."""
+        deadline = time.monotonic() + 120
+        while len(self.lines()) < num:
+            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
+            time.sleep(0.05)
+
+    def lines(self):
+        paths = sorted(self.run_dir.parent.glob("ledger/*/*.jsonl"))
+        return [line for path in paths for line in path.read_text().splitlines()]
+
+    def num_repeated(self):
+        """How many requests were sent more than once."""
+        asked = Counter(self.calls.read_text().splitlines())
+        return sum(count - 1 for count in asked.values())
+
+    def check_account(self, **failed):
+        """Nothing lost, nothing twice: in the rationales, and in the verdicts on them. Returns the rationales."""
+        rationales = tables.read(self.run_dir / "rationales", Rationale)
+        assert [r.question_id for r in rationales] == [q.id for q in many(NUM_QUESTIONS)]
+        assert len({r.id for r in rationales}) == NUM_QUESTIONS
+        tally = manifest.find(self.run_dir / "rationales").tally
+        assert tally["reasons"] | tally["quarantined"] == failed
+        assert tally["rows"]["asked"] == NUM_QUESTIONS == tally["rows"]["explained"] + sum(failed.values())
+        stage.carry_out(recipes.pocket().verify, self.run_dir, Progress("verify"))
+        fates = Counter(verdict.fate for verdict in tables.read(self.run_dir / "verdicts", Verdict))
+        assert fates.total() == NUM_QUESTIONS
+        assert fates[Fate.FAILED] + fates[Fate.QUARANTINED] == sum(failed.values())
+        return rationales
+
+
+def actors():
+    """The processes that hold an engine."""
+    return [child for child in psutil.Process().children(recursive=True) if ACTOR in " ".join(child.cmdline()[:1])]
+
+
+def test_an_engine_that_is_killed_is_started_again_and_nothing_is_lost(nodes, tmp_path):
+    teaching = Teaching(tmp_path)
+    with teaching.running(nodes) as process:
+        teaching.wait_until_written(60)
+        victim, *_ = actors()
+        victim.kill()
+        assert process.wait(timeout=240) == 0, teaching.log.read_text()[-4000:]
+    teaching.check_account()
+    assert teaching.num_repeated() <= 2 * ENGINE["max_num_seqs"]
+
+
+def test_a_node_that_goes_for_good_loses_nothing(tmp_path):
+    with ray_nodes() as nodes:
+        teaching = Teaching(tmp_path)
+        with teaching.running(nodes) as process:
+            teaching.wait_until_written(60)
+            (lost, *_) = nodes.worker_nodes
+            nodes.remove_node(lost, allow_graceful=False)
+            assert process.wait(timeout=240) == 0, teaching.log.read_text()[-4000:]
+        teaching.check_account()
+        assert teaching.num_repeated() <= 2 * ENGINE["max_num_seqs"]
+
+
+def test_a_driver_that_is_killed_leaves_what_is_finished_and_the_next_one_does_the_rest(nodes, tmp_path):
+    teaching = Teaching(tmp_path)
+    for done in (60, 150):
+        with teaching.running(nodes) as process:
+            teaching.wait_until_written(done)
+            process.send_signal(signal.SIGKILL)
+    assert not (teaching.run_dir / "rationales").exists()
+    teaching.finish(nodes)
+    teaching.check_account()
+    assert teaching.num_repeated() <= 2 * 2 * 2 * ENGINE["max_num_seqs"]
+
+
+def test_a_cluster_that_is_gone_leaves_what_is_finished_and_the_next_one_does_the_rest(tmp_path):
+    teaching = Teaching(tmp_path)
+    with ray_nodes() as nodes, teaching.running(nodes) as process:
+        teaching.wait_until_written(60)
+        nodes.remove_node(nodes.head_node, allow_graceful=False)
+        assert process.wait(timeout=240) != 0
+    with ray_nodes() as nodes:
+        teaching.finish(nodes)
+    teaching.check_account()
+    assert teaching.num_repeated() <= 2 * 2 * ENGINE["max_num_seqs"]
+
+
+def test_a_full_disk_stops_the_stage_with_one_clear_error_and_with_room_it_goes_on(nodes, tmp_path):
+    teaching = Teaching(tmp_path, disk_bytes=20_000)
+    with teaching.running(nodes) as process:
+        assert process.wait(timeout=240) == 1
+    (said,) = [line for line in teaching.log.read_text().splitlines() if line.startswith("teach: error: ")]
+    assert said.startswith("teach: error: The ledger ")
+    assert "run the stage again" in said
+    assert not (teaching.run_dir / "rationales").exists()
+    assert 0 < len(teaching.lines()) < NUM_QUESTIONS
+    teaching.fake.pop("disk_bytes")
+    teaching.finish(nodes)
+    teaching.check_account()
+
+
+def corrupt(archive: Path, member: str) -> None:
+    """Change a byte of a member's content where it lies, as a disk does; the artifact's seal is made new around it."""
+    with zipfile.ZipFile(archive) as opened:
+        start = opened.getinfo(member).header_offset + 30 + len(member)
+    content = bytearray(archive.read_bytes())
+    content[start + 40] ^= 0xFF
+    archive.write_bytes(content)
+    path = archive.parent.parent / manifest.MANIFEST
+    sealed = json.loads(path.read_text())
+    sealed["files"]["images/0.zip"]["sha256"] = manifest.digest_file(archive)
+    path.write_text(json.dumps(sealed))
+
+
+def test_a_prompt_that_kills_every_engine_and_a_corrupt_image_cost_no_other_row(nodes, tmp_path):
+    asked = many(NUM_QUESTIONS)
+    asked[9] = dataclasses.replace(asked[9], text="What is this POISON?")
+    teaching = Teaching(tmp_path, asked, deadly="POISON")
+    corrupt(teaching.artifact.path / "images/0.zip", "7.png")
+    teaching.finish(nodes)
+    rationales = teaching.check_account(engine_died_of_it=1, damaged_zip_member=1)
+    fates = {r.question_id: (r.fate, r.error) for r in rationales if r.error}
+    assert fates == {"q7": (Fate.QUARANTINED, "damaged_zip_member"), "q9": (Fate.FAILED, "engine_died_of_it")}

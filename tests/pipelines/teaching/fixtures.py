@@ -1,0 +1,78 @@
+"""A teacher without a model, and questions for it."""
+
+import dataclasses
+import json
+
+from PIL import Image
+
+from pipelines.recipes import pocket
+from pipelines.settings import TeachConfig
+from pipelines.teaching import ledger
+from pipelines.teaching.explaining import Work
+from pipelines.teaching.ledger import Attempt, Ledger
+from pipelines.teaching.plan import Asking
+from pipelines.teaching.requests import Teacher
+from tests.pipelines.fixtures import put_questions, question
+
+TEACHER = Teacher(name="t", digest="d" * 64, sampling={"temperature": 0.7})
+
+
+def config(**changes) -> TeachConfig:
+    return dataclasses.replace(pocket().teach, **({"num_rationales": 1, "grounding_share": 0.0} | changes))
+
+
+def attempt(request_id: str, **changes) -> Attempt:
+    fields = {
+        "id": request_id,
+        "fate": "explained",
+        "seed": 1,
+        "letter": "B",
+        "text": "It is round.\nAnswer: cast (B)",
+        "finish_reason": "stop",
+        "num_output_tokens": 20,
+    }
+    return Attempt(**(fields | changes))
+
+
+def many(num: int, **changes):
+    """Questions that differ in their image, which is also what they lend to each other."""
+    return [
+        question(id=f"q{n}", images=(f"images/0.zip/{n}.png",), image_digests=(f"{n:064}",), **changes)
+        for n in range(num)
+    ]
+
+
+def put_many(run_dir, asked, *, without=()):
+    """Seal them, each with its image, but for the images of the questions in `without`."""
+    pictures = {q.images[0]: Image.new("RGB", (4, 4)) for q in asked if q.id not in without}
+    return put_questions(run_dir, asked, pictures)
+
+
+def write(folder, attempts, name="e-000"):
+    """Write attempts down as an engine does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = ledger.Writer(folder / f"{name}.jsonl")
+    for each in attempts:
+        writer.add(each)
+    writer.close()
+
+
+def prepare(tmp_path, asked, settings, attempts=()):
+    """Questions, a ledger with these attempts, and the plan of what is left; the work of an engine, and the plan."""
+    artifact = put_many(tmp_path / "run", asked)
+    folder = ledger.folder_of(tmp_path / "ledger", TEACHER)
+    write(folder, attempts)
+    workspace = tmp_path / "draft"
+    workspace.mkdir(exist_ok=True)
+    asking = Asking(artifact.path, settings, TEACHER)
+    plan = asking.write_plan(Ledger(folder), workspace / "plan.arrow")
+    return Work(config=settings, images=artifact.path, ledger=folder, plan=plan.path), plan, asking
+
+
+def requests(asking):
+    """Everything that is asked, flat."""
+    return [request for chunk in asking.chunks() for _, each in chunk for request in each]
+
+
+def lines(folder):
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]

@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+
+from infra import manifest, stage
+from infra.manifest import Tally
+from pipelines import flow
+from pipelines.recipes import POCKET_TEACHER
+from pipelines.teaching import estimate, ledger
+from pipelines.teaching.estimate import ASSUMED, MEASURED, RECIPE, qwen3_vl_tokens
+from pipelines.teaching.ledger import Ledger
+from pipelines.teaching.plan import Asking
+from pipelines.teaching.requests import Teacher, teacher_digest
+from tests.pipelines.fixtures import put_questions
+from tests.pipelines.teaching.fixtures import attempt, config, many, requests, write
+
+# What the pocket teacher's engine counted for such a question and an image of 96 x 96 pixels, and for it without one.
+WITH_IMAGE, WITHOUT_IMAGE = 52, 41
+OPTIONS = ("mill", "cast", "spin", "forge")
+
+
+def put(run_dir, num, size=(96, 96)):
+    asked = many(num, options=OPTIONS)
+    return put_questions(run_dir, asked, {q.images[0]: Image.new("RGB", size) for q in asked})
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "runs" / "r"
+
+
+def asking(settings, run_dir):
+    teacher = Teacher.of(settings, teacher_digest(settings))
+    folder = ledger.place_of(ledger.root_of(settings, run_dir), teacher)
+    return Asking(run_dir / "questions", settings, teacher), folder
+
+
+def test_prompts_of_the_pocket_teacher_are_counted_as_its_engine_counts_them(run_dir):
+    put(run_dir, 40)
+    said = config(grounding_share=0.5).estimate(run_dir)
+    made, folder = asking(config(grounding_share=0.5), run_dir)
+    # Without their images, all these questions are the same request.
+    each = {request.id: WITH_IMAGE if request.images else WITHOUT_IMAGE for request in requests(made)}
+    assert said["requests"]["open"] == len(each)
+    assert said["prompt_tokens"]["longest"] == WITH_IMAGE
+    assert said["prompt_tokens"]["all"] == pytest.approx(sum(each.values()), rel=0.05)
+    assert said["prompt_tokens"]["from"] == MEASURED
+    assert not folder.exists()
+
+
+def test_what_the_ledger_settles_costs_nothing_any_more(run_dir):
+    put(run_dir, 10)
+    settings = config(num_rationales=3, rationalise=True)
+    made, folder = asking(settings, run_dir)
+    plain = [request for request in requests(made) if not request.hinted]
+    write(folder, [attempt(request.id) for request in plain[:20]])
+    said = settings.estimate(run_dir)
+    assert said["questions"] == {"open": 4, "of": 10, "from": MEASURED}
+    assert said["requests"] == {"open": 10, "of": 30, "hinted_at_most": 3, "from": MEASURED}
+    assert said["prompt_tokens"]["all"] == pytest.approx(10 * WITH_IMAGE, rel=0.05)
+    write(folder, [attempt(request.id) for request in plain[20:]], "e-001")
+    said = settings.estimate(run_dir)
+    assert said["questions"]["open"] == said["requests"]["open"] == said["output_tokens"]["all"] == 0
+    assert "prompt_tokens" not in said
+
+
+def test_rationales_are_as_long_as_those_in_the_ledger_once_there_are_enough(run_dir):
+    put(run_dir, 2)
+    settings = config(max_tokens=200, expected_output_tokens=150)
+    _, folder = asking(settings, run_dir)
+    assert settings.estimate(run_dir)["output_tokens"] == {"mean": 150, "all": 300, "from": RECIPE}
+    write(folder, [attempt(f"{number:016x}" * 2, num_output_tokens=90) for number in range(49)])
+    assert settings.estimate(run_dir)["output_tokens"]["from"] == RECIPE
+    write(folder, [attempt(f"{number:016x}" * 2, num_output_tokens=90) for number in range(49, 60)], "e-001")
+    assert settings.estimate(run_dir)["output_tokens"] == {"mean": 90, "all": 180, "from": MEASURED}
+    short = config(max_tokens=40, expected_output_tokens=150)
+    assert short.estimate(run_dir)["output_tokens"] == {"mean": 40, "all": 80, "from": RECIPE}
+
+
+def test_hours_are_those_of_all_engines_and_gpu_hours_those_of_all_their_gpus(run_dir):
+    put(run_dir, 9)
+    spread = {"replicas": 2, "gpus": 4}
+    engine = type(config().engine)(**spread)
+    settings = config(engine=engine, max_tokens=1000, expected_output_tokens=1000, expected_tokens_per_s=2.5)
+    said = settings.estimate(run_dir)
+    assert said["tokens_per_s_of_an_engine"] == {"value": 2.5, "from": RECIPE}
+    assert (said["hours"], said["gpu_hours"]) == (0.5, 4.0)
+    assert said["room"] is None  # the model's own length is not known here
+    elsewhere = config(teacher="gone", endpoint="http://127.0.0.1:1/v1", expected_tokens_per_s=2.5).estimate(run_dir)
+    assert "gpu_hours" not in elsewhere
+    unknown = config().estimate(run_dir)
+    assert unknown["hours"] is None
+    assert "--set teach.expected_tokens_per_s=" in unknown["why"]
+
+
+@pytest.mark.parametrize(("num_tokens", "origin", "speed"), [(60_000, MEASURED, 800.0), (1_000, RECIPE, 5.0)])
+def test_the_speed_of_the_same_engines_is_taken_where_it_was_measured_long_enough(run_dir, num_tokens, origin, speed):
+    put(run_dir, 1)
+    settings = config(expected_tokens_per_s=5.0)
+
+    def seal(of):
+        with manifest.draft(run_dir / "rationales") as draft:
+            figures = {"tokens_per_s": 800.0, "output_tokens_now": num_tokens}
+            origin = stage.made_from(of, "rationales", {"questions": manifest.find(run_dir / "questions")})
+            manifest.seal(
+                draft,
+                run_dir / "rationales",
+                stage="teach",
+                made_from=origin,
+                tally=Tally(figures=figures),
+                seconds=1,
+            )
+
+    seal(settings)
+    assert settings.estimate(run_dir)["tokens_per_s_of_an_engine"] == {"value": speed, "from": origin}
+    seal(config(engine=type(settings.engine)(replicas=3)))
+    assert settings.estimate(run_dir)["tokens_per_s_of_an_engine"] == {"value": 5.0, "from": RECIPE}
+
+
+def test_requests_that_leave_an_answer_too_little_room_are_counted(run_dir):
+    put(run_dir, 8)
+    fits = config(max_tokens=512 - WITH_IMAGE).estimate(run_dir)["room"]
+    assert fits == {"for_a_prompt": 52, "longest_prompt": 52, "too_long": 0, "of": 8, "from": RECIPE}
+    assert config(max_tokens=512 - WITH_IMAGE + 1).estimate(run_dir)["room"]["too_long"] == 8
+
+
+def test_without_a_tokenizer_at_hand_the_numbers_are_said_to_be_assumed(run_dir):
+    put(run_dir, 4, size=(640, 480))
+    said = config(teacher="nobody/nothing").estimate(run_dir)["prompt_tokens"]
+    (request, *_) = requests(asking(config(teacher="nobody/nothing"), run_dir)[0])
+    assert said["mean"] == -(-len(request.prompt) // 4) + 20 * 15
+    assert said["from"] == ASSUMED
+    assert "no tokenizer of nobody/nothing is on this machine" in said["by"]
+
+
+@pytest.mark.parametrize(
+    ("size", "num_tokens"),
+    [
+        ((96, 96), 64),
+        ((256, 256), 64),
+        ((640, 480), 300),
+        ((1024, 1024), 1024),
+        ((9000, 9000), 16384),
+        ((2000, 10), 114),
+    ],
+)
+def test_an_image_takes_as_many_tokens_as_qwen3_vl_s_own_processor_says(size, num_tokens):
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    width, height = size
+    high, wide = smart_resize(height, width, factor=32, min_pixels=256 * 256, max_pixels=4096 * 4096)
+    assert qwen3_vl_tokens(width, height) == high * wide // 32**2 == num_tokens
+
+
+def test_a_sample_is_spread_over_all_that_is_open(run_dir, tmp_path):
+    put(run_dir, 600)
+    made, folder = asking(config(), run_dir)
+    plan = made.write_plan(Ledger(folder), tmp_path / "plan.arrow")
+    sample = estimate._sample(plan)
+    numbers = [int(question.requests[0][0].images[0].split("/")[-1].removesuffix(".png")) for question in sample]
+    assert len(set(numbers)) == 256
+    assert numbers == sorted(numbers)
+    assert max(later - earlier for earlier, later in pairwise(numbers)) <= 16
+    assert (min(numbers), max(numbers)) == (pytest.approx(0, abs=16), pytest.approx(599, abs=16))
+
+
+def test_there_is_no_estimate_while_the_questions_are_not_sealed(run_dir):
+    assert config().estimate(run_dir) is None
+    assert flow.describe("pocket", run_dir, [])["estimates"] == {}
+
+
+def test_dry_runs_of_the_stage_and_of_the_flow_show_it_and_need_no_ray(run_dir):
+    put(run_dir, 4)
+    before = sorted(run_dir.parent.rglob("*"))
+    script = (
+        "import sys; from pipelines import flow; flow.main(sys.argv[1:]);"
+        "print(sorted({'ray', 'vllm'} & set(sys.modules)), file=sys.stderr)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script, "pocket", "--run-dir", str(run_dir), "--dry-run"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(shown.stdout)["estimates"]["teach"]["prompt_tokens"]["mean"] == WITH_IMAGE
+    assert shown.stderr.splitlines()[-1] == "[]"
+    assert sorted(run_dir.parent.rglob("*")) == before
+
+
+def test_a_stage_s_dry_run_shows_its_estimate(run_dir, capsys):
+    put(run_dir, 4)
+    stage.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run"])
+    assert json.loads(capsys.readouterr().out)["estimate"]["prompt_tokens"]["by"] == (
+        f"8 requests, the tokenizer and image processor of {POCKET_TEACHER}"
+    )
+    stage.main("verify", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run"])
+    assert json.loads(capsys.readouterr().out)["estimate"] is None
