@@ -117,7 +117,7 @@ def pmc_vqa_8xh100_32b() -> PipelinesRecipe:
     return _pmc_vqa(_instruct("Qwen/Qwen3-VL-32B-Instruct", engine))
 
 
-# FP8 weights divide over four GPUs and not over eight, and two engines of four do nearly twice the work of one of eight.
+# FP8 weights divide over four GPUs, not over eight, and two engines of four do nearly twice the work of one of eight.
 _QWEN_235B_FP8 = EngineConfig(cpus=4, gpus=4, max_model_len=8192, max_num_seqs=256, mm_encoder_tp_mode="data")
 
 

@@ -103,7 +103,7 @@ class TeachConfig(StageConfig):
     max_failed_share: Annotated[float, Ge(0), Le(1)] = 0.1
     grounding_share: Annotated[float, Ge(0), Le(1)] = 0.0
     rationalise: bool = False
-    batch_size: Annotated[int, Gt(0)] = 8
+    batch_size: Annotated[int, Gt(0)] = 32
     ledger: str | None = None
     expected_output_tokens: Annotated[int, Gt(0)] = 300
     expected_tokens_per_s: Annotated[float, Gt(0)] | None = None

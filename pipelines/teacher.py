@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -34,6 +35,7 @@ from pipelines.teaching.requests import Teacher, teacher_digest
 _DIED = 70  # exit code of an actor whose engine is gone; Ray starts it again
 _MIN_SETTLED_TO_STOP = 100
 _METRICS_EVERY_S = 10.0
+_MAX_BLOCKS = 2000
 
 StartEngine = Callable[[TeachConfig], engines.Engine]
 
@@ -47,7 +49,7 @@ class TeacherActor:
     async def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Explain the batches of a plan; one JSON account for each."""
         try:
-            return {"account": [(await self._explainer.explain(int(number))).as_json() for number in batch["id"]]}
+            return {"account": [(await self._explainer.explain(int(number))).as_json() for number in batch["number"]]}
         except engines.EngineDiedError:
             # An engine cannot be started twice in one process; Ray gives the next one the same batches.
             os._exit(_DIED)
@@ -114,7 +116,7 @@ def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
         if config.min_replicas
         else {"size": engine.replicas}
     )
-    done = ray.data.range(plan.num_batches, override_num_blocks=plan.num_batches).map_batches(
+    done = ray.data.from_arrow(_numbers(plan.num_batches)).map_batches(
         TeacherActor,
         fn_constructor_kwargs={"work": work, "start": start},
         batch_size=1,
@@ -132,10 +134,19 @@ def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
         yield account
 
 
+def _numbers(num_batches: int) -> list[pa.Table]:
+    """The numbers of all batches as blocks, one for each batch unless there are too many.
+
+    Made here, since Ray Data would otherwise have a task read each of them, which costs as much as the batch.
+    """
+    step = math.ceil(num_batches / _MAX_BLOCKS)
+    return [pa.table({"number": range(start, min(start + step, num_batches))}) for start in range(0, num_batches, step)]
+
+
 def _batches_at_once(config: TeachConfig) -> int:
-    """How many batches fill an engine twice over: of each, the last rows are waited for."""
+    """How many batches fill an engine and its queue, with some to spare: of each, the last rows are waited for."""
     requests = config.batch_size * config.num_rationales
-    return max(2, math.ceil(2 * config.engine.max_num_seqs / requests))
+    return max(2, math.ceil(3 * config.engine.max_num_seqs / requests))
 
 
 class _Progress:

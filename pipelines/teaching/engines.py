@@ -5,6 +5,7 @@ Light: vLLM is imported when an engine of it starts.
 
 import asyncio
 import dataclasses
+import gc
 import math
 import os
 import re
@@ -19,8 +20,9 @@ from pipelines.endpoint import API_KEY_VARIABLE, Client, RequestError, data_url
 from pipelines.engine import EngineConfig, keep_in_one_process
 from pipelines.settings import TeachConfig
 
-# Beside those that it is writing, an engine holds some requests ready, so that it never waits for an image.
-_READY_SHARE = 4
+# Beside those that it is writing, an engine holds as many requests ready: answers of like length end together, and it
+# would wait for the next images.
+_REQUESTS_AT_ONCE = 2
 _CHECK_TIMEOUT_S = 30.0
 _SHOWN_MODELS, _SHOWN_NAME = 5, 100
 _FINISH_REASON = re.compile(r"[a-z_]{1,32}")
@@ -72,9 +74,12 @@ class VllmEngine:
     """A vLLM engine in this process, or beside it."""
 
     def __init__(self, config: TeachConfig) -> None:
-        self.num_at_once = config.engine.max_num_seqs + config.engine.max_num_seqs // _READY_SHARE
+        self.num_at_once = _REQUESTS_AT_ONCE * config.engine.max_num_seqs
         self._config = config
         self._engine = start_vllm(config.teacher, config.engine)
+        # What the imports left stays until the end: looking through it for garbage halts all requests for a second.
+        gc.collect()
+        gc.freeze()
 
     async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
         """See `Engine`."""
@@ -100,7 +105,7 @@ class VllmEngine:
         (final,) = [state async for state in states]
         (output,) = final.outputs
         return Completion(
-            text=output.text,
+            text=self._engine.tokenizer.decode(output.token_ids, skip_special_tokens=True),
             finish_reason=str(output.finish_reason),
             num_prompt_tokens=len(final.prompt_token_ids),
             num_output_tokens=len(output.token_ids),
@@ -119,6 +124,8 @@ class VllmEngine:
             seed=seed,
             logprobs=0,  # of the token that was written, and of no other one
             flat_logprobs=True,
+            # Nobody reads along: made once in the end, the text costs less than made anew with every token.
+            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 

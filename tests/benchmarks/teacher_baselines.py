@@ -76,7 +76,7 @@ def raw(config: TeachConfig, run_dir: Path) -> dict[str, float]:
     clock = Clock()
     asked = requests(config, run_dir)
     engine = start_vllm(config.teacher, config.engine)
-    slots = asyncio.Semaphore(config.engine.max_num_seqs * 5 // 4)
+    slots = asyncio.Semaphore(int(os.environ.get("SLOTS", config.engine.max_num_seqs * 5 // 4)))
 
     async def ask(request: Request) -> None:
         async with slots:
