@@ -28,6 +28,7 @@ from infra.progress import Progress
 privacy.silence()  # before any engine is imported
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+_ERROR_LINE = re.compile(r"\s*(?!ray\.)[\w.]*(?:Error|Exception): \S")  # as the last line of a traceback has it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,8 +260,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """The innermost cause; engines put a remote traceback into the message, whose last line is the telling one."""
-    *_, innermost = _causes(error)
+    """What went wrong first: engines put a remote traceback into their message, and its first error is the cause."""
+    causes = list(_causes(error))
+    for cause in reversed(causes):
+        told = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
+        if told:
+            return told[0]
+    innermost = causes[-1]
     lines = str(innermost).strip().splitlines() or [""]
     return f"{type(innermost).__name__}: {lines[-1]}"
 

@@ -111,6 +111,8 @@ class TeachConfig(StageConfig):
     def __post_init__(self) -> None:
         if self.min_replicas is not None and self.min_replicas > self.engine.replicas:
             raise ValueError(f"min_replicas is {self.min_replicas}, more than engine.replicas, {self.engine.replicas}")
+        if self.ledger is not None and not self.ledger.startswith("/"):
+            raise ValueError(f"ledger is {self.ledger!r}, and jobs run in another folder: name an absolute path")
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"rationales": self}

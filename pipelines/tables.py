@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipelines.records import Record
 
 R = TypeVar("R", bound=Record)
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 def write(folder: Path, kind: type[R], records: Sequence[R]) -> None:

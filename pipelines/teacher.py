@@ -27,15 +27,17 @@ from pipelines import tables
 from pipelines.records import Condition, Fate, Rationale
 from pipelines.settings import TeachConfig
 from pipelines.teaching import engines, ledger
-from pipelines.teaching.explaining import Account, Explainer, Work
+from pipelines.teaching.explaining import Account, Explainer, Work, num_lives
 from pipelines.teaching.ledger import Ledger
 from pipelines.teaching.plan import Asking, Plan
 from pipelines.teaching.requests import Teacher, teacher_digest
 
 _DIED = 70  # exit code of an actor whose engine is gone; Ray starts it again
+_MAX_LIVES = 20
+_PAUSE_S = 5.0
 _MIN_SETTLED_TO_STOP = 100
 _METRICS_EVERY_S = 10.0
-_MAX_BLOCKS = 2000
+_MAX_BLOCKS = 1000
 
 StartEngine = Callable[[TeachConfig], engines.Engine]
 
@@ -44,7 +46,15 @@ class TeacherActor:
     """One engine in a Ray actor, which is given numbers of batches, and gives back what became of them."""
 
     def __init__(self, work: Work, start: StartEngine) -> None:
-        self._explainer = Explainer(work, ray.get_runtime_context().get_actor_id(), start)
+        name = ray.get_runtime_context().get_actor_id()
+        try:
+            self._explainer = Explainer(work, name, start)
+        except Exception:
+            # What the dead one's children hold, such as a GPU's memory, can take a while to be given back.
+            if not 1 < num_lives(work, name) < _MAX_LIVES:
+                raise
+            time.sleep(_PAUSE_S)
+            os._exit(_DIED)
 
     async def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Explain the batches of a plan; one JSON account for each."""
@@ -110,6 +120,8 @@ def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # A full pool grows; Ray Data would wait until its engines had nearly twice the work that they are given.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     num_at_once = _batches_at_once(config)
     sizes = (
         {"min_size": config.min_replicas, "max_size": engine.replicas}
@@ -159,12 +171,13 @@ class _Progress:
         self._uptime_s: dict[str, float] = {}
         self._started = self._logged = time.monotonic()
         self._first: float | None = None
+        self._tokens_at_first = 0
 
     def add(self, account: Account) -> None:
         """Count a batch in."""
         now = time.monotonic()
         if self._first is None:
-            self._first = now
+            self._first, self._tokens_at_first = now, account.output_tokens
             self._task.progress.say(f"first rationales after {now - self._started:.1f} s")
         whole = self._sum
         for name in ("questions", "asked", "right", "made", "prompt_tokens", "output_tokens"):
@@ -177,7 +190,7 @@ class _Progress:
             whole.questions,
             self._plan.num_open,
             "questions",
-            tokens_per_s=round(whole.output_tokens / max(now - self._first, 1e-3)),
+            tokens_per_s=round(self._speed()),
             right=f"{whole.right / max(whole.asked, 1):.2f}",
             failed=self._num_failed(),
         )
@@ -185,6 +198,11 @@ class _Progress:
             self._logged = now
             for name, value in self.figures().items():
                 self._task.metric(f"teach.{name}", value, whole.questions)
+
+    def _speed(self) -> float:
+        """Tokens a second since the first rationales came; what was before is start-up."""
+        seconds = time.monotonic() - (self._first or self._started)
+        return (self._sum.output_tokens - self._tokens_at_first) / max(seconds, 1e-3)
 
     def _num_failed(self) -> int:
         return self._sum.settled[Fate.FAILED] + self._sum.settled[Fate.QUARANTINED]
@@ -198,11 +216,10 @@ class _Progress:
 
     def figures(self) -> dict[str, float]:
         """Numbers of the work so far; gpu_seconds counts the engines' starts."""
-        seconds = max(time.monotonic() - (self._first or self._started), 1e-3)
         engine_seconds = sum(self._uptime_s.values())
         gpus = 0 if self._task.config.endpoint else self._task.config.engine.gpus
         return {
-            "tokens_per_s": self._sum.output_tokens / seconds,
+            "tokens_per_s": self._speed(),
             "right_share": self._sum.right / max(self._sum.asked, 1),
             "attempts_now": self._sum.made,
             "prompt_tokens_now": self._sum.prompt_tokens,

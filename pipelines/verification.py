@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,7 +89,20 @@ def run(task: Task) -> Tally:
         raise InputError(
             f"None of {account.rationales} rationales was accepted: {reasons}. Look at the teacher's prompt."
         )
-    return account.tally()
+    tally = account.tally()
+    tally.figures |= _cost(task.inputs["rationales"].tally["figures"], account.accepted)
+    return tally
+
+
+def _cost(figures: Mapping[str, float], accepted: int) -> dict[str, float]:
+    """What an accepted rationale cost, all others counted in: tokens, and the engines' time in the run that sealed
+    them."""
+    names = {
+        "output_tokens": "output_tokens_per_accepted",
+        "engine_seconds_now": "engine_seconds_per_accepted",
+        "gpu_seconds_now": "gpu_seconds_per_accepted",
+    }
+    return {told: round(figures[name] / accepted, 3) for name, told in names.items() if figures.get(name)}
 
 
 def _judge(task: Task) -> tuple["Account", list[str]]:

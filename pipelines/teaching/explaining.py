@@ -198,13 +198,22 @@ def _failed(request: Request, seed: int, reason: str) -> Attempt:
     return Attempt(id=request.id, fate=Fate.FAILED, seed=seed, error=reason)
 
 
+def num_lives(work: Work, name: str) -> int:
+    """How often an engine was started in this run, in vain or not."""
+    return len(_lives(work, name))
+
+
+def _lives(work: Work, name: str) -> list[Path]:
+    return sorted(work.plan.parent.glob(f"{name}-*.begun"))
+
+
 class _Past:
     """What an engine did in its earlier lives, in this run: its attempts, and what was under way when it died."""
 
     def __init__(self, work: Work, name: str) -> None:
         self.attempts: dict[str, list[Attempt]] = {}
         self.deaths: Counter[str] = Counter()
-        lives = sorted(work.plan.parent.glob(f"{name}-*.begun"))
+        lives = _lives(work, name)
         self.num_lives = len(lives)
         for begun in lives:
             under_way = Counter(begun.read_text().split())

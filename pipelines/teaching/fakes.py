@@ -22,7 +22,7 @@ class FakeEngine:
     seconds: that an answer takes. deadly: words in a prompt that end the engine's whole process, as a fault in a
     kernel does. reads_images: as real ones do, so that a damaged image is met. calls: file to which every request is
     appended, so that a test can count what was asked twice. disk_bytes: no file of the engine's process grows beyond
-    it, as on a full disk.
+    it, as on a full disk. starts: file to which every start is appended; failing_starts: which of them, from 1, fail.
     """
 
     def __init__(
@@ -34,7 +34,14 @@ class FakeEngine:
         reads_images: bool = True,
         calls: Path | None = None,
         disk_bytes: int | None = None,
+        starts: Path | None = None,
+        failing_starts: Sequence[int] = (),
     ) -> None:
+        if starts is not None:
+            with starts.open("a") as stream:
+                stream.write("start\n")
+            if len(starts.read_text().splitlines()) in failing_starts:
+                raise RuntimeError("The memory is not free yet.")
         if disk_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))

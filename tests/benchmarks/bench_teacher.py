@@ -1,22 +1,242 @@
 """The teacher against its peers, killed and resumed, and its machinery alone.
 
-`python -m tests.benchmarks.bench_teacher [REPETITIONS]` (`make bench-teacher`). All in one run, on the same questions,
-with the same engine; medians. Prints a table last, and writes build/bench/teacher.json.
+`python -m tests.benchmarks.bench_teacher [REPETITIONS]` (`make bench-teacher`). All in one run, on the same questions
+and engine, taken in turn; medians. Prints a table last, and writes build/bench/teacher.json.
 """
 
 import dataclasses
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from pipelines import recipes
-from pipelines.sources.pocket import PocketConfig
+import psutil
 
+from infra import manifest
+from pipelines import recipes, tables
+from pipelines.records import Question
+from pipelines.sources.pocket import PocketConfig
+from tests.benchmarks.teacher_baselines import STARTED_VARIABLE
+from tests.pipelines.fixtures import put
+from tests.pipelines.teaching.fixtures import many
+
+PROJECT = Path(__file__).parents[2]
+FOLDER = PROJECT / "build/bench/teacher"
+RECIPE = f"{__file__}:recipe"
 NUM_QUESTIONS = 2000
+MACHINERY_SIZES = (2_000, 50_000)
+RESUMED_AT_ONCE = 64
 
 
 def recipe() -> dict[str, Any]:
-    """The pocket recipe with more questions."""
+    """The pocket recipe with more questions, each of which is asked once."""
     pocket = recipes.pocket()
     assert pocket.draw is not None
     drawn = PocketConfig(num_train_questions=NUM_QUESTIONS, num_test_questions=8)
     teach = dataclasses.replace(pocket.teach, num_rationales=1, grounding_share=0.0, attempts=1, max_failed_share=1.0)
     return {"pipelines": dataclasses.replace(pocket, draw=dataclasses.replace(pocket.draw, pocket=drawn), teach=teach)}
+
+
+class Process:
+    """A process with a group of its own, whose lines are read as they come."""
+
+    def __init__(self, *words: str) -> None:
+        self.started = time.time()
+        environment = os.environ | {STARTED_VARIABLE: str(self.started)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def lines(self, at_each: Callable[[str], None] = lambda line: None) -> list[str]:
+        """All lines that it prints; ends this program when it fails."""
+        assert self._process.stdout is not None
+        told = []
+        for line in self._process.stdout:
+            told.append(line.rstrip())
+            at_each(told[-1])
+        if self._process.wait():
+            sys.exit(f"{self._process.args} failed: {told[-5:]}")
+        return told
+
+    def kill(self) -> None:
+        """End it as a lost machine would: at once, and all that it started with it."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        self._process.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(children, timeout=30)
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def prepare() -> Path:
+    """Questions of the recipe in a run folder."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    run_dir = FOLDER / "runs" / "a"
+    for module in ("pipelines.sources.pocket", "pipelines.questions"):
+        Process(module, RECIPE, "--run-dir", str(run_dir)).lines()
+    return run_dir
+
+
+def peer(kind: str, run_dir: Path) -> dict[str, float]:
+    """The figures of a peer on the same requests."""
+    return dict(json.loads(Process("tests.benchmarks.teacher_baselines", kind, RECIPE, str(run_dir)).lines()[-1]))
+
+
+def ours(run_dir: Path) -> dict[str, float]:
+    """The stage as a user runs it, with an empty ledger."""
+    forget(run_dir)
+    first = [0.0]
+    process = Process("pipelines.teacher", RECIPE, "--run-dir", str(run_dir))
+
+    def note(line: str) -> None:
+        if line.startswith("teach: first rationales"):
+            first[0] = time.time() - process.started
+
+    process.lines(note)
+    tally = sealed(run_dir)
+    return {
+        "rows": tally["rows"]["asked"],
+        "tokens": tally["figures"]["output_tokens"],
+        "seconds_to_first": round(first[0], 2),
+        "tokens_per_s": round(tally["figures"]["tokens_per_s"], 1),
+    }
+
+
+def resumed(run_dir: Path) -> dict[str, float]:
+    """Killed when half is written down, and run again: every token that was paid for, the lost ones too.
+
+    What the engine had begun when it was killed is counted whole, which is more than it had written of it.
+    """
+    forget(run_dir)
+    words = ("pipelines.teacher", RECIPE, "--run-dir", str(run_dir), "--set")
+    words += (f"teach.engine.max_num_seqs={RESUMED_AT_ONCE}",)
+    process = Process(*words)
+    while len(written(run_dir)) < NUM_QUESTIONS // 2:
+        time.sleep(0.02)
+    process.kill()
+    kept = written(run_dir)
+    begun = [path.read_text().split() for path in run_dir.glob(".rationales.draft-*/plan/*.begun")]
+    lost = min(sum(map(len, begun)) - len(kept), RESUMED_AT_ONCE)
+    Process(*words).lines()
+    everything = [json.loads(line) for line in written(run_dir)]
+    tokens = sum(attempt["num_output_tokens"] for attempt in everything)
+    unbroken = sealed(run_dir)["figures"]["output_tokens"]
+    return {
+        "kept": len(kept),
+        "lost": lost,
+        "repeated": len(everything) - len({attempt["id"] for attempt in everything}),
+        "token_ratio": round((tokens + lost * tokens / len(everything)) / unbroken, 4),
+    }
+
+
+def machinery(num_questions: int) -> dict[str, float]:
+    """The stage with a teacher that costs nothing and no images: rows a second, and the driver's peak memory."""
+    run_dir = FOLDER / f"machinery-{num_questions}" / "a"
+    put(run_dir, "questions", lambda draft: tables.write(draft, Question, many(num_questions)))
+    settings = {"num_rationales": 1, "grounding_share": 0.0, "engine": {"max_num_seqs": 128}}
+    process = Process("tests.flow.teach", str(run_dir), json.dumps(settings), json.dumps({"reads_images": False}))
+    peak, stamps = [0], [0.0, 0.0]
+
+    def watch(line: str) -> None:
+        peak[0] = max(peak[0], psutil.Process(process.pid).memory_info().rss)
+        if line.startswith("teach: first rationales"):
+            stamps[0] = time.time()
+        if line.startswith(f"teach: {num_questions}/"):
+            stamps[1] = time.time()
+
+    process.lines(watch)
+    return {
+        "questions": num_questions,
+        "rows_per_s": round(num_questions / max(stamps[1] - stamps[0], 1e-3)),
+        "driver_mib": round(peak[0] / 2**20),
+    }
+
+
+def forget(run_dir: Path) -> None:
+    """Nothing is asked yet."""
+    shutil.rmtree(run_dir.parent / "ledger", ignore_errors=True)
+    shutil.rmtree(run_dir / "rationales", ignore_errors=True)
+
+
+def written(run_dir: Path) -> list[str]:
+    """The lines of the ledger."""
+    paths = run_dir.parent.glob("ledger/*/*.jsonl")
+    return [line for path in paths for line in path.read_text().splitlines()]
+
+
+def sealed(run_dir: Path) -> dict[str, Any]:
+    """The tally of the sealed rationales."""
+    artifact = manifest.find(run_dir / "rationales")
+    assert artifact is not None
+    return artifact.tally
+
+
+def main(repetitions: int) -> None:
+    """Measure everything and print the table."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_dir = prepare()
+    systems: dict[str, Callable[[], dict[str, float]]] = {
+        "raw vLLM": lambda: peer("raw", run_dir),
+        "Preceptor": lambda: ours(run_dir),
+        "Ray Data LLM": lambda: peer("stock", run_dir),
+    }
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
+    for number in range(repetitions):
+        for name, measure in systems.items():
+            runs[name].append(measure())
+            print(f"{number + 1}/{repetitions} {name}: {runs[name][-1]}", flush=True)
+    after_kill = resumed(run_dir)
+    print(f"resumed: {after_kill}", flush=True)
+    alone = [machinery(size) for size in MACHINERY_SIZES]
+    medians = {
+        name: {figure: statistics.median(run[figure] for run in each) for figure in each[0]}
+        for name, each in runs.items()
+    }
+    speed = {name: each["tokens_per_s"] for name, each in medians.items()}
+    result = {
+        "cores": os.cpu_count(),
+        "vs_raw_vllm": round(speed["Preceptor"] / speed["raw vLLM"], 3),
+        "vs_ray_data_llm": round(speed["Preceptor"] / speed["Ray Data LLM"], 3),
+        "resume_token_ratio": after_kill["token_ratio"],
+        "machinery_rows_per_s": alone[-1]["rows_per_s"],
+        "driver_memory_ratio": round(alone[-1]["driver_mib"] / alone[0]["driver_mib"], 3),
+        "medians": medians,
+        "runs": runs,
+        "resumed": after_kill,
+        "machinery": alone,
+    }
+    (FOLDER.parent / "teacher.json").write_text(json.dumps(result, indent=2) + "\n")
+    print_table(result)
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """The medians and the ratios."""
+    print(f"\n{'':<14}{'tokens/s':>10}{'to first row':>14}{'rows':>7}{'tokens':>9}")
+    for name, each in result["medians"].items():
+        first = f"{each['seconds_to_first']:.1f} s"
+        print(f"{name:<14}{each['tokens_per_s']:>10.0f}{first:>14}{each['rows']:>7.0f}{each['tokens']:>9.0f}")
+    for name in ("vs_raw_vllm", "vs_ray_data_llm", "resume_token_ratio", "machinery_rows_per_s", "driver_memory_ratio"):
+        print(f"{name:<22}{result[name]:>8}")
+    for each in result["machinery"]:
+        print(f"machinery alone: {each}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

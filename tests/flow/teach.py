@@ -19,8 +19,7 @@ from pipelines.teaching.fakes import FakeEngine
 def main(run_dir: Path, settings: dict, fake: dict) -> None:
     engine = EngineConfig(**settings.pop("engine"))
     config = dataclasses.replace(recipes.pocket().teach, engine=engine, **settings)
-    if "calls" in fake:
-        fake["calls"] = Path(fake["calls"])
+    fake |= {name: Path(fake[name]) for name in ("calls", "starts") if name in fake}
     run = partial(teacher.run, start=partial(FakeEngine, **fake))
     stage.interrupt_on_sigterm()
     with stage.reporting_errors("teach"):

@@ -115,15 +115,31 @@ def actors():
     return [child for child in psutil.Process().children(recursive=True) if ACTOR in " ".join(child.cmdline()[:1])]
 
 
-def test_an_engine_that_is_killed_is_started_again_and_nothing_is_lost(nodes, tmp_path):
-    teaching = Teaching(tmp_path)
+def test_an_engine_that_is_killed_is_started_again_if_need_be_twice_and_nothing_is_lost(nodes, tmp_path):
+    teaching = Teaching(tmp_path, starts=str(tmp_path / "starts"), failing_starts=[3])
     with teaching.running(nodes) as process:
         teaching.wait_until_written(60)
         victim, *_ = actors()
         victim.kill()
         assert process.wait(timeout=240) == 0, teaching.log.read_text()[-4000:]
     teaching.check_account()
+    assert (tmp_path / "starts").read_text().count("start") == 4
     assert teaching.num_repeated() <= 2 * ENGINE["max_num_seqs"]
+
+
+def test_engines_are_added_while_there_is_work_for_them(nodes, tmp_path):
+    teaching = Teaching(tmp_path)
+    teaching.finish(nodes, min_replicas=1)
+    teaching.check_account()
+    files = list(teaching.run_dir.parent.glob("ledger/*/*.jsonl"))
+    assert len([path for path in files if path.stat().st_size]) == 2
+
+
+def test_an_engine_that_cannot_start_ends_the_stage_with_its_own_words(nodes, tmp_path):
+    teaching = Teaching(tmp_path, starts=str(tmp_path / "starts"), failing_starts=[1, 2, 3, 4, 5, 6, 7, 8, 9])
+    with teaching.running(nodes) as process:
+        assert process.wait(timeout=120) == 1
+    assert "teach: error: RuntimeError: The memory is not free yet." in teaching.log.read_text()
 
 
 def test_a_node_that_goes_for_good_loses_nothing(tmp_path):

@@ -31,7 +31,10 @@ def run(folder, questions, rationales, **settings):
         (folder / name).mkdir(parents=True)
     tables.write(folder / "questions", Question, questions)
     tables.write(folder / "rationales", Rationale, rationales)
-    inputs = {name: SimpleNamespace(path=folder / name) for name in ("questions", "rationales")}
+    figures = {"output_tokens": 1200, "engine_seconds_now": 60.0, "gpu_seconds_now": 0.0}
+    inputs = {
+        name: SimpleNamespace(path=folder / name, tally={"figures": figures}) for name in ("questions", "rationales")
+    }
     task = SimpleNamespace(
         config=VerifyConfig(**settings), inputs=inputs, draft=folder / "draft", progress=lambda *_, **__: None
     )
@@ -119,7 +122,13 @@ def test_the_tally_counts_rationales_reasons_questions_and_probes(tmp_path):
     }
     assert tally.reasons == {"answer_disagrees_with_gold": 1, "timeout": 1}
     assert tally.quarantined == {"damaged_image": 1}
-    assert tally.figures == {"accepted_share": 0.4, "agreement": 0.5, "image_not_needed_share": 0.25}
+    assert tally.figures == {
+        "accepted_share": 0.4,
+        "agreement": 0.5,
+        "image_not_needed_share": 0.25,
+        "output_tokens_per_accepted": 600.0,
+        "engine_seconds_per_accepted": 30.0,
+    }
     assert tally.facts["rejected"] == {"answer_disagrees_with_gold": 1}
     assert tally.facts["failed"] == {"timeout": 1}
 
