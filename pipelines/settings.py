@@ -72,7 +72,8 @@ class QuestionsConfig(StageConfig):
 class TeachConfig(StageConfig):
     """Explain the training questions.
 
-    teacher: model folder or hub id; with an endpoint, the name under which it is served there. endpoint: base URL of an
+    teacher: model folder or hub id; with an endpoint, the name under which it is served there. revision: of a hub's
+    model, where more than one could be meant. endpoint: base URL of an
     OpenAI-compatible endpoint that is asked in the place of engines of our own. min_replicas: engines to begin with,
     where their number may grow to engine.replicas with the cluster; None for all of them. num_rationales: of each
     question, with a seed each. top_k: 0 for all tokens. attempts: how often one is asked for that is cut off, fails or
@@ -89,6 +90,7 @@ class TeachConfig(StageConfig):
     contract: ClassVar[int] = 2
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str
+    revision: str | None = None
     engine: EngineConfig
     endpoint: str | None = None
     min_replicas: Annotated[int, Gt(0)] | None = None

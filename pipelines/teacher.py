@@ -215,7 +215,7 @@ class _Progress:
             check_failures(Tally(rows=rows, reasons=reasons), self._task.config.max_failed_share)
 
     def figures(self) -> dict[str, float]:
-        """Numbers of the work so far; gpu_seconds counts the engines' starts."""
+        """Numbers of the work so far, in this run; the seconds count the engines' starts too."""
         engine_seconds = sum(self._uptime_s.values())
         gpus = 0 if self._task.config.endpoint else self._task.config.engine.gpus
         return {
@@ -227,6 +227,8 @@ class _Progress:
             "seconds_to_first": (self._first or time.monotonic()) - self._started,
             "engine_seconds_now": engine_seconds,
             "gpu_seconds_now": engine_seconds * gpus,
+            "output_tokens_per_right": self._sum.output_tokens / max(self._sum.right, 1),
+            "gpu_seconds_per_right": engine_seconds * gpus / max(self._sum.right, 1),
         }
 
 

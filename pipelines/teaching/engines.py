@@ -76,7 +76,7 @@ class VllmEngine:
     def __init__(self, config: TeachConfig) -> None:
         self.num_at_once = _REQUESTS_AT_ONCE * config.engine.max_num_seqs
         self._config = config
-        self._engine = start_vllm(config.teacher, config.engine)
+        self._engine = start_vllm(config.teacher, config.engine, config.revision)
         # What the imports left stays until the end: looking through it for garbage halts all requests for a second.
         gc.collect()
         gc.freeze()
@@ -138,13 +138,13 @@ class VllmEngine:
         )
 
 
-def start_vllm(model: str, config: EngineConfig) -> Any:
-    """An asynchronous vLLM engine for a model folder or a hub's model id."""
+def start_vllm(model: str, config: EngineConfig, revision: str | None = None) -> Any:
+    """An asynchronous vLLM engine for a model folder, or a hub's model id in a revision."""
     os.environ.update(config.environment())
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    vllm_config = AsyncEngineArgs(model=model, **config.arguments()).create_engine_config()
+    vllm_config = AsyncEngineArgs(model=model, revision=revision, **config.arguments()).create_engine_config()
     keep_in_one_process(vllm_config)
     return AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
 

@@ -29,7 +29,8 @@ class Teacher:
     def of(cls, config: TeachConfig, digest: str) -> "Teacher":
         """The teacher of a recipe."""
         names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-        return cls(name=config.teacher, digest=digest, sampling={name: getattr(config, name) for name in names})
+        name = f"{config.teacher}@{config.revision}" if config.revision else config.teacher
+        return cls(name=name, digest=digest, sampling={each: getattr(config, each) for each in names})
 
     @property
     def sampling_digest(self) -> str:
@@ -38,8 +39,9 @@ class Teacher:
 
 
 def teacher_digest(config: TeachConfig) -> str:
-    """Digest of the teacher: of its folder, or of its name where it is elsewhere."""
-    return digest_json({"id": config.teacher}) if config.endpoint else stage.material_digest(config, "teacher")
+    """Digest of the teacher: of its folder, or of its name where it is elsewhere, and of the revision that is named."""
+    digest = digest_json({"id": config.teacher}) if config.endpoint else stage.material_digest(config, "teacher")
+    return digest_json([digest, config.revision]) if config.revision else digest
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from pipelines.teaching.requests import Teacher, is_probed, requests_of
+from pipelines.teaching.requests import Teacher, is_probed, requests_of, teacher_digest
 from tests.pipelines.fixtures import question
 from tests.pipelines.teaching.fixtures import TEACHER, config, many
 
@@ -43,6 +43,12 @@ def test_another_teacher_or_sampling_is_another_request():
     assert len({ids(question(), teacher=teacher)[0] for teacher in (TEACHER, *others)}) == 3
     renamed = dataclasses.replace(TEACHER, name="the same weights elsewhere")
     assert ids(question(), teacher=renamed) == ids(question())
+
+
+def test_a_named_revision_is_another_teacher_and_stands_in_its_name():
+    plain, pinned = config(endpoint="http://e/v1"), config(endpoint="http://e/v1", revision="abc")
+    assert teacher_digest(plain) != teacher_digest(pinned)
+    assert Teacher.of(pinned, "d").name == f"{pinned.teacher}@abc"
 
 
 def test_settings_that_do_not_change_what_is_written_do_not_change_the_request():

@@ -20,11 +20,15 @@ class Vllm:
     def __init__(self):
         self.requests = []
         self.refusal = None
-        self.tokenizer = SimpleNamespace(apply_chat_template=self._render)
+        self.tokenizer = SimpleNamespace(apply_chat_template=self._render, decode=self._decode)
 
     def _render(self, messages, add_generation_prompt, tokenize):
         (message,) = messages
         return "".join("<image>" if part["type"] == "image" else part["text"] for part in message["content"])
+
+    def _decode(self, token_ids, skip_special_tokens):
+        assert skip_special_tokens
+        return f"{token_ids[0]} images"
 
     async def generate(self, request, sampling, request_id):
         self.requests.append((request, sampling))
@@ -32,14 +36,14 @@ class Vllm:
             raise self.refusal
         shown = request.get("multi_modal_data", {"image": []})["image"]
         logprobs = SimpleNamespace(logprobs=[-0.5, -0.25])
-        output = SimpleNamespace(text=f"{len(shown)} images", finish_reason="stop", token_ids=[1, 2], logprobs=logprobs)
+        output = SimpleNamespace(finish_reason="stop", token_ids=[len(shown), 2], logprobs=logprobs)
         yield SimpleNamespace(outputs=[output], prompt_token_ids=[1, 2, 3])
 
 
 @pytest.fixture
 def vllm(monkeypatch):
     made = Vllm()
-    monkeypatch.setattr(engines, "start_vllm", lambda model, config: made)
+    monkeypatch.setattr(engines, "start_vllm", lambda model, config, revision: made)
     return made
 
 
