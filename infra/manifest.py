@@ -198,7 +198,7 @@ def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], ta
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")  # two may write the same at once
     with partial.open("w") as stream:
         json.dump(value, stream, indent=2, sort_keys=True, ensure_ascii=False)
         stream.write("\n")

@@ -28,7 +28,9 @@ from infra.progress import Progress
 privacy.silence()  # before any engine is imported
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_ERROR_LINE = re.compile(r"\s*(?!ray\.)[\w.]*(?:Error|Exception): \S")  # as the last line of a traceback has it
+_ERROR_LINE = re.compile(
+    r"\s*(?:\(\w+ pid=\d+\) )?(?!ray\.)[\w.]*(?:Error|Exception): \S"
+)  # as the last line of a traceback has it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ def _reason(
         ("too_short", lambda: len(said) < config.min_words),
         ("too_long", lambda: len(said) > config.max_words),
         ("repeats_itself", lambda: repeated_share(said) > config.max_repeated_share),
+        ("sees_no_image", lambda: sees_no_image(body)),
         ("cites_caption", lambda: cites_caption(body)),
         ("cites_missing_image", lambda: cites_missing_image(body, len(question.images))),
         ("names_option_letters", lambda: config.options_are_shuffled and names_option_letters(body, question)),
@@ -114,6 +115,22 @@ def cites_caption(text: str) -> bool:
 def _finds(pattern: re.Pattern[str], words: tuple[str, ...], text: str) -> bool:
     """Whether a pattern is found; looked for only where one of the words is that it cannot do without."""
     return any(word in text for word in words) and pattern.search(text) is not None
+
+
+_IMAGE = r"(?:image|picture|photo|photograph|figure|scan|attachment)s?"
+_BLIND = re.compile(
+    r"\b(?:can(?:not|'t| not)|unable to|not able to|could(?: not|n't)) (?:\w+ )?(?:see|view|access|open|display)"
+    rf" (?:\w+ ){{0,3}}{_IMAGE}\b"
+    rf"|\bwithout (?:access to|seeing|being able to see|viewing) (?:\w+ ){{0,3}}{_IMAGE}\b"
+    rf"|\b(?:no|any) {_IMAGE} (?:was|were|is|has been|have been) (?:provided|attached|given|shown|visible)\b"
+    rf"|\b(?:don't|do not) (?:see|have) (?:\w+ ){{0,3}}{_IMAGE}\b"
+)
+_BLIND_WORDS = ("image", "picture", "photo", "figure", "scan", "attachment")
+
+
+def sees_no_image(text: str) -> bool:
+    """Whether a text says that no image is seen: what it goes on to say is guessed from the options."""
+    return _finds(_BLIND, _BLIND_WORDS, _plain(text).lower())
 
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -241,10 +258,11 @@ _LEAK = re.compile(
     rf"|\b{_RIGHT} {_ONE} (?:is|was|has been|being)(?: already| explicitly)? {_GIVEN}\b(?! by\b)"
     r"|\b(?:answer key|ground truth|gold(?:en)? answer|the hint(?! of\b)|hint (?:says|states|given|provided|that))\b"
     r"|\b(?:i|we) (?:was|am|were|are|have been|had been) (?:told|informed|given the)\b"
+    rf"|\b(?:prompt|user|question|task) (?:says|states|indicates|tells|specifies|confirms) (?:\w+ ){{0,4}}{_RIGHT}\b"
 )
 _LEAK_WORDS = (
     *("given", "provided", "stated", "supplied", "specified", "told", "revealed", "informed"),
-    *("answer key", "ground truth", "gold", "hint"),
+    *("answer key", "ground truth", "gold", "hint", "prompt", "user", "question", "task"),
 )
 # Without a hint, these are how one speaks of the question itself, or of what was said before.
 _LEAK_OF_HINTED = re.compile(

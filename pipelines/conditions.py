@@ -1,10 +1,10 @@
 """Question and condition -> what a model is shown: its images, blank ones, none, another question's, or its caption."""
 
 import dataclasses
-import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from infra.digests import digest_json
 from infra.errors import InputError
 from pipelines import images, tables
 from pipelines.endpoint import data_url
@@ -56,8 +56,9 @@ def donors(asked: Iterable[Question], seed: int) -> dict[str, Question | None]:
     for question in asked:
         sets.setdefault((question.source, question.file), []).append(question)
     found: dict[str, Question | None] = {}
-    for order in sets.values():
-        random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle that must be the same in every run
+    for own in sets.values():
+        # By digest, so that another question more or less changes the donors of its neighbours alone.
+        order = sorted(own, key=lambda question: digest_json([seed, question.id]))
         for place, question in enumerate(order):
             others = (order[(place + step) % len(order)] for step in range(1, len(order)))
             found[question.id] = _first_without(others, question)

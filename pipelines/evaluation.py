@@ -43,7 +43,7 @@ def run(task: Task) -> Tally:
         ) as client:
             await _check_endpoint(client, endpoint)
             calls = (
-                _predict(client, model, condition, question, showing, config.max_tokens)
+                _predict(client, model, condition, question, showing, config)
                 for model, condition in plan
                 for question in asked
             )
@@ -72,12 +72,20 @@ async def _in_order(
 
 
 async def _predict(
-    client: Client, model: ServedModel, condition: Condition, question: Question, showing: Showing, max_tokens: int
+    client: Client,
+    model: ServedModel,
+    condition: Condition,
+    question: Question,
+    showing: Showing,
+    config: ExamineConfig,
 ) -> Prediction:
-    error = None
-    prompt = prompts.prompt(question, Arm(model.arm), showing.caption(question, condition))
+    error, arm = None, Arm(model.arm)
+    shows_line = config.final_line and arm in (Arm.ZERO_SHOT, Arm.TEACHER)
+    prompt = prompts.prompt(question, arm, showing.caption(question, condition), final_line=shows_line)
     try:
-        answer = await client.ask(model.name, prompt, lambda: showing.image_urls(question, condition), max_tokens)
+        answer = await client.ask(
+            model.name, prompt, lambda: showing.image_urls(question, condition), config.max_tokens
+        )
     except RequestError as failure:
         answer, error = Answer("", "error", 0), str(failure)
     return Prediction(

@@ -1,7 +1,7 @@
 """Question -> messages: the only place where a prompt is written.
 
 The text is part of what an adapter has learned, so its digest is sealed with everything that was made with it, and a
-test pins the exact words. One final line is asked of every model, and `answers.py` reads it.
+test pins the exact words. One final line is what every student learns to write, and `answers.py` reads it.
 """
 
 from infra.digests import digest_json
@@ -14,6 +14,8 @@ HINTED_INSTRUCTION = (
     "name the right option and its letter."
 )
 
+FINAL_LINE_INSTRUCTION = "End with a line of its own: Answer: <option> (<letter>)"
+
 _INSTRUCTIONS = {
     Arm.ZERO_SHOT: ANSWER_INSTRUCTION,
     Arm.ANSWER_ONLY: ANSWER_INSTRUCTION,
@@ -22,24 +24,28 @@ _INSTRUCTIONS = {
 }
 
 
-def prompt(question: Question, arm: Arm, caption: str | None = None, *, hinted: bool = False) -> str:
+def prompt(
+    question: Question, arm: Arm, caption: str | None = None, *, hinted: bool = False, final_line: bool = False
+) -> str:
     """The user's words that go with the images: the question, its options one a line, and what is to be written.
 
     caption: of the images, put before the question as one line; for the captioned condition alone. hinted: the gold
-    answer is told, for a teacher that never found it by itself.
+    answer is told, for a teacher that never found it by itself. final_line: how the answer is to be written is shown,
+    for a model that was never taught to.
     """
     described = "" if caption is None else f"Caption: {' '.join(caption.split())}\n"
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
     gold = question.options[LETTERS.index(question.gold)]
     instruction = HINTED_INSTRUCTION.format(option=gold, letter=question.gold) if hinted else _INSTRUCTIONS[arm]
-    return f"{described}{question.text}\n{options}\n{instruction}"
+    shown = f"\n{FINAL_LINE_INSTRUCTION}" if final_line else ""
+    return f"{described}{question.text}\n{options}\n{instruction}{shown}"
 
 
 def digest() -> str:
     """Digest of every word that this module puts around a question: another prompt, another digest."""
     probe = Question(id="", source="", split="", images=(), image_digests=(), text="?", options=("x", "y"), gold="A")
     words: dict[str, list[str]] = {arm: [prompt(probe, arm, caption) for caption in (None, "c")] for arm in Arm}
-    words["hinted"] = [prompt(probe, Arm.TEACHER, hinted=True)]
+    words["hinted"] = [prompt(probe, Arm.TEACHER, hinted=True, final_line=True)]
     return digest_json(words | {"targets": [target(probe, rationale) for rationale in (None, "r")]})
 
 

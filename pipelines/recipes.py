@@ -72,6 +72,7 @@ def pocket() -> PipelinesRecipe:
             teacher=POCKET_TEACHER,
             engine=POCKET_ENGINE,
             num_rationales=2,
+            final_line=False,  # both were trained from scratch on prompts without it
             temperature=1.0,
             max_tokens=128,
             grounding_share=0.2,
@@ -79,7 +80,7 @@ def pocket() -> PipelinesRecipe:
         ),
         verify=VerifyConfig(),
         compose=ComposeConfig(),
-        examine=ExamineConfig(plan=PLAN, max_tokens=128),
+        examine=ExamineConfig(plan=PLAN, final_line=False, max_tokens=128),
         report=ReportConfig(title="Preceptor, pocket scale", notes=_POCKET_NOTES),
     )
 

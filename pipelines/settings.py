@@ -73,16 +73,17 @@ class TeachConfig(StageConfig):
     """Explain the training questions.
 
     teacher: model folder or hub id; with an endpoint, the name under which it is served there. revision: of a hub's
-    model, where more than one could be meant. endpoint: base URL of an
-    OpenAI-compatible endpoint that is asked in the place of engines of our own. min_replicas: engines to begin with,
-    where their number may grow to engine.replicas with the cluster; None for all of them. num_rationales: of each
-    question, with a seed each. top_k: 0 for all tokens. attempts: how often one is asked for that is cut off, fails or
-    gives no answer. timeout_s: for one attempt. max_failed_share: more failures than that stop the stage.
-    grounding_share: share of the questions that are also asked without their images and with another question's.
-    rationalise: ask the questions that no rationale answered rightly once more, with the gold answer told. batch_size:
-    questions that are sent to an engine together; many batches are in an engine at once. ledger: folder of all finished
-    rationales, shared by runs; None for the one beside the run folder. expected_output_tokens: of a rationale, and
-    expected_tokens_per_s: of one engine, for the estimate of a dry run where nothing was measured yet.
+    model, where more than one could be meant. endpoint: base URL of an OpenAI-compatible endpoint that is asked in
+    the place of engines of our own. min_replicas: engines to begin with, where their number may grow to
+    engine.replicas with the cluster; None for all of them. num_rationales: of each question, with a seed each. top_k:
+    0 for all tokens. attempts: how often one is asked for that is cut off, fails or gives no answer. final_line: the
+    prompt shows the line that an answer ends with. timeout_s: for one attempt. max_failed_share: more failures than
+    that stop the stage. grounding_share: share of the questions that are also asked without their images and with
+    another question's. rationalise: ask the questions that no rationale answered rightly once more, with the gold
+    answer told. batch_size: questions that are sent to an engine together; many batches are in an engine at once.
+    ledger: folder of all finished rationales, shared by runs; None for the one beside the run folder.
+    expected_output_tokens: of a rationale, and expected_tokens_per_s: of one engine, for the estimate of a dry run
+    where nothing was measured yet.
     """
 
     stage: ClassVar[str] = "teach"
@@ -95,6 +96,7 @@ class TeachConfig(StageConfig):
     endpoint: str | None = None
     min_replicas: Annotated[int, Gt(0)] | None = None
     num_rationales: Annotated[int, Gt(0)] = 1
+    final_line: bool = True
     temperature: Annotated[float, Ge(0)] = 0.7
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     top_k: Annotated[int, Ge(0)] = 0
@@ -202,11 +204,12 @@ class ComposeConfig(StageConfig):
 @dataclass(frozen=True, kw_only=True)
 class ExamineConfig(StageConfig):
     """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
-    whom."""
+    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with."""
 
     stage: ClassVar[str] = "examine"
     module: ClassVar[str] = "pipelines.evaluation"
     plan: tuple[str, ...]
+    final_line: bool = True
     max_tokens: Annotated[int, Gt(0)] = 1024
     concurrency: Annotated[int, Gt(0)] = 32
     timeout_s: Annotated[float, Gt(0)] = 120.0

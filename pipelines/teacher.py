@@ -20,7 +20,7 @@ import ray
 import ray.data
 
 from infra import cluster, stage
-from infra.errors import ArtifactError, InputError
+from infra.errors import ArtifactError, ClusterError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import tables
@@ -49,6 +49,8 @@ class TeacherActor:
         name = ray.get_runtime_context().get_actor_id()
         try:
             self._explainer = Explainer(work, name, start)
+        except ClusterError:
+            raise
         except Exception:
             # What the dead one's children hold, such as a GPU's memory, can take a while to be given back.
             if not 1 < num_lives(work, name) < _MAX_LIVES:

@@ -1,7 +1,7 @@
 """Open questions -> attempts in the ledger: what one engine does with a batch, and how it stays alive.
 
 A row's trouble is written down as that row's. What the engine was writing when it died is asked again; what was under
-way in two of its deaths is asked alone, and if it is not survived then, it is the culprit.
+way in two of its deaths is asked among few others, after three alone; if it is not survived then, it is the culprit.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, ClusterError
 from pipelines import answers
 from pipelines.images import UnreadableImageError
 from pipelines.records import Fate
@@ -24,8 +24,11 @@ from pipelines.teaching.ledger import Attempt
 from pipelines.teaching.plan import Open, read_batch
 from pipelines.teaching.requests import Request
 
-ALONE_AFTER_DEATHS = 2
-_DEATHS_OF_A_CULPRIT = 3
+# How many requests are given to the engine beside one that was under way in so many of its deaths.
+_FEW_AFTER_DEATHS, _FEW = 2, 16
+_ALONE_AFTER_DEATHS = 3
+_DEATHS_OF_A_CULPRIT = 4
+_MAX_BARREN_LIVES = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,11 @@ class Explainer:
         self._plan = work.plan
         self._name = name
         self._past = _Past(work, name)
+        if self._past.num_barren >= _MAX_BARREN_LIVES:
+            raise ClusterError(
+                f"The engine of {work.config.teacher} died {self._past.num_barren} times in a row without finishing a "
+                "rationale. What is finished is kept; look at its log, and run the stage again."
+            )
         life = f"{name}-{self._past.num_lives:03}"
         self._begun = (work.plan.parent / f"{life}.begun").open("a", buffering=1)
         self._writer = ledger.Writer(work.ledger / f"{life}.jsonl")
@@ -138,11 +146,16 @@ class Explainer:
         if deaths >= _DEATHS_OF_A_CULPRIT:
             made = _failed(request, seed, "engine_died_of_it")
         else:
-            async with self._turns.alone() if deaths >= ALONE_AFTER_DEATHS else self._turns.together():
+            async with self._turns.turn(self._room(deaths)):
                 self._begin(request)
                 made = await self._ask(request, seed, question)
         self._writer.add(made)
         return made
+
+    def _room(self, deaths: int) -> int:
+        """How many slots a request takes: the more, the more it is suspected."""
+        num = self._engine.num_at_once
+        return num if deaths >= _ALONE_AFTER_DEATHS else -(-num // _FEW) if deaths >= _FEW_AFTER_DEATHS else 1
 
     def _begin(self, request: Request) -> None:
         """Note that a request is under way; whoever is after its engine's death bears no blame for it."""
@@ -167,6 +180,9 @@ class Explainer:
         except EngineDiedError:
             self._dead = True
             raise
+        # Whatever else a library raises over one row is that row's; the message may repeat what the row holds.
+        except Exception as error:  # noqa: BLE001
+            return _failed(request, seed, type(error).__name__)
         return judged(request, seed, said, question.options)
 
 
@@ -208,45 +224,48 @@ def _lives(work: Work, name: str) -> list[Path]:
 
 
 class _Past:
-    """What an engine did in its earlier lives, in this run: its attempts, and what was under way when it died."""
+    """What an engine did in its earlier lives, in this run: its attempts, and what was under way when it died.
+
+    num_barren: how many of the last lives explained nothing.
+    """
 
     def __init__(self, work: Work, name: str) -> None:
         self.attempts: dict[str, list[Attempt]] = {}
         self.deaths: Counter[str] = Counter()
         lives = _lives(work, name)
         self.num_lives = len(lives)
+        self.num_barren = 0
         for begun in lives:
+            self.num_barren += 1
             under_way = Counter(begun.read_text().split())
             written = work.ledger / f"{begun.stem}.jsonl"
             for attempt in ledger.attempts(written) if written.exists() else ():
                 lean = dataclasses.replace(attempt, text="", thoughts="")
                 self.attempts.setdefault(attempt.id, []).append(lean)
+                if attempt.fate == Fate.EXPLAINED:
+                    self.num_barren = 0
                 under_way[attempt.id] -= 1
             self.deaths.update({each: 1 for each, count in under_way.items() if count > 0})
 
 
 class _Turns:
-    """At most so many at a time, or one alone."""
+    """So many slots, of which a turn takes one, several or all."""
 
-    def __init__(self, num_at_once: int) -> None:
-        self._slots = asyncio.Semaphore(num_at_once)
-        self._num = num_at_once
-        self._one_alone = asyncio.Lock()
-
-    @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
-        async with self._slots:
-            yield
+    def __init__(self, num_slots: int) -> None:
+        self._slots = asyncio.Semaphore(num_slots)
+        self._gate = asyncio.Lock()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        async with self._one_alone:  # two that each wait for the other's slots would wait for ever
-            held = 0
-            try:
-                for _ in range(self._num):
+    async def turn(self, num_slots: int) -> AsyncIterator[None]:
+        """Wait for the slots, in the order of asking, and hold them."""
+        held = 0
+        try:
+            # Whoever gathers several keeps the others from taking what becomes free.
+            async with self._gate:
+                for _ in range(num_slots):
                     await self._slots.acquire()
                     held += 1
-                yield
-            finally:
-                for _ in range(held):
-                    self._slots.release()
+            yield
+        finally:
+            for _ in range(held):
+                self._slots.release()

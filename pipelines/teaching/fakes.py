@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.digests import digest_bytes
 from pipelines import images
 from pipelines.settings import TeachConfig
-from pipelines.teaching.engines import Completion
+from pipelines.teaching.engines import Completion, RowError
 
 _OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
 
@@ -22,7 +22,8 @@ class FakeEngine:
     seconds: that an answer takes. deadly: words in a prompt that end the engine's whole process, as a fault in a
     kernel does. reads_images: as real ones do, so that a damaged image is met. calls: file to which every request is
     appended, so that a test can count what was asked twice. disk_bytes: no file of the engine's process grows beyond
-    it, as on a full disk. starts: file to which every start is appended; failing_starts: which of them, from 1, fail.
+    it, as on a full disk. broken: the reason for which every request fails. starts: file to which every start is
+    appended; failing_starts: which of them, from 1, fail.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class FakeEngine:
         reads_images: bool = True,
         calls: Path | None = None,
         disk_bytes: int | None = None,
+        broken: str = "",
         starts: Path | None = None,
         failing_starts: Sequence[int] = (),
     ) -> None:
@@ -47,6 +49,7 @@ class FakeEngine:
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
         self.num_at_once = config.engine.max_num_seqs
         self._seconds = seconds
+        self._broken = broken
         self._deadly = deadly
         self._reads_images = reads_images
         self._calls = calls
@@ -56,6 +59,8 @@ class FakeEngine:
         if self._calls:
             with self._calls.open("a") as stream:
                 stream.write(f"{seed} {digest_bytes(prompt.encode())}\n")
+        if self._broken:
+            raise RowError(self._broken)
         if self._reads_images:
             for path in paths:
                 images.read(path)

@@ -21,16 +21,17 @@ from pipelines.records import LETTERS, Fate
 from pipelines.settings import TeachConfig
 from pipelines.teaching.requests import Teacher
 
+_THE_ROW_S_OWN = frozenset({"prompt_too_long", "refused_by_engine", "engine_died_of_it"})
 _ABOUT = "teacher.json"
 _KEY_DIGITS = 16
+_LETTERS = frozenset([None, *LETTERS])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One answer of the teacher to one request, or why there is none. Fields as in Rationale.
 
-    letter: the answer that is read from the text, if any. usable: False for a text that was cut off or names no
-    answer; its error says which.
+    letter: the answer that is read from the text, if any. error: why the text is of no use, or why there is none.
     """
 
     id: str
@@ -51,6 +52,11 @@ class Attempt:
     def is_text(self) -> bool:
         """Whether the teacher wrote something, usable or not."""
         return self.finish_reason != "error"
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is the row's own doing, not that of an engine, network or provider that may do better later."""
+        return self.is_text or self.fate == Fate.QUARANTINED or self.error in _THE_ROW_S_OWN
 
 
 def root_of(config: TeachConfig, run_dir: Path) -> Path:
@@ -120,17 +126,26 @@ def attempts(path: Path) -> Iterator[Attempt]:
 class Found:
     """What the ledger knows of some requests, an array each, in the order in which they were named.
 
-    attempts: how many were made; 0 for a request that it does not know. explained: one of them was usable. written: the
-    one that counts (the first usable one, else the last) has a text. letter: the one read from it, or 0. file, offset:
-    where it lies.
+    attempts: how many were made; 0 for a request that it does not know. spent: those of them that are lasting.
+    explained: one of them was usable. written: the one that counts (a usable one, else the last that is read) has a
+    text. letter: the one read from it, or 0. file, offset: where it lies.
     """
 
     attempts: Any
+    spent: Any
     explained: Any
     written: Any
     letter: Any
     file: Any
     offset: Any
+
+    def is_settled(self, place: int, max_attempts: int, *, greedy: bool) -> bool:
+        """Whether a request needs no further attempt: it was explained, or was tried often enough.
+
+        Greedily, a text that was no good would be written again, word for word.
+        """
+        spent = int(self.spent[place])
+        return bool(self.explained[place] or spent >= max_attempts or (spent and greedy and self.written[place]))
 
 
 class Ledger:
@@ -139,24 +154,30 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(folder.glob("*.jsonl"))
         keys, files, offsets, letters = array("Q"), array("I"), array("Q"), array("B")
-        explained, written = array("B"), array("B")
+        explained, written, lasting = array("B"), array("B"), array("B")
         for number, path in enumerate(self._paths):
             for offset, entry in _lines(path):
-                keys.append(_key(entry["id"]))
+                keys.append(key_of(entry["id"]))
                 files.append(number)
                 offsets.append(offset)
                 letters.append(ord(entry["letter"]) if entry["letter"] else 0)
                 explained.append(entry["fate"] == Fate.EXPLAINED)
                 written.append(entry["finish_reason"] != "error")
+                lasting.append(Attempt(**entry).is_lasting)
         columns = [np.frombuffer(column, column.typecode) for column in (keys, files, offsets, letters)]
-        flags = [np.frombuffer(column, np.uint8).astype(bool) for column in (explained, written)]
+        flags = [np.frombuffer(column, np.uint8).astype(bool) for column in (explained, written, lasting)]
         self._keep_one_each(*columns, *flags)
 
-    def _keep_one_each(self, keys: Any, files: Any, offsets: Any, letters: Any, explained: Any, written: Any) -> None:
-        """Of each request the attempt that counts: the first usable one, else the last one."""
+    def _keep_one_each(
+        self, keys: Any, files: Any, offsets: Any, letters: Any, explained: Any, written: Any, lasting: Any
+    ) -> None:
+        """Of each request the attempt that counts: a usable one, else the last that is read."""
         place = np.arange(len(keys))
         order = np.lexsort((np.where(explained, place, -place), ~explained, keys))
-        self._keys, first, self._num_attempts = np.unique(keys[order], return_index=True, return_counts=True)
+        self._keys, first, of_key, self._num_attempts = np.unique(
+            keys[order], return_index=True, return_inverse=True, return_counts=True
+        )
+        self._num_spent = np.bincount(of_key, weights=lasting[order], minlength=len(self._keys)).astype(np.int64)
         chosen = order[first]
         self._files, self._offsets, self._letters = files[chosen], offsets[chosen], letters[chosen]
         self._explained, self._written = explained[chosen], written[chosen]
@@ -167,7 +188,7 @@ class Ledger:
 
     def look_up(self, ids: Sequence[str]) -> Found:
         """What is known of these requests."""
-        wanted = np.array([_key(each) for each in ids], dtype=np.uint64)
+        wanted = np.array([key_of(each) for each in ids], dtype=np.uint64)
         place = np.searchsorted(self._keys, wanted)
         place[place == len(self._keys)] = 0
         known = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
@@ -177,6 +198,7 @@ class Ledger:
 
         return Found(
             attempts=column(self._num_attempts),
+            spent=column(self._num_spent),
             explained=column(self._explained).astype(bool),
             written=column(self._written).astype(bool),
             letter=column(self._letters),
@@ -197,21 +219,13 @@ class Ledger:
         return loaded
 
     def mean_output_tokens(self, at_most: int = 10_000) -> float | None:
-        """Tokens of a written rationale, from those written last; None when nothing is written down."""
+        """Tokens of a written rationale, from some thousands of them; None when nothing is written down."""
         lengths: list[int] = []
         for path in reversed(self._paths):
             lengths += [attempt.num_output_tokens for attempt in attempts(path) if attempt.is_text]
             if len(lengths) >= at_most:
                 break
         return sum(lengths) / len(lengths) if lengths else None
-
-    def is_settled(self, found: Found, place: int, max_attempts: int, *, greedy: bool) -> bool:
-        """Whether a request needs no further attempt: it was explained, or was tried often enough.
-
-        Greedily, a text that was no good would be written again, word for word.
-        """
-        tried = int(found.attempts[place])
-        return bool(found.explained[place] or tried >= max_attempts or (tried and greedy and found.written[place]))
 
 
 def letter_name(code: int) -> str | None:
@@ -238,12 +252,14 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(line)
-        return entry if isinstance(entry, dict) and entry.keys() == _FIELDS and _key(entry["id"]) >= 0 else None
+        known = isinstance(entry, dict) and entry.keys() == _FIELDS and key_of(entry["id"]) >= 0
+        return entry if known and entry["letter"] in _LETTERS else None
     except (ValueError, TypeError):
         return None
 
 
-def _key(digest: str) -> int:
+def key_of(digest: str) -> int:
+    """Half of a request's digest, as the number under which it is looked up."""
     return int(digest[:_KEY_DIGITS], 16)
 
 

@@ -13,7 +13,7 @@ from pipelines import conditions, tables
 from pipelines.examples import check_may_teach
 from pipelines.records import Question, Rationale, Split
 from pipelines.settings import TeachConfig
-from pipelines.teaching.ledger import Attempt, Found, Ledger, letter_name
+from pipelines.teaching.ledger import Attempt, Found, Ledger, key_of, letter_name
 from pipelines.teaching.requests import Request, Teacher, is_probed, prompt_digest, requests_of
 
 _QUESTIONS_AT_ONCE = 1024
@@ -25,7 +25,7 @@ _REQUEST = pa.struct(
         pa.field("hinted", pa.bool_()),
         pa.field("prompt", pa.string()),
         pa.field("images", pa.list_(pa.string())),
-        pa.field("attempts", pa.int64()),
+        pa.field("spent", pa.int64()),
     ]
 )
 _ASKED = tuple(field.name for field in dataclasses.fields(Request))
@@ -43,7 +43,7 @@ _SCHEMA = pa.schema(
 class Open:
     """A question with requests that are not settled yet.
 
-    answered: one of its rationales, written earlier, is right. requests: with the attempts already made at each.
+    answered: one of its rationales, written earlier, is right. requests: with the lasting attempts made at each so far.
     """
 
     options: tuple[str, ...]
@@ -95,7 +95,7 @@ class Asking:
         """Write down what the ledger does not settle, `batch_size` questions in each batch."""
         num_questions = num_open = num_requests = num_batches = max_images = 0
         waiting: list[dict[str, Any]] = []
-        planned: set[str] = set()
+        planned: set[int] = set()
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as stream:
             for chunk in self.chunks():
                 check_may_teach(question for question, _ in chunk)
@@ -119,9 +119,9 @@ class Asking:
         )
 
     def _open(
-        self, chunk: list[tuple[Question, list[Request]]], ledger: Ledger, planned: set[str]
+        self, chunk: list[tuple[Question, list[Request]]], ledger: Ledger, planned: set[int]
     ) -> Iterator[dict[str, Any]]:
-        """What is to be asked of these questions. planned: ids of what other questions ask for already, which without
+        """What is to be asked of these questions. planned: what other questions ask for already, which without
         their images can be the same."""
         found = ledger.look_up([request.id for _, requests in chunk for request in requests])
         place = 0
@@ -132,13 +132,13 @@ class Asking:
                 _is_right(request, question, found, at) for request, at in zip(requests, places, strict=True)
             )
             unsettled = [
-                {name: getattr(request, name) for name in _ASKED} | {"attempts": int(found.attempts[at])}
+                {name: getattr(request, name) for name in _ASKED} | {"spent": int(found.spent[at])}
                 for request, at in zip(requests, places, strict=True)
                 if not (request.hinted and answered)
-                and request.id not in planned
-                and not self._is_settled(ledger, found, at)
+                and key_of(request.id) not in planned
+                and not self._is_settled(found, at)
             ]
-            planned.update(request["id"] for request in unsettled)
+            planned.update(key_of(request["id"]) for request in unsettled)
             if unsettled:
                 yield {
                     "options": question.options,
@@ -147,8 +147,8 @@ class Asking:
                     "requests": unsettled,
                 }
 
-    def _is_settled(self, ledger: Ledger, found: Found, place: int) -> bool:
-        return ledger.is_settled(found, place, self._config.attempts, greedy=self._config.temperature == 0)
+    def _is_settled(self, found: Found, place: int) -> bool:
+        return found.is_settled(place, self._config.attempts, greedy=self._config.temperature == 0)
 
     def rationales(self, ledger: Ledger) -> Iterator[Rationale]:
         """The attempt that counts for each request, in order. Raises ClusterError when one was never made."""
@@ -207,8 +207,8 @@ def read_batch(plan: Path, number: int) -> list[Open]:
 
 
 def _request(stored: dict[str, Any]) -> tuple[Request, int]:
-    attempts = stored.pop("attempts")
-    return Request(**{**stored, "images": tuple(stored["images"])}), attempts
+    spent = stored.pop("spent")
+    return Request(**{**stored, "images": tuple(stored["images"])}), spent
 
 
 def _write_batch(stream: Any, rows: list[dict[str, Any]]) -> int:

@@ -77,12 +77,12 @@ def requests_of(
     donor: the question whose images are shown in the place of its own, where the teacher is tried for grounding; None
     where it is not. The hinted request comes last, and is only sent when no other one was answered rightly.
     """
-    asked = [_request(question, teacher, Condition.REAL, number) for number in range(config.num_rationales)]
+    asked = [_request(question, config, teacher, Condition.REAL, number) for number in range(config.num_rationales)]
     if donor is not None:
-        asked.append(_request(question, teacher, Condition.ABSENT))
-        asked.append(_request(question, teacher, Condition.SHUFFLED, shown=donor))
+        asked.append(_request(question, config, teacher, Condition.ABSENT))
+        asked.append(_request(question, config, teacher, Condition.SHUFFLED, shown=donor))
     if config.rationalise:
-        asked.append(_request(question, teacher, Condition.REAL, hinted=True))
+        asked.append(_request(question, config, teacher, Condition.REAL, hinted=True))
     return asked
 
 
@@ -99,6 +99,7 @@ def prompt_digest(prompt: str) -> str:
 
 def _request(
     question: Question,
+    config: TeachConfig,
     teacher: Teacher,
     condition: Condition,
     number: int = 0,
@@ -108,7 +109,7 @@ def _request(
 ) -> Request:
     shown = shown or question
     images, digests = ((), ()) if condition is Condition.ABSENT else (shown.images, shown.image_digests)
-    prompt = prompts.prompt(question, Arm.TEACHER, hinted=hinted)
+    prompt = prompts.prompt(question, Arm.TEACHER, hinted=hinted, final_line=config.final_line)
     identity = {
         "images": digests,
         "prompt": prompt,

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +74,46 @@ def test_the_line_that_students_learn_is_read_back(options, data):
 def test_the_reasoning_is_what_stands_before_the_final_line():
     assert answers.without_answer("Round on grainy.\nSo beta.\nAnswer: cast (B)") == "Round on grainy.\nSo beta."
     assert answers.without_answer("Answer: cast (B)") == ""
+
+
+SEEN = "The grains are equiaxed, unlike in a mill product, and the pores are round."
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "**Answer: B. cast**",
+        "**Answer:** B. cast",
+        "Therefore, the correct answer is **B. cast**.",
+        "**Right option: B. cast**",
+        "Therefore, the correct option is:\n\n**B. cast**",
+        "Right option and letter: **cast (B)**",
+        "The answer is $\\boxed{B}$.",
+        "Final answer: \\boxed{\\text{B}}",
+        "### Final Answer:\n\n**B: cast**",
+        "✅ **Correct Answer: B. cast**",
+        "Answer: cast (B)\n\nThis answer is consistent with the pores.",
+        "Thus, option B (cast) is the right answer.",
+        "Thus, **B** is the correct answer.",
+        "The best answer would be **B) cast**.",
+    ],
+)
+def test_the_ways_in_which_large_models_end_are_read_and_leave_the_reasoning_whole(end):
+    assert answers.read_letter(f"{SEEN}\n\n{end}", OPTIONS) == "B"
+    assert answers.without_answer(f"{SEEN}\n\n{end}") == SEEN
+
+
+@pytest.mark.parametrize(
+    "end", ["The correct answer is (B) cast, not die cast (D).", "So the answer must be B, cast, and not A, mill."]
+)
+def test_two_letters_in_one_answer_are_not_chosen_between(end):
+    assert answers.read_letter(f"{SEEN}\n\n{end}", OPTIONS) is None
+
+
+@pytest.mark.parametrize("piece", ["A ", "answer ", "**", "A is the ", "\n", "\\boxed{", "the correct answer is "])
+def test_a_long_text_of_anything_is_read_in_bounded_time(piece):
+    text = piece * (400_000 // len(piece))
+    started = time.monotonic()
+    answers.read_letter(text, OPTIONS)
+    answers.without_answer(text)
+    assert time.monotonic() - started < 20

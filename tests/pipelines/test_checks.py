@@ -271,3 +271,38 @@ def test_any_text_is_judged_the_same_twice(text, asked, options, hinted, num_ima
     about = question(text=asked, options=("x", *options), gold="A", images=("i",) * num_images)
     said = rationale(f"{text}\nAnswer: x (A)", hinted=hinted)
     assert checks.judge(said, about, SHUFFLED) == checks.judge(said, about, SHUFFLED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't view the image, but based on the options it is likely cast.",
+        "As an AI I cannot see the image.",
+        "Without access to the image, the pores suggest casting.",
+        "No image was provided, so this is a guess.",
+        "I do not see any image attached.",
+    ],
+)
+def test_a_teacher_that_saw_no_image_is_found_out(text):
+    assert checks.sees_no_image(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The scan shows no fracture, and we cannot see the lung apex.",
+        "In the image, no contrast was given.",
+        "One cannot see grain boundaries at this magnification.",
+        "Without contrast, the image is dark.",
+    ],
+)
+def test_speaking_of_what_an_image_does_not_show_is_no_blindness(text):
+    assert not checks.sees_no_image(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Because the prompt says that CT is right, it is CT.", "The user states that the correct option is cast."],
+)
+def test_a_text_that_quotes_the_prompt_for_the_right_option_leaks_it(text):
+    assert checks.leaks_hint(text, hinted=True)

@@ -55,3 +55,9 @@ def test_the_digest_is_of_the_hinted_words_too(monkeypatch):
 def test_targets_end_with_the_gold_option_s_line():
     assert prompts.target(question(), None) == "Answer: cast (B)"
     assert prompts.target(question(), "It is round.") == "It is round.\nAnswer: cast (B)"
+
+
+def test_the_line_that_an_answer_ends_with_is_shown_last_where_it_is_asked_for():
+    plain = prompts.prompt(question(), Arm.TEACHER)
+    shown = prompts.prompt(question(), Arm.TEACHER, final_line=True)
+    assert shown == f"{plain}\nEnd with a line of its own: Answer: <option> (<letter>)"

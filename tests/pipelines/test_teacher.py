@@ -133,3 +133,16 @@ def test_many_failures_stop_the_engines_at_once_and_not_at_the_end(started, tmp_
     with pytest.raises(InputError, match="requests failed"):
         teach(tmp_path, many(400), config(attempts=1), without=lost, calls=calls)
     assert len(calls.read_text().splitlines()) < 200
+
+
+def test_a_provider_that_was_gone_and_is_back_is_asked_for_all_that_it_did_not_answer(started, tmp_path):
+    settings = config(teacher="t", endpoint="http://127.0.0.1:9/v1", attempts=2)
+    with pytest.raises(InputError, match="100 of 100 requests failed"):
+        teach(tmp_path, many(100), settings, name="a", broken="ConnectionError")
+    rationales, _ = teach(tmp_path, many(100), settings, name="b")
+    assert {r.fate for r in rationales} == {"explained"}
+
+
+@pytest.fixture(autouse=True)
+def no_endpoint_is_looked_for(monkeypatch):
+    monkeypatch.setattr(teacher.engines, "check", lambda config: None)

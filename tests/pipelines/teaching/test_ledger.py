@@ -122,7 +122,7 @@ def test_a_request_is_settled_by_a_usable_answer_or_enough_attempts(tmp_path):
     found = book.look_up([A, B, C, "d" * 32])
 
     def settled(max_attempts, *, greedy=False):
-        return [book.is_settled(found, place, max_attempts, greedy=greedy) for place in range(4)]
+        return [found.is_settled(place, max_attempts, greedy=greedy) for place in range(4)]
 
     assert settled(1) == [True, True, True, False]
     assert settled(2) == [True, False, False, False]
@@ -141,3 +141,17 @@ def test_a_ledger_that_cannot_be_made_is_said_with_its_place(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="file"):
         ledger.folder_of(tmp_path / "file", TEACHER)
+
+
+@pytest.mark.parametrize("error", ["ClientConnectorError", "status_503", "timed_out", "engine_error", "batch_expired"])
+def test_what_was_an_engine_s_or_a_network_s_trouble_uses_up_no_attempt_of_later_runs(tmp_path, error):
+    write(tmp_path, [attempt(A, fate="failed", error=error, finish_reason="error", text="", letter=None)] * 5)
+    found = Ledger(tmp_path).look_up([A])
+    assert (found.attempts.tolist(), found.spent.tolist()) == ([5], [0])
+    assert not found.is_settled(0, 2, greedy=False)
+
+
+@pytest.mark.parametrize("letter", ["AB", "", "\u0100", 7, ["A"]])
+def test_a_line_whose_letter_is_none_counts_as_nothing(tmp_path, letter):
+    write(tmp_path, [attempt(A, letter=letter), attempt(B)])
+    assert known(tmp_path, A, B) == [None, attempt(B)]
