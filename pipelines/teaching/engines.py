@@ -77,7 +77,7 @@ class VllmEngine:
         self.num_at_once = _REQUESTS_AT_ONCE * config.engine.max_num_seqs
         self._config = config
         self._engine = start_vllm(config.teacher, config.engine, config.revision)
-        # What the imports left stays until the end: looking through it for garbage halts all requests for a second.
+        # What the imports left stays until the end, so that nobody looks through it for garbage while requests wait.
         gc.collect()
         gc.freeze()
 

@@ -21,7 +21,7 @@ from pipelines.teaching.plan import Asking
 from pipelines.teaching.requests import Request, Teacher, teacher_digest
 
 STARTED_VARIABLE = "BENCH_STARTED"
-_AT_ONCE = 2  # as many requests ready as the engine writes: faster here than a quarter, or all
+_AT_ONCE = 2  # as the stage has it; with all requests at once raw vLLM was faster here, see the log
 
 
 class Clock:
