@@ -26,8 +26,12 @@ _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
 
 # Set before a local Ray starts, since its daemons read them once. Ray runs its workers at nice 15, which on a small
-# machine lets everything else go before the engine.
-_LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# machine lets everything else go before the engine; and it starts some for tasks that it does not know of yet.
+_LOCAL_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 
 
 def connect() -> None:

@@ -76,4 +76,6 @@ class EngineConfig:
             # Unbound threads: bound ones pin the engine to core 0 and leave the rest of a small machine idle.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(self.cpus),
+            # An eager engine would still compile a small function at its first request, which waits seconds for it.
+            "TORCHDYNAMO_DISABLE": str(int(self.enforce_eager)),
         }

@@ -9,8 +9,10 @@ import gc
 import math
 import os
 import re
+import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ from pipelines.settings import TeachConfig
 # Beside those that it is writing, an engine holds as many requests ready: answers of like length end together, and it
 # would wait for the next images.
 _REQUESTS_AT_ONCE = 2
+_NICENESS = 10
 _CHECK_TIMEOUT_S = 30.0
 _SHOWN_MODELS, _SHOWN_NAME = 5, 100
 _FINISH_REASON = re.compile(r"[a-z_]{1,32}")
@@ -80,6 +83,8 @@ class VllmEngine:
         # What the imports left stays until the end, so that nobody looks through it for garbage while requests wait.
         gc.collect()
         gc.freeze()
+        if not config.engine.gpus:
+            _yield_to_the_engine()
 
     async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
         """See `Engine`."""
@@ -136,6 +141,17 @@ class VllmEngine:
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
         )
+
+
+def _yield_to_the_engine() -> None:
+    """Let the process that computes on the CPU go before this one, which prepares what it computes next.
+
+    It has been started with the priority of before. Linux has one for each thread, and new ones inherit it.
+    """
+    if sys.platform == "linux":
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):  # it has ended since
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICENESS)
 
 
 def start_vllm(model: str, config: EngineConfig, revision: str | None = None) -> Any:

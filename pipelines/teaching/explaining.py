@@ -94,7 +94,7 @@ class Explainer:
         self._writer = ledger.Writer(work.ledger / f"{life}.jsonl")
         self._engine = start(work.config)
         self._turns = _Turns(self._engine.num_at_once)
-        self._dead = False
+        self._over: EngineDiedError | ArtifactError | None = None
 
     async def explain(self, number: int) -> Account:
         """Settle every request of a batch. Raises EngineDiedError, and ArtifactError when the ledger takes no more."""
@@ -149,7 +149,11 @@ class Explainer:
             async with self._turns.turn(self._room(deaths)):
                 self._begin(request)
                 made = await self._ask(request, seed, question)
-        self._writer.add(made)
+        try:
+            self._writer.add(made)
+        except ArtifactError as error:
+            self._over = error
+            raise
         return made
 
     def _room(self, deaths: int) -> int:
@@ -158,9 +162,12 @@ class Explainer:
         return num if deaths >= _ALONE_AFTER_DEATHS else -(-num // _FEW) if deaths >= _FEW_AFTER_DEATHS else 1
 
     def _begin(self, request: Request) -> None:
-        """Note that a request is under way; whoever is after its engine's death bears no blame for it."""
-        if self._dead:
-            raise EngineDiedError
+        """Note that a request is under way.
+
+        None is after the engine's death, for which it would be blamed, or when no answer can be written down any more.
+        """
+        if self._over:
+            raise self._over
         try:
             self._begun.write(f"{request.id}\n")
         except OSError as error:
@@ -177,8 +184,8 @@ class Explainer:
             return _failed(request, seed, str(error))
         except TimeoutError:
             return _failed(request, seed, "timed_out")
-        except EngineDiedError:
-            self._dead = True
+        except EngineDiedError as error:
+            self._over = error
             raise
         # Whatever else a library raises over one row is that row's; the message may repeat what the row holds.
         except Exception as error:  # noqa: BLE001

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from infra import manifest
 from pipelines import recipes, tables
 from pipelines.records import Question
 from pipelines.sources.pocket import PocketConfig
-from tests.benchmarks.teacher_baselines import STARTED_VARIABLE
+from tests.benchmarks.teacher_baselines import STARTED_VARIABLE, figures
 from tests.pipelines.fixtures import put
 from tests.pipelines.teaching.fixtures import many
 
@@ -33,6 +34,10 @@ RECIPE = f"{__file__}:recipe"
 NUM_QUESTIONS = 2000
 MACHINERY_SIZES = (2_000, 50_000)
 RESUMED_AT_ONCE = 64
+RAW_AT_ONCE = "512"  # of 256, 512 and all 2,000 the one at which it was fastest
+LEDGER = "../ledger/*/*.jsonl"
+BEGUN = ".rationales.draft-*/plan/*.begun"
+WATCHERS = ThreadPoolExecutor()
 
 
 def recipe() -> dict[str, Any]:
@@ -100,23 +105,27 @@ def peer(kind: str, run_dir: Path) -> dict[str, float]:
 
 
 def ours(run_dir: Path) -> dict[str, float]:
-    """The stage as a user runs it, with an empty ledger."""
+    """The stage as a user runs it, with an empty ledger; a row is finished when it is in the ledger."""
     forget(run_dir)
-    first = [0.0]
     process = Process("pipelines.teacher", RECIPE, "--run-dir", str(run_dir))
-
-    def note(line: str) -> None:
-        if line.startswith("teach: first rationales"):
-            first[0] = time.time() - process.started
-
-    process.lines(note)
+    stamps = [when_there_is(run_dir, pattern) for pattern in (BEGUN, LEDGER)]
+    process.lines()
+    begun, first = (each.result() for each in stamps)
+    last = max(path.stat().st_mtime for path in run_dir.glob(LEDGER))
     tally = sealed(run_dir)
-    return {
-        "rows": tally["rows"]["asked"],
-        "tokens": tally["figures"]["output_tokens"],
-        "seconds_to_first": round(first[0], 2),
-        "tokens_per_s": round(tally["figures"]["tokens_per_s"], 1),
-    }
+    tokens = int(tally["figures"]["output_tokens"])
+    return figures(tally["rows"]["asked"], tokens, first - process.started, last - begun)
+
+
+def when_there_is(run_dir: Path, pattern: str) -> Future[float]:
+    """The moment at which a file of this name holds something."""
+
+    def wait() -> float:
+        while not any(path.stat().st_size for path in run_dir.glob(pattern)):
+            time.sleep(0.05)
+        return time.time()
+
+    return WATCHERS.submit(wait)
 
 
 def resumed(run_dir: Path) -> dict[str, float]:
@@ -132,7 +141,7 @@ def resumed(run_dir: Path) -> dict[str, float]:
         time.sleep(0.02)
     process.kill()
     kept = written(run_dir)
-    begun = [path.read_text().split() for path in run_dir.glob(".rationales.draft-*/plan/*.begun")]
+    begun = [path.read_text().split() for path in run_dir.glob(BEGUN)]
     lost = min(sum(map(len, begun)) - len(kept), RESUMED_AT_ONCE)
     Process(*words).lines()
     everything = [json.loads(line) for line in written(run_dir)]
@@ -177,8 +186,7 @@ def forget(run_dir: Path) -> None:
 
 def written(run_dir: Path) -> list[str]:
     """The lines of the ledger."""
-    paths = run_dir.parent.glob("ledger/*/*.jsonl")
-    return [line for path in paths for line in path.read_text().splitlines()]
+    return [line for path in run_dir.glob(LEDGER) for line in path.read_text().splitlines()]
 
 
 def sealed(run_dir: Path) -> dict[str, Any]:
@@ -193,7 +201,7 @@ def main(repetitions: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_dir = prepare()
     systems: dict[str, Callable[[], dict[str, float]]] = {
-        "raw vLLM": lambda: peer("raw", run_dir),
+        "raw vLLM": lambda: peer(RAW_AT_ONCE, run_dir),
         "Preceptor": lambda: ours(run_dir),
         "Ray Data LLM": lambda: peer("stock", run_dir),
     }

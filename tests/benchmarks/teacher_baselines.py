@@ -1,11 +1,13 @@
 """The teacher's peers on its own requests: raw asynchronous vLLM, and Ray Data LLM's stock processor.
 
-`python -m tests.benchmarks.teacher_baselines {raw|stock} RECIPE_FILE:FUNCTION RUN_DIR` prints one JSON object. Prompts,
-images, seeds, sampling and the engine's arguments are those of the stage; each peer is otherwise as it comes.
+`python -m tests.benchmarks.teacher_baselines {AT_ONCE|stock} RECIPE_FILE:FUNCTION RUN_DIR` prints one JSON object.
+Prompts, images, seeds, sampling and the engine's arguments and environment are those of the stage; each peer is
+otherwise as it comes.
 """
 
 import asyncio
 import json
+import math
 import os
 import sys
 import time
@@ -21,35 +23,38 @@ from pipelines.teaching.plan import Asking
 from pipelines.teaching.requests import Request, Teacher, teacher_digest
 
 STARTED_VARIABLE = "BENCH_STARTED"
-_AT_ONCE = 2  # as the stage has it; with all requests at once raw vLLM was faster here, see the log
 
 
 class Clock:
-    """Counts tokens as they come, from the first finished row on: what came before is start-up."""
+    """Counts tokens as they come; it runs from when an engine was first given a request to the last finished row."""
 
     def __init__(self) -> None:
         self._started = float(os.environ[STARTED_VARIABLE])
+        self._begun = math.inf
         self._first = self._last = 0.0
-        self._tokens = self._tokens_at_first = self._rows = 0
+        self._tokens = self._rows = 0
 
-    def add(self, num_tokens: int) -> None:
-        """A row is finished."""
+    def add(self, num_tokens: int, seconds: float) -> None:
+        """A row is finished, so long after the engine was given it."""
         self._last = time.time()
+        self._begun = min(self._begun, self._last - seconds)
         self._first = self._first or self._last
         self._tokens += num_tokens
         self._rows += 1
-        if self._last == self._first:
-            self._tokens_at_first += num_tokens
 
     def figures(self) -> dict[str, float]:
-        """Seconds to the first row, and tokens a second after it."""
-        seconds = self._last - self._first
-        return {
-            "rows": self._rows,
-            "tokens": self._tokens,
-            "seconds_to_first": round(self._first - self._started, 2),
-            "tokens_per_s": round((self._tokens - self._tokens_at_first) / seconds, 1),
-        }
+        """Seconds to the first row from the start of the process, and tokens a second from the first request on."""
+        return figures(self._rows, self._tokens, self._first - self._started, self._last - self._begun)
+
+
+def figures(rows: int, tokens: int, seconds_to_first: float, seconds: float) -> dict[str, float]:
+    """What is compared."""
+    return {
+        "rows": rows,
+        "tokens": tokens,
+        "seconds_to_first": round(seconds_to_first, 2),
+        "tokens_per_s": round(tokens / seconds, 1),
+    }
 
 
 def requests(config: TeachConfig, run_dir: Path) -> list[Request]:
@@ -71,18 +76,19 @@ def sampling(config: TeachConfig, request: Request) -> dict[str, Any]:
     }
 
 
-def raw(config: TeachConfig, run_dir: Path) -> dict[str, float]:
-    """One AsyncLLM in one process, every request in flight that it takes, images read ahead of it."""
+def raw(config: TeachConfig, run_dir: Path, at_once: int) -> dict[str, float]:
+    """One AsyncLLM in one process, which is given so many requests at once."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     clock = Clock()
     asked = requests(config, run_dir)
     engine = start_vllm(config.teacher, config.engine)
-    slots = asyncio.Semaphore(_AT_ONCE * config.engine.max_num_seqs)
+    slots = asyncio.Semaphore(at_once)
 
     async def ask(request: Request) -> None:
         async with slots:
+            begun = time.time()
             paths = [run_dir / "questions" / path for path in request.images]
             shown = [await asyncio.to_thread(images.read, path) for path in paths]
             content = [*[{"type": "image"}] * len(shown), {"type": "text", "text": request.prompt}]
@@ -92,7 +98,7 @@ def raw(config: TeachConfig, run_dir: Path) -> dict[str, float]:
             settings = SamplingParams(**sampling(config, request), output_kind=RequestOutputKind.FINAL_ONLY)
             inputs = {"prompt": prompt, "multi_modal_data": {"image": shown}}
             async for state in engine.generate(inputs, settings, request_id=uuid.uuid4().hex):
-                clock.add(len(state.outputs[0].token_ids))
+                clock.add(len(state.outputs[0].token_ids), time.time() - begun)
 
     async def ask_all() -> None:
         await asyncio.gather(*(ask(request) for request in asked))
@@ -138,10 +144,10 @@ def stock(config: TeachConfig, run_dir: Path) -> dict[str, float]:
             runtime_env={"env_vars": config.engine.environment()},
         ),
         preprocess=preprocess,
-        postprocess=lambda row: {"tokens": row["num_generated_tokens"]},
+        postprocess=lambda row: {"tokens": row["num_generated_tokens"], "seconds": row["time_taken_llm"]},
     )
     for row in processor(ray.data.from_items(rows)).iter_rows():
-        clock.add(int(row["tokens"]))
+        clock.add(int(row["tokens"]), float(row["seconds"]))
     ray.shutdown()
     return clock.figures()
 
@@ -150,7 +156,8 @@ def main(arguments: list[str]) -> None:
     """Run one peer and print its figures."""
     kind, recipe, run_dir = arguments
     config = recipes.resolve(recipe, ["pipelines"])["teach"]
-    print(json.dumps({"raw": raw, "stock": stock}[kind](config, Path(run_dir))), flush=True)
+    told = stock(config, Path(run_dir)) if kind == "stock" else raw(config, Path(run_dir), int(kind))
+    print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":
