@@ -95,6 +95,7 @@ class VllmEngine:
         request: dict[str, Any] = {"prompt": self._rendered(prompt, len(shown))}
         if shown:
             request["multi_modal_data"] = {"image": shown}
+            request["multi_modal_uuids"] = {"image": [str(path) for path in paths]}  # sealed, so never another image
         try:
             return await self._write(request, seed)
         except EngineDeadError as error:
