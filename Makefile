@@ -5,6 +5,7 @@
 #   make check          format, lint, types, import laws
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
+#   make bench-train  a fit against TRL, as it comes and grouped by length, and what our machinery costs
 #   make fuzz-images  mutated files of every format through the door for images
 #   make ui             MLflow over the runs
 #   make up             the endpoint of the last demo, until Ctrl-C
@@ -17,7 +18,7 @@ RUNS ?= runs
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-teacher fuzz-images ui up pocket-models
+.PHONY: help setup demo test check bench-questions bench-teacher bench-train fuzz-images ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -38,6 +39,9 @@ bench-questions: setup
 
 bench-teacher: setup
 	@$(RUN) -m tests.benchmarks.bench_teacher $(REPETITIONS)
+
+bench-train: setup
+	@$(RUN) -m tests.benchmarks.bench_train $(REPETITIONS)
 
 fuzz-images: setup
 	@$(RUN) -m tests.benchmarks.fuzz_images

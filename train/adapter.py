@@ -19,7 +19,8 @@ def attach(model: torch.nn.Module, *, rank: int, alpha: int, seed: int, base: st
     """
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS, task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, config)
+    # In the base's precision: DeepSpeed keeps the copy in float32 that the optimizer works on.
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     config.base_model_name_or_path = base
     return adapted
 

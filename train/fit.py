@@ -15,6 +15,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 import infra.stage
 from infra import cluster
+from infra.digests import digest_json
 from infra.errors import InputError
 from infra.manifest import Tally, write_json
 from infra.stage import Task
@@ -22,7 +23,7 @@ from pipelines import tables
 from pipelines.records import TrainingExample
 from train.card import model_card
 from train.recipes import FitConfig
-from train.work import CurveReader, Outcome, Point, Work
+from train.work import CurveReader, Outcome, Point, Work, writing
 
 _POLL_S = 0.5
 _METRIC_EVERY_STEPS = 10
@@ -30,6 +31,18 @@ _NUM_FINAL_STEPS = 10  # one step's loss is noisy: a fit is said to end with the
 # Ray Train notices the workers' end within this many seconds, by default 2. Its watcher for nodes about to be taken
 # away would start a fit over in silence, and is a process more.
 _RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_S), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# What may differ between a fit that was stopped and the one that goes on.
+_PIECES = frozenset(
+    {"num_workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "max_restarts", "tokens_per_pack"}
+    | {
+        "gpu_memory_gib",
+        "image_cache_gib",
+        "checkpoint_every",
+        "zero_stage",
+        "offload_optimizer",
+        "gradient_checkpointing",
+    }
+)
 _ENGINE = "ray"  # Ray Train's own folder inside the draft, removed when the fit is done
 
 
@@ -45,18 +58,65 @@ def run(task: Task) -> Tally:
         base=locate_base(config.base),
         examples=task.run_dir / "examples" / arm,
         images=task.run_dir / "questions",
+        checkpoints=checkpoints_of(task),
         folder=task.draft,
         card=model_card(config, arm),
     )
     check_examples(work.examples)
+    _check_memory(config)
+    _make_room(work.checkpoints)
     cluster.connect()
     _say_what_is_asked_for(task)
-    curve = CurveReader(task.draft)
-    outcome = run_workers(task, work, curve)
-    curve.remove()
-    shutil.rmtree(task.draft / _ENGINE, ignore_errors=True)
-    write_json(task.draft / "training.json", {"steps": [dataclasses.asdict(point) for point in curve.points]})
-    return tally(outcome, curve.points)
+    curve = CurveReader(work.checkpoints)
+    outcome = run_to_the_end(task, work, curve)
+    points = curve.points(outcome.last_step)
+    write_json(task.draft / "training.json", {"steps": [dataclasses.asdict(point) for point in points]})
+    return tally(outcome, points)
+
+
+def checkpoints_of(task: Task) -> Path:
+    """Where a fit keeps its state: a folder for all that decides its course, so that no other fit goes on from it.
+
+    How many workers do it, and in what pieces, decides nothing but the last digits.
+    """
+    (arm,) = task.config.arms
+    origin = infra.stage.made_from(task.config, f"adapters/{arm}", task.inputs)
+    course = {name: value for name, value in origin["config"].items() if name not in _PIECES}
+    digest = digest_json(origin | {"config": course, "paths": None})
+    return task.run_dir / "checkpoints" / str(arm) / digest[:16]
+
+
+def _check_memory(config: FitConfig) -> None:
+    """Refuse what cannot fit, before a GPU is asked for."""
+    if config.gpu_memory_gib is not None:
+        from train import memory  # lays a model out, which most recipes have no need of here
+
+        memory.check(config)
+
+
+def _make_room(checkpoints: Path) -> None:
+    """Forget what other fits of the arm left; those of this one stay until then."""
+    with writing(checkpoints):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        for other in checkpoints.parent.iterdir():
+            if other != checkpoints:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def run_to_the_end(task: Task, work: Work, curve: CurveReader) -> Outcome:
+    """Run the workers, and after a death run them again from the newest checkpoint, as often as the recipe allows."""
+    for num_restarts in range(work.config.max_restarts + 1):
+        try:
+            return run_workers(task, work, curve)
+        except WorkerGroupError as error:
+            if num_restarts == work.config.max_restarts:
+                raise
+            checkpoint = max((path.name for path in work.checkpoints.glob("step-*")), default="the start")
+            died = ", ".join(type(failure).__name__ for failure in error.worker_failures.values())
+            task.progress.say(f"workers died ({died}); starting again from {checkpoint}")
+        finally:
+            shutil.rmtree(work.folder / _ENGINE, ignore_errors=True)
+    raise AssertionError
 
 
 def locate_base(base: str) -> str:
@@ -129,7 +189,7 @@ def trainer(work: Work) -> TorchTrainer:
         _work,
         train_loop_config={"work": work},
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=(config.min_workers, config.num_workers) if config.min_workers else config.num_workers,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
         ),
@@ -167,26 +227,54 @@ def _show(task: Task, curve: CurveReader) -> None:
     if not new:
         return
     for point in new:
-        if point.step % _METRIC_EVERY_STEPS == 0:
-            task.metric("loss", point.loss, point.step)
-            task.metric("learning_rate", point.learning_rate, point.step)
-    task.progress(new[-1].step, task.config.num_steps, "steps", loss=f"{new[-1].loss:.3f}")
+        if point.step % _METRIC_EVERY_STEPS == 0 or point.validation_loss is not None:
+            for name, value in watched(point).items():
+                task.metric(name, value, point.step)
+    last = new[-1]
+    seconds = sum(point.seconds for point in new)
+    speed = sum(point.num_tokens for point in new) / max(seconds, 1e-6)
+    task.progress(last.step, task.config.num_steps, "steps", loss=f"{last.loss:.3f}", tokens_per_s=round(speed))
+
+
+def watched(point: Point) -> dict[str, float]:
+    """What is plotted of a step, by name."""
+    seconds = max(point.seconds, 1e-9)
+    told = {
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "gradient_norm": point.gradient_norm,
+        "tokens_per_second": point.num_tokens / seconds,
+        "target_tokens_per_second": point.num_targets / seconds,
+        "reading_share": point.reading_s / seconds,
+        "machinery_share": 1 - point.computing_s / seconds,
+        "memory_gib": point.memory_gib,
+        "validation_loss": point.validation_loss,
+        "validation_accuracy": point.validation_accuracy,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def tally(outcome: Outcome, points: list[Point]) -> Tally:
     """What the fit's manifest says: every example accounted for, and how fast it went."""
     final = [point.loss for point in points[-_NUM_FINAL_STEPS:]]
+    seconds = max(sum(point.seconds for point in points), 1e-9)
+    evaluated = [point for point in points if point.validation_loss is not None]
     return Tally(
         rows={"examples": outcome.num_examples, "trained_on": outcome.num_trained_on},
         reasons=outcome.reasons,
         figures={
-            "steps": len(points),
-            "loop_seconds": round(outcome.seconds, 3),
+            "steps": outcome.last_step,
+            "best_step": outcome.best_step,
+            "loop_seconds": round(seconds, 3),
             "final_loss": sum(final) / len(final),
-            "tokens_per_second": outcome.num_tokens / outcome.seconds,
-            "target_tokens_per_second": outcome.num_targets / outcome.seconds,
+            "tokens_per_second": sum(point.num_tokens for point in points) / seconds,
+            "target_tokens_per_second": sum(point.num_targets for point in points) / seconds,
+            "reading_share": sum(point.reading_s for point in points) / seconds,
+            "machinery_share": 1 - sum(point.computing_s for point in points) / seconds,
             "trainable_parameters": outcome.num_trainable,
-        },
+        }
+        | ({"validation_loss": evaluated[-1].validation_loss or 0.0} if evaluated else {})
+        | ({"validation_accuracy": evaluated[-1].validation_accuracy or 0.0} if evaluated else {}),
     )
 
 

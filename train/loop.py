@@ -1,6 +1,9 @@
 """The training loop: what every worker runs to fit one arm's adapter. [edge]"""
 
+import dataclasses
 import logging
+import math
+import resource
 import time
 import warnings
 from typing import Any
@@ -13,68 +16,159 @@ from ray.train.torch import get_device
 from infra.errors import InputError
 from pipelines import tables
 from pipelines.records import TrainingExample
-from train import adapter, student, zero
-from train.collation import Share, collate, encode, plan
+from train import adapter, checkpoint, student, validation, zero
+from train.encoding import Encoded, encode
+from train.packing import Share, plan
+from train.recipes import FitConfig
+from train.student import Student
+from train.validation import Best
 from train.work import CurveWriter, Outcome, Point, Work
+
+_GIB = 1 << 30
 
 
 def fit(work: Work) -> Outcome:
-    """Fit the adapter with all ranks together; the first one writes it."""
+    """Fit the adapter with all ranks together, from the newest checkpoint on; the first one writes it."""
     _quieten()
-    config, rank, num_ranks = work.config, get_context().get_world_rank(), get_context().get_world_size()
-    model, processor = student.load(work.base, config.precision)
+    config, rank = work.config, get_context().get_world_rank()
     rows = tables.read(work.examples, TrainingExample)
-    examples, reasons = encode(rows, work.images, processor, config.max_length)
-    if not examples:
-        raise InputError(f"None of {len(rows)} examples can be trained on: {reasons}. Set fit.max_length to more.")
+    model, processor = student.load(work.base, config.precision)
+    examples, watched, reasons = _encoded(work, rows, processor)
     adapted = adapter.attach(
         model.to(get_device()), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
     )
-    engine = zero.start(student.TargetLoss(adapted), config)
-    eye = student.Eye(adapted, processor, config.image_cache_gib)
-    shares = plan(examples, config, rank, num_ranks)
-    started = time.monotonic()
-    num_targets = num_tokens = 0
-    with CurveWriter(work.folder, rank) as curve:
-        for step, share in enumerate(shares, 1):
-            rate = zero.learning_rate(config, step)
-            loss = update(engine, share, rate, eye, processor)
-            curve.add(Point(step, loss, rate))
-            num_targets += share.num_targets
-            num_tokens += share.num_tokens
-    seconds = time.monotonic() - started
+    if config.gradient_checkpointing:
+        student.keep_little(adapted)
+    learner = Student(adapted, processor, config.image_cache_gib)
+    engine = zero.start(learner.loss, config)
+    step, best = _resumed(work, engine)
+    with CurveWriter(work.checkpoints, rank) as curve:
+        for share in plan(examples, config, rank, zero.num_ranks(), done=step):
+            if config.patience is not None and best.num_worse >= config.patience:
+                break
+            step += 1
+            point = take_step(engine, learner, share, config, step)
+            if watched and (step % config.evaluate_every == 0 or step == config.num_steps):
+                point, best = _watch(point, best, learner, watched, work, rank)
+            curve.add(point)
+            if step % config.checkpoint_every == 0 or step == config.num_steps:
+                checkpoint.save(work.checkpoints, engine, step, rank, dataclasses.asdict(best))
+    if config.patience is not None:
+        validation.take_best(work.checkpoints, learner)
     if rank == 0:
         adapter.save(adapted, work.folder, work.card)
     # A seeded order without repeats within an epoch: what a first epoch that is cut short leaves out was never seen.
-    num_seen = min(len(examples), config.num_steps * config.batch_size)
+    num_seen = min(len(examples), step * config.batch_size)
+    left_out = {"held_out": len(watched), "not_reached": len(examples) - num_seen}
     return Outcome(
         num_examples=len(rows),
         num_trained_on=num_seen,
-        reasons=reasons | ({"not_reached": len(examples) - num_seen} if num_seen < len(examples) else {}),
+        reasons=reasons | {reason: count for reason, count in left_out.items() if count},
         num_trainable=adapter.num_trainable(adapted),
-        num_targets=num_targets,
-        num_tokens=num_tokens,
-        seconds=seconds,
+        last_step=step,
+        best_step=best.step if config.patience is not None else step,
     )
 
 
-def update(engine: Any, share: Share, rate: float, eye: student.Eye, processor: Any) -> float:
-    """One update of the adapter from this rank's share. Returns the loss per supervised token of the whole batch, where
-    each counts by its example's weight."""
+def _encoded(
+    work: Work, rows: list[TrainingExample], processor: Any
+) -> tuple[list[Encoded], list[Encoded], dict[str, int]]:
+    """The examples that are trained on, those that are held out, and how many of all were left out by reason."""
+    config = work.config
+    kept, watched = validation.held_out(rows, config.validation_share)
+    encoded, reasons = encode(kept, work.images, processor, config.max_length)
+    encoded_watched, reasons_watched = encode(watched, work.images, processor, config.max_length)
+    names = {*reasons, *reasons_watched}
+    reasons = {name: reasons.get(name, 0) + reasons_watched.get(name, 0) for name in sorted(names)}
+    if not encoded:
+        raise InputError(f"None of {len(rows)} examples can be trained on: {reasons}. Set fit.max_length to more.")
+    if config.validation_share and not encoded_watched:
+        raise InputError(
+            f"fit.validation_share {config.validation_share:g} of {len(rows)} examples holds none out. Set it to more."
+        )
+    return encoded, encoded_watched, reasons
+
+
+def _resumed(work: Work, engine: Any) -> tuple[int, Best]:
+    """The step that the newest checkpoint was written after, with the engine put into its state; 0 without one."""
+    place = checkpoint.newest(work.checkpoints)
+    if place is None:
+        return 0, Best()
+    step, about = checkpoint.restore(place, engine)
+    return step, Best(**about)
+
+
+def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, step: int) -> Point:
+    """One update of the adapter from this rank's share. Raises InputError when its loss is no number."""
+    started = time.monotonic()
+    # Whatever is random in a step is a function of the seed, the step and the rank, and so the same after a restart.
+    torch.manual_seed(hash((config.seed, step, engine.global_rank)) & 0x7FFFFFFF)
+    rate = zero.learning_rate(config, step)
+    looked_s = learner.seconds_looking
+    loss, reading_s, computing_s = update(engine, learner, share, rate)
+    looked_s = learner.seconds_looking - looked_s
+    norm = float(engine.get_global_grad_norm() or 0.0)
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise InputError(
+            f"Step {step} has loss {loss:g} and gradient norm {norm:g}. What came before is in the checkpoints. Lower "
+            f"fit.learning_rate (it was {rate:g}), or look at the examples of that batch."
+        )
+    return Point(
+        step=step,
+        loss=loss,
+        learning_rate=rate,
+        gradient_norm=norm,
+        num_tokens=share.num_tokens,
+        num_targets=share.num_targets,
+        seconds=time.monotonic() - started,
+        computing_s=computing_s + looked_s,
+        reading_s=reading_s - looked_s,
+        memory_gib=_peak_memory(engine.device) / _GIB,
+    )
+
+
+def update(engine: Any, learner: Student, share: Share, rate: float) -> tuple[float, float, float]:
+    """Learn from a share. Returns the loss per supervised token of the whole batch, where each counts by its example's
+    weight, and the seconds in which packs were read, and learned from."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    num_ranks = torch.distributed.get_world_size()
+    num_ranks = zero.num_ranks()
     whole = torch.zeros((), device=engine.device)
-    for micro_batch in share.micro_batches:
-        batch = {name: tensor.to(engine.device) for name, tensor in collate(micro_batch, processor).items()}
-        sight = eye.look([image for example in micro_batch for image in example.images])
+    reading_s = computing_s = 0.0
+    for number, pack in enumerate(share.packs, 1):
+        started = time.monotonic()
+        batch, sight = learner.read(pack)
+        read = time.monotonic()
+        engine.set_gradient_accumulation_boundary(number == len(share.packs))
         loss = engine(batch, sight) / (share.total_weight or 1)  # a batch in which nothing counts is no update
         # DeepSpeed averages gradients over the ranks; the sum over all supervised tokens of the batch is what is meant.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
-        engine.step()
         whole += loss.detach()
+        reading_s += read - started
+        computing_s += time.monotonic() - read
+    started = time.monotonic()
+    engine.step()
+    computing_s += time.monotonic() - started
     torch.distributed.all_reduce(whole)
-    return float(whole)
+    return float(whole), reading_s, computing_s
+
+
+def _watch(
+    point: Point, best: Best, learner: Student, watched: list[Encoded], work: Work, rank: int
+) -> tuple[Point, Best]:
+    """Look at what is held out; the best adapter so far is kept where it will be taken."""
+    loss, accuracy = validation.evaluate(learner, watched, work.config.tokens_per_pack, rank, zero.num_ranks())
+    best = best.after(loss, point.step)
+    if best.step == point.step and work.config.patience is not None and rank == 0:
+        validation.keep_best(work.checkpoints, learner)
+    return dataclasses.replace(point, validation_loss=loss, validation_accuracy=accuracy), best
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU, or of the whole process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _quieten() -> None:

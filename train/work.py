@@ -1,7 +1,7 @@
 """What the driver and the workers of a fit tell each other: the work, the loss curve as it grows, and the outcome.
 
-The curve is a file in the draft, which lies on storage that all of them share: the first rank writes a line for each
-finished step, and the driver reads along.
+The curve is a file beside the checkpoints, on storage that all of them share: the first rank writes a line for each
+finished step, and the driver reads along. After a restart it goes on at a checkpoint, and a step's later line holds.
 """
 
 import dataclasses
@@ -22,37 +22,54 @@ class Work:
     """One arm's fit, as its workers are told of it. Paths are absolute and on storage that all workers share.
 
     base: the model's folder, or its hub id. examples: the folder of the arm's table. images: the one that its image
-    paths are below. folder: where the first rank writes the loss curve and the adapter. card: the adapter's README.
+    paths are below. checkpoints: where the fit's state is kept, and its loss curve. folder: where the first rank writes
+    the adapter. card: the adapter's README.
     """
 
     config: FitConfig
     base: str
     examples: Path
     images: Path
+    checkpoints: Path
     folder: Path
     card: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the workers counted. reasons: examples left out, by reason. seconds: of the loop alone, not of the start."""
+    """What the workers counted. reasons: examples left out, by reason. best_step: the one whose adapter was taken."""
 
     num_examples: int
     num_trained_on: int
     reasons: dict[str, int]
     num_trainable: int
-    num_targets: int
-    num_tokens: int
-    seconds: float
+    last_step: int
+    best_step: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A finished step: the loss per supervised token of its whole batch, and the learning rate that it was taken at."""
+    """A finished step, over all ranks.
+
+    loss: per supervised token of its whole batch. learning_rate: that it was taken at. gradient_norm: before clipping.
+    num_tokens, num_targets: of its batch, the latter those that are trained on. seconds: of the step, by the first rank;
+    computing_s: of these, in forward and backward passes and the optimizer; reading_s: until packs were read, the
+    vision tower's part aside. memory_gib: peak, of the first rank's GPU, or of its process.
+    validation_loss, validation_accuracy: per supervised token of what is held out, where it was looked at.
+    """
 
     step: int
     loss: float
     learning_rate: float
+    gradient_norm: float = 0.0
+    num_tokens: int = 0
+    num_targets: int = 0
+    seconds: float = 0.0
+    computing_s: float = 0.0
+    reading_s: float = 0.0
+    memory_gib: float = 0.0
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
 
 
 class CurveWriter:
@@ -66,7 +83,8 @@ class CurveWriter:
     def __enter__(self) -> "CurveWriter":
         if self._rank == 0:
             with writing(self._folder):
-                self._stream = (self._folder / _CURVE).open("w", buffering=1)
+                self._stream = (self._folder / _CURVE).open("a", buffering=1)
+                self._stream.write("\n")  # what a kill left of a last line ends here
         return self
 
     def add(self, point: Point) -> None:
@@ -86,23 +104,30 @@ class CurveReader:
     def __init__(self, folder: Path) -> None:
         self._file = folder / _CURVE
         self._offset = 0
-        self.points: list[Point] = []
+        self._points: dict[int, Point] = {}
 
     def new_points(self) -> list[Point]:
-        """The points that were added since the last call."""
+        """The points that were added since the last call; what was cut by a kill is passed over."""
         if not self._file.exists():
             return []
         with self._file.open() as stream:
             stream.seek(self._offset)
             whole, newline, _ = stream.read().rpartition("\n")
         self._offset += len(whole) + len(newline)
-        new = [Point(**json.loads(line)) for line in whole.splitlines()]
-        self.points += new
+        new = [point for line in whole.splitlines() if (point := _parsed(line)) is not None]
+        self._points |= {point.step: point for point in new}
         return new
 
-    def remove(self) -> None:
-        """Delete the file, once all is read."""
-        self._file.unlink(missing_ok=True)
+    def points(self, last_step: int) -> list[Point]:
+        """All points up to a step, in order: of a step that was taken twice, the later one."""
+        return [self._points[step] for step in sorted(self._points) if step <= last_step]
+
+
+def _parsed(line: str) -> Point | None:
+    try:
+        return Point(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 @contextmanager

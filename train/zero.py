@@ -17,19 +17,26 @@ def start(module: torch.nn.Module, config: FitConfig) -> Any:
     """A DeepSpeed engine around the module; what requires a gradient learns, and its optimizer state is sharded."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config, num_ranks()))
     return engine
 
 
-def deepspeed_config(config: FitConfig) -> dict[str, Any]:
-    """ZeRO stage 2. Stage 3 has been seen to leave lora_B at zero on Qwen3-VL, and a LoRA needs no sharded weights."""
+def num_ranks() -> int:
+    """How many workers fit together."""
+    return int(torch.distributed.get_world_size())
+
+
+def deepspeed_config(config: FitConfig, num_ranks: int) -> dict[str, Any]:
+    """What DeepSpeed is told. How many packs make an update varies, and is told it update by update."""
+    optimizer_on_cpu = {"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}
     return {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": config.batch_size // (config.micro_batch_size * config.num_workers),
+        "train_batch_size": num_ranks,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
         "bf16": {"enabled": config.precision == "bf16"},
-        "zero_optimization": {"stage": 2, "overlap_comm": False},
+        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False, **optimizer_on_cpu},
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": config.num_steps + 1,
     }
 

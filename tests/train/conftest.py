@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from pipelines.records import TrainingExample
+from train import attention
 from train.recipes import FitConfig
 
 torch.set_num_threads(1)  # on a busy machine, threads that wait for one another cost more than these models do
@@ -58,6 +59,12 @@ def processor():
 
 @pytest.fixture
 def model(processor):
+    """As the student is loaded: its language model attends within the examples of a pack."""
+    return tiny(processor, {"text_config": attention.NAME, "vision_config": "sdpa"})
+
+
+def tiny(processor, attn_implementation):
+    """The same random weights every time."""
     token = processor.tokenizer.convert_tokens_to_ids
     torch.manual_seed(3)
     config = Qwen3VLConfig(
@@ -92,7 +99,7 @@ def model(processor):
         vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    return Qwen3VLForConditionalGeneration(config).eval()
+    return Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=attn_implementation).eval()
 
 
 @pytest.fixture
@@ -130,9 +137,9 @@ def config(**changes) -> FitConfig:
         "learning_rate": 1e-2,
         "warmup_share": 0.0,
         "batch_size": 4,
-        "micro_batch_size": 2,
         "num_steps": 3,
         "max_length": 200,
+        "tokens_per_pack": 200,
         "precision": "fp32",
         "num_workers": 2,
         "cpus_per_worker": 1,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from infra.errors import ArtifactError
 from tests.train.conftest import example
 from train.adapter import attach, num_trainable, save, trainable_names
-from train.collation import collate, encode
-from train.student import Eye, TargetLoss
+from train.encoding import encode
+from train.student import Student
 
 
 @pytest.fixture
@@ -71,6 +71,6 @@ def test_a_full_disk_is_one_clear_error(adapted, tmp_path, monkeypatch):
 
 def _loss(adapted, processor, images):
     encoded, _ = encode([example(0), example(1)], images, processor, 500)
-    sight = Eye(adapted, processor, cache_gib=1).look([image for one in encoded for image in one.images])
+    learner = Student(adapted.eval(), processor, 1)
     with torch.no_grad():
-        return TargetLoss(adapted.eval())(collate(encoded, processor), sight)
+        return learner.loss(*learner.read(encoded))

@@ -28,11 +28,23 @@ def test_each_adapter_depends_on_its_own_arms_examples():
 
 @pytest.mark.parametrize(
     "override",
-    ["fit.batch_size=33", 'fit.arms=["none"]', "fit.precision=fp8", "fit.warmup_share=1", "fit.num_steps=0"],
+    ["fit.batch_size=1", 'fit.arms=["none"]', "fit.precision=fp8", "fit.warmup_share=1", "fit.num_steps=0"]
+    + ["fit.tokens_per_pack=100", "fit.zero_stage=3", "fit.min_workers=3", "fit.patience=2", "fit.zero_stage=4"],
 )
 def test_a_wrong_setting_fails_before_anything_starts(override):
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         resolve("pocket", ["train"], [override])
+
+
+def test_a_fit_goes_on_from_checkpoints_of_its_own_course_alone(tmp_path):
+    def place(digest="d", **changes):
+        settings = config(base="Qwen/Qwen3-VL-2B-Instruct", arms=("answer_only",), **changes)
+        inputs = {name: SimpleNamespace(digest=digest) for name in settings.inputs()}
+        return fit.checkpoints_of(SimpleNamespace(config=settings, inputs=inputs, run_dir=tmp_path))
+
+    assert place().parent == tmp_path / "checkpoints/answer_only"
+    assert place(num_workers=1, tokens_per_pack=999, gradient_checkpointing=True, checkpoint_every=7) == place()
+    assert len({place(), place("e"), place(seed=1), place(num_steps=4), place(learning_rate=0.5)}) == 5
 
 
 def test_all_recipes_resolve():
@@ -64,7 +76,7 @@ def test_an_empty_table_of_examples_is_refused(tmp_path):
 def test_a_curve_is_read_while_it_grows(tmp_path):
     reader = CurveReader(tmp_path)
     assert reader.new_points() == []
-    points = [Point(step, 1 / step, 0.1) for step in (1, 2, 3)]
+    points = [_point(step) for step in (1, 2, 3)]
     with CurveWriter(tmp_path, rank=0) as writer, CurveWriter(tmp_path, rank=1) as silent:
         writer.add(points[0])
         assert reader.new_points() == points[:1]
@@ -73,15 +85,33 @@ def test_a_curve_is_read_while_it_grows(tmp_path):
             silent.add(point)
         assert reader.new_points() == points[1:]
     with next(tmp_path.iterdir()).open("a") as stream:
-        line = json.dumps(dataclasses.asdict(Point(4, 0.5, 0.1)))
+        line = json.dumps(dataclasses.asdict(_point(4)))
         stream.write(line[:9])
         stream.flush()
         assert reader.new_points() == []
         stream.write(line[9:] + "\n")
-    assert reader.new_points() == [Point(4, 0.5, 0.1)]
-    assert [point.step for point in reader.points] == [1, 2, 3, 4]
-    reader.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert reader.new_points() == [_point(4)]
+    assert reader.points(3) == points
+    assert reader.points(9) == [*points, _point(4)]
+
+
+def _point(step, loss=0.5):
+    return Point(step=step, loss=loss, learning_rate=0.1, num_tokens=20, num_targets=5, seconds=0.1, reading_s=0.01)
+
+
+def test_a_curve_that_was_cut_by_a_kill_goes_on_at_a_checkpoint_and_the_later_step_holds(tmp_path):
+    reader = CurveReader(tmp_path)
+    with CurveWriter(tmp_path, rank=0) as writer:
+        for step in (1, 2, 3):
+            writer.add(_point(step))
+    curve = next(tmp_path.iterdir())
+    curve.write_bytes(curve.read_bytes()[:-20])
+    assert [point.step for point in reader.new_points()] == [1, 2]
+    with CurveWriter(tmp_path, rank=0) as writer:
+        for step in (2, 3):
+            writer.add(_point(step, loss=0.25))
+    assert [point.step for point in reader.new_points()] == [2, 3]
+    assert reader.points(9) == [_point(1), _point(2, 0.25), _point(3, 0.25)]
 
 
 def test_a_curve_that_cannot_be_written_is_one_clear_error(tmp_path):
@@ -95,16 +125,16 @@ def test_the_tally_accounts_for_every_example():
         num_trained_on=8,
         reasons={"too_long": 2},
         num_trainable=100,
-        num_targets=50,
-        num_tokens=400,
-        seconds=2.0,
+        last_step=20,
+        best_step=20,
     )
-    tally = fit.tally(outcome, [Point(step, float(step), 0.1) for step in range(1, 21)])
+    tally = fit.tally(outcome, [_point(step, float(step)) for step in range(1, 21)])
     assert tally.rows == {"examples": 10, "trained_on": 8}
     assert tally.rows["examples"] == tally.rows["trained_on"] + sum(tally.reasons.values())
     assert tally.figures["final_loss"] == 15.5
-    assert tally.figures["tokens_per_second"] == 200
-    assert tally.figures["target_tokens_per_second"] == 25
+    assert tally.figures["tokens_per_second"] == pytest.approx(200)
+    assert tally.figures["target_tokens_per_second"] == pytest.approx(50)
+    assert tally.figures["reading_share"] == pytest.approx(0.1)
 
 
 def test_the_card_carries_the_prompt_and_the_base():
@@ -116,7 +146,9 @@ def test_the_card_carries_the_prompt_and_the_base():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies its own deprecated settings
 def test_nothing_of_another_ray_on_the_machine_can_end_a_fit(tmp_path):
-    work = Work(config=config(), base="base", examples=tmp_path, images=tmp_path, folder=tmp_path, card="")
+    work = Work(
+        config=config(), base="base", examples=tmp_path, images=tmp_path, checkpoints=tmp_path, folder=tmp_path, card=""
+    )
     callbacks = fit.trainer(work)._create_default_callbacks()
     names = {type(callback).__name__ for callback in callbacks}
     assert "BackendSetupCallback" in names
@@ -125,7 +157,9 @@ def test_nothing_of_another_ray_on_the_machine_can_end_a_fit(tmp_path):
 
 def test_the_users_error_comes_out_of_rays_wrapping(tmp_path, monkeypatch):
     failures = {0: RuntimeError("connection closed by peer"), 1: InputError("Image x.png cannot be read")}
-    work = Work(config=config(), base="base", examples=tmp_path, images=tmp_path, folder=tmp_path, card="")
+    work = Work(
+        config=config(), base="base", examples=tmp_path, images=tmp_path, checkpoints=tmp_path, folder=tmp_path, card=""
+    )
 
     def fail(_):
         raise WorkerGroupError("snippet", failures)

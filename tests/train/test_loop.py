@@ -1,27 +1,35 @@
 """An update under DeepSpeed: every adapter matrix learns, and each supervised token weighs the same on any rank."""
 
 import dataclasses
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.train.conftest import config, example
-from train import zero
+from infra.errors import InputError
+from tests.train.conftest import config, example, tiny
+from train import checkpoint, zero
 from train.adapter import attach
-from train.collation import encode, plan
-from train.loop import update
-from train.student import Eye, TargetLoss
+from train.encoding import encode
+from train.loop import take_step, update
+from train.packing import plan
+from train.student import Student, TargetLoss
+
+# torch and DeepSpeed use what torch has deprecated.
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
-@pytest.fixture
-def one_rank(tmp_path, monkeypatch):
-    """A process group of this process alone, as Ray Train makes it for its workers."""
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu"}.items():
-        monkeypatch.setenv(name, value)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """A process group of this process alone, as Ray Train makes it for its workers; DeepSpeed takes one for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu"}.items():
+            patch.setenv(name, value)
+        store = tmp_path_factory.mktemp("group") / "store"
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+        yield
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
@@ -36,17 +44,87 @@ def encoded(processor, images):
     return encode(rows, images, processor, 500)[0]
 
 
+def _engine(model, processor, settings):
+    learner = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
+    return zero.start(learner.loss, settings), learner
+
+
+def _weights(learner):
+    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+
+
+@quiet
 @pytest.mark.usefixtures("one_rank")
-# torch and DeepSpeed use what torch has deprecated.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_lora_B_moves_at_the_first_step_all_of_the_adapter_at_the_second_and_nothing_else(adapted, processor, encoded):
-    settings, eye = config(num_workers=1, num_steps=2), Eye(adapted, processor, 1)
-    before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
-    engine = zero.start(TargetLoss(adapted), settings)
-    for share, learned in zip(plan(encoded, settings, rank=0, num_ranks=1), ["lora_B", "lora_"], strict=True):
-        update(engine, share, 1e-2, eye, processor)
-        for name, parameter in adapted.named_parameters():
+@pytest.mark.parametrize("stage", [1, 2])
+def test_lora_B_moves_at_the_first_step_all_of_the_adapter_at_the_second_and_nothing_else(
+    model, processor, encoded, stage
+):
+    settings = config(num_workers=1, num_steps=3, zero_stage=stage, max_length=100, tokens_per_pack=100)
+    engine, learner = _engine(model, processor, settings)
+    before = _weights(learner)
+    shares = islice(plan(encoded, settings, rank=0, num_ranks=1), 2)
+    for step, (share, learned) in enumerate(zip(shares, ["lora_B", "lora_"], strict=True), 1):
+        assert len(share.packs) > 1
+        point = take_step(engine, learner, share, settings, step)
+        assert point.gradient_norm > 0
+        assert point.num_tokens > point.num_targets > 0
+        for name, parameter in learner.model.named_parameters():
             assert torch.equal(parameter, before[name]) == (learned not in name), name
+
+
+@quiet
+@pytest.mark.usefixtures("one_rank")
+def test_a_fit_that_goes_on_from_a_checkpoint_takes_the_same_steps_to_the_last_bit(processor, encoded, tmp_path):
+    settings = config(num_workers=1, num_steps=6)
+
+    def steps(engine, learner, done, until):
+        shares = plan(encoded, settings, 0, 1, done=done)
+        return [take_step(engine, learner, next(shares), settings, step).loss for step in range(done + 1, until + 1)]
+
+    sdpa = {"text_config": "packed", "vision_config": "sdpa"}
+    engine, learner = _engine(tiny(processor, sdpa), processor, settings)
+    unbroken = steps(engine, learner, 0, 3)
+    checkpoint.save(tmp_path, engine, 3, 0, {"loss": 0.5})
+    unbroken += steps(engine, learner, 3, 6)
+    again, other = _engine(tiny(processor, sdpa), processor, settings)
+    place = checkpoint.newest(tmp_path)
+    assert checkpoint.restore(place, again) == (3, {"loss": 0.5})
+    assert steps(again, other, 3, 6) == unbroken[3:]
+    wanted = _weights(learner)
+    for name, parameter in other.model.named_parameters():
+        assert torch.equal(parameter, wanted[name]), name
+
+
+@quiet
+@pytest.mark.usefixtures("one_rank")
+def test_a_checkpoint_that_is_damaged_or_half_written_is_passed_over_and_only_the_newest_are_kept(
+    model, processor, encoded, tmp_path
+):
+    settings = config(num_workers=1)
+    engine, learner = _engine(model, processor, settings)
+    take_step(engine, learner, next(plan(encoded, settings, 0, 1)), settings, 1)
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, engine, step, 0, {})
+    assert [place.name for place in checkpoint.sealed(tmp_path)] == ["step-000003", "step-000002"]
+    assert checkpoint.newest(tmp_path).name == "step-000003"
+    content = bytearray((tmp_path / "step-000003/state.safetensors").read_bytes())
+    content[-1] ^= 0xFF
+    (tmp_path / "step-000003/state.safetensors").write_bytes(content)
+    assert checkpoint.newest(tmp_path).name == "step-000002"
+    (tmp_path / "step-000002/checkpoint.json").write_text('{"step": 2, "sha')
+    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest(tmp_path / "nothing") is None
+
+
+@quiet
+@pytest.mark.usefixtures("one_rank")
+def test_a_loss_that_is_no_number_is_one_clear_error(model, processor, encoded):
+    settings = config(num_workers=1)
+    engine, learner = _engine(model, processor, settings)
+    lora = next(p for name, p in learner.model.named_parameters() if "lora_A" in name)
+    lora.data.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"Step 7 has loss nan .* Lower fit.learning_rate \(it was"):
+        take_step(engine, learner, next(plan(encoded, settings, 0, 1)), settings, 7)
 
 
 class AveragingEngine:
@@ -56,24 +134,33 @@ class AveragingEngine:
         self.module = module
         self.device = torch.device("cpu")
         self.optimizer = SimpleNamespace(param_groups=[{}])
+        self.is_boundary = False
 
     def __call__(self, *batch):
         return self.module(*batch)
+
+    def set_gradient_accumulation_boundary(self, is_boundary):
+        assert not self.is_boundary
+        self.is_boundary = is_boundary
 
     def backward(self, loss, scale_wrt_gas):
         assert not scale_wrt_gas
         loss.backward()
 
     def step(self):
-        pass
+        assert self.is_boundary
+        self.is_boundary = False
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_two_ranks_learn_what_one_learns_token_by_token(adapted, processor, encoded, monkeypatch, micro_batch_size):
+@pytest.mark.parametrize("tokens_per_pack", [200, 500])
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_learn_together_what_one_learns_token_by_token(
+    adapted, processor, encoded, monkeypatch, num_ranks, tokens_per_pack
+):
     torch.nn.init.normal_(next(p for name, p in adapted.named_parameters() if "lora_B" in name))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
-    alone_loss, alone = _updated(adapted, processor, encoded, monkeypatch, 1, 4)
-    together_loss, together = _updated(adapted, processor, encoded, monkeypatch, 2, micro_batch_size)
+    alone_loss, alone = _updated(adapted, processor, encoded, monkeypatch, 1, 1000)
+    together_loss, together = _updated(adapted, processor, encoded, monkeypatch, num_ranks, tokens_per_pack)
     assert together_loss == pytest.approx(alone_loss, rel=1e-5)
     for name, gradient in alone.items():
         assert torch.allclose(together[name], gradient, rtol=1e-4, atol=1e-7), name
@@ -87,7 +174,7 @@ def test_an_example_counts_by_its_weight(adapted, processor, encoded, monkeypatc
     def updated(weights):
         """After one batch of the first four examples with these weights."""
         rows = [dataclasses.replace(one, weight=w) for one, w in zip(encoded[:4], weights, strict=True)]
-        return _updated(adapted, processor, rows, monkeypatch, num_ranks, 2)
+        return _updated(adapted, processor, rows, monkeypatch, num_ranks, 200)
 
     one, two = updated([1, 0, 0, 0]), updated([0, 1, 0, 0])
     first, second = encoded[0].num_targets, encoded[1].num_targets
@@ -108,16 +195,17 @@ def test_an_example_counts_by_its_weight(adapted, processor, encoded, monkeypatc
     assert not any(gradient.any() for gradient in gradients.values())
 
 
-def _updated(adapted, processor, encoded, monkeypatch, num_ranks, micro_batch_size):
+def _updated(adapted, processor, encoded, monkeypatch, num_ranks, tokens_per_pack):
     """The loss, summed over the ranks, and the gradients, averaged over them as DeepSpeed does."""
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: num_ranks)
-    settings = config(num_workers=num_ranks, micro_batch_size=micro_batch_size, num_steps=1)
-    engine, eye = AveragingEngine(TargetLoss(adapted)), Eye(adapted, processor, 1)
+    settings = config(num_workers=num_ranks, tokens_per_pack=tokens_per_pack, num_steps=1)
+    learner = Student(adapted, processor, 1)
+    engine = AveragingEngine(learner.loss)
     adapted.zero_grad()
     loss = 0.0
     for rank in range(num_ranks):
         (share,) = plan(encoded, settings, rank, num_ranks)
-        loss += update(engine, share, 1e-2, eye, processor)
+        loss += update(engine, learner, share, 1e-2)[0]
     gradients = {name: p.grad / num_ranks for name, p in adapted.named_parameters() if p.requires_grad}
     return loss, gradients
 

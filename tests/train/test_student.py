@@ -1,4 +1,4 @@
-"""The loss is that of the model itself, at the supervised tokens alone, with an eye that looks at an image once."""
+"""A student sees an image once, and learns from its examples by their weights."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ from infra.errors import InputError
 from tests.train.conftest import example
 from train import student
 from train.adapter import attach
-from train.collation import IGNORED, collate, encode, render
-from train.student import Eye, TargetLoss
+from train.encoding import encode
+from train.student import Eye, Student
 
 
 @pytest.fixture
@@ -25,47 +25,23 @@ def encoded(processor, images):
     return encode([example(n, target) for n, target in enumerate(targets)], images, processor, 500)[0]
 
 
-def test_the_loss_is_the_models_own_over_the_supervised_tokens(adapted, processor, encoded):
-    batch = collate(encoded, processor)
-    images = [Image.open(one.images[0]).convert("RGB") for one in encoded]
-    pixels = processor.image_processor(images, return_tensors="pt")
-    expected = adapted(**batch, **pixels).loss * (batch["labels"] != IGNORED).sum()
-    eye = Eye(adapted, processor, cache_gib=1)
-    loss = TargetLoss(adapted)(batch, eye.look([image for one in encoded for image in one.images]))
-    assert torch.allclose(loss, expected, rtol=1e-5)
-
-
-def test_the_loss_with_several_images_is_the_models_own_and_their_order_counts(adapted, processor, images):
-    rows = [example(0, "Answer: mill (A)", images=(1, 0)), example(1, "(A)"), example(2, "Round.", images=(2, 1, 1))]
-    encoded, _ = encode(rows, images, processor, 500)
-    texts = [f"{asked}{answered}" for asked, answered in (render(row, processor) for row in rows)]
-    shown = [[Image.open(path).convert("RGB") for path in one.images] for one in encoded]
-    plain = processor(text=texts, images=shown, padding=True, padding_side="right", return_tensors="pt")
-    batch, look = collate(encoded, processor), Eye(adapted, processor, cache_gib=1).look
-    assert torch.equal(batch["input_ids"], plain["input_ids"])
-    sight = look([image for one in encoded for image in one.images])
-    assert torch.equal(sight["image_grid_thw"], plain["image_grid_thw"])
-    expected = adapted(**plain, labels=batch["labels"]).loss * (batch["labels"] != IGNORED).sum()
-    loss = TargetLoss(adapted)
-    assert torch.allclose(loss(batch, sight), expected, rtol=1e-5)
-
-    swapped, _ = encode([dataclasses.replace(rows[0], images=rows[0].images[::-1])], images, processor, 500)
-    one_way, other_way = (loss(collate([e], processor), look(e.images)) for e in (encoded[0], swapped[0]))
+def test_the_order_of_an_examples_images_counts(processor, images, adapted):
+    rows = [example(0, "Answer: mill (A)", images=order) for order in ((1, 0), (0, 1))]
+    learner = Student(adapted, processor, 1)
+    one_way, other_way = (learner.loss(*learner.read([each])) for each in encode(rows, images, processor, 500)[0])
     assert not torch.allclose(one_way, other_way, rtol=1e-5)
 
 
-def test_weights_of_one_change_no_bit_and_a_weight_of_nothing_takes_an_example_out(adapted, processor, encoded):
-    eye, loss = Eye(adapted, processor, cache_gib=1), TargetLoss(adapted)
+def test_a_weight_of_nothing_takes_an_example_out(adapted, processor, encoded):
+    learner = Student(adapted, processor, 1)
 
     def of(*weights):
         weighted = [dataclasses.replace(one, weight=w) for one, w in zip(encoded, weights, strict=True)]
-        return loss(collate(weighted, processor), eye.look([image for one in encoded for image in one.images]))
+        return learner.loss(*learner.read(weighted))
 
     def alone(number):
-        return loss(collate([encoded[number]], processor), eye.look(encoded[number].images))
+        return learner.loss(*learner.read([encoded[number]]))
 
-    batch = collate(encoded, processor)
-    assert torch.equal(of(1, 1, 1), loss(batch, eye.look([image for one in encoded for image in one.images])))
     assert torch.allclose(of(1, 0, 1), alone(0) + alone(2), rtol=1e-5)
     assert torch.allclose(of(0.5, 0.5, 0.25), 0.5 * (alone(0) + alone(1)) + 0.25 * alone(2), rtol=1e-5)
     assert of(0, 0, 0) == 0
@@ -101,11 +77,11 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path):
 
 
 def _assert_same_sight(one, other):
-    assert one["image_grid_thw"].tolist() == other["image_grid_thw"].tolist()
+    assert torch.equal(one.grid_N3, other.grid_N3)
     for a, b in zip(_layers(one), _layers(other), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _layers(sight):
-    features = sight["mm_encoder_outputs"]["image"]
+    features = sight.arguments()["mm_encoder_outputs"]["image"]
     return [features.pooler_output, *features.deepstack_features]

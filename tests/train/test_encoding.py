@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from tests.train.conftest import config, example
-from train.collation import IGNORED, MARKUP, TOO_LONG, collate, encode, plan, read_image, render
+from tests.train.conftest import example
+from train.encoding import MARKUP, TOO_LONG, encode, read_image, render
 
 TARGETS = ["Answer: mill (A)", "Round.\nSo it is beta.\nAnswer: vat (B)", "\nstarts with a break", "(A)"]
 
@@ -20,12 +20,8 @@ def encoded(processor, images):
 
 
 def test_the_loss_covers_exactly_the_target_and_the_closing_token(encoded, processor):
-    labels = collate(encoded, processor)["labels"]
-    for row, target in zip(labels, TARGETS, strict=True):
-        supervised = row != IGNORED
-        assert processor.tokenizer.decode(row[supervised]) == f"{target}<|im_end|>"
-        first, last = supervised.nonzero().flatten()[[0, -1]]
-        assert supervised[first : last + 1].all()
+    for one, target in zip(encoded, TARGETS, strict=True):
+        assert processor.tokenizer.decode(one.input_ids[-one.num_targets :]) == f"{target}<|im_end|>"
 
 
 def test_the_rest_is_what_generation_is_asked_with(encoded, processor, images):
@@ -33,22 +29,6 @@ def test_the_rest_is_what_generation_is_asked_with(encoded, processor, images):
         asked, _ = render(example(number), processor)
         generation = processor(text=[asked], images=[Image.open(one.images[0]).convert("RGB")])
         assert one.input_ids[: -one.num_targets] == generation["input_ids"][0]
-
-
-def test_batches_are_padded_on_the_right(encoded, processor):
-    batch = collate(encoded, processor)
-    for row, one in enumerate(encoded):
-        length = len(one.input_ids)
-        assert batch["input_ids"][row, :length].tolist() == one.input_ids
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
-        assert (batch["labels"][row, length:] == IGNORED).all()
-
-
-def test_batches_say_where_the_image_tokens_are(encoded, processor):
-    batch = collate(encoded, processor)
-    is_image = batch["input_ids"] == processor.image_token_id
-    assert (batch["mm_token_type_ids"] == is_image).all()
-    assert is_image.sum(dim=1).tolist() == [4, 6, 1, 4]
 
 
 def test_each_image_of_an_example_takes_its_own_tokens_in_the_order_of_the_images(processor, images):
@@ -61,11 +41,7 @@ def test_each_image_of_an_example_takes_its_own_tokens_in_the_order_of_the_image
         generation = processor(text=[asked], images=shown)
         assert one.images == tuple(images / name for name in row.images)
         assert one.input_ids[: -one.num_targets] == generation["input_ids"][0]
-    assert _image_runs(encoded[0], processor) == [6, 1, 4]
-    batch = collate(encoded, processor)
-    is_image = batch["input_ids"] == processor.image_token_id
-    assert (batch["mm_token_type_ids"] == is_image).all()
-    assert is_image.sum(dim=1).tolist() == [11, 4, 2]
+    assert [_image_runs(one, processor) for one in encoded] == [[6, 1, 4], [4], [1, 1]]
 
 
 def test_images_lie_in_zips_as_well_as_in_folders(processor, images):
@@ -127,39 +103,3 @@ def test_a_template_that_thinks_first_is_refused(processor, images, monkeypatch)
     monkeypatch.setattr(processor, "chat_template", thinking)
     with pytest.raises(InputError, match="does not think"):
         encode([example(0)], images, processor, 500)
-
-
-def test_weights_go_with_their_examples_and_only_where_they_differ_from_one(processor, images):
-    rows = [example(n, weight=weight) for n, weight in enumerate([1, 0.5, 0, 1])]
-    encoded, _ = encode(rows, images, processor, 500)
-    assert collate(encoded, processor)["weights"].tolist() == [1, 0.5, 0, 1]
-    assert "weights" not in collate([encoded[0], encoded[3]], processor)
-    (share,) = next(zip(*_shares(encoded, 1), strict=True))
-    assert share.total_weight == 2.5 * encoded[0].num_targets
-
-
-def _shares(encoded, num_ranks, **changes):
-    settings = config(num_workers=num_ranks, **changes)
-    return [list(plan(encoded, settings, rank, num_ranks)) for rank in range(num_ranks)]
-
-
-def test_the_ranks_together_do_the_batch_of_one_rank(encoded):
-    (alone,), together = _shares(encoded, 1), _shares(encoded, 2)
-    for whole, *parts in zip(alone, *together, strict=True):
-        assert sorted(map(id, _examples(whole))) == sorted(i for part in parts for i in map(id, _examples(part)))
-        assert {part.num_targets for part in parts} == {sum(one.num_targets for one in _examples(whole))}
-        assert {part.total_weight for part in parts} == {whole.num_targets}
-        assert {part.num_tokens for part in parts} == {sum(len(one.input_ids) for one in _examples(whole))}
-        assert all(len(micro_batch) == 2 for part in [whole, *parts] for micro_batch in part.micro_batches)
-
-
-def test_every_example_comes_once_an_epoch_in_an_order_that_the_seed_decides(encoded):
-    (shares,) = _shares(encoded, 1, batch_size=2, num_steps=20)
-    for epoch in zip(shares[::2], shares[1::2], strict=True):
-        assert {id(one) for share in epoch for one in _examples(share)} == set(map(id, encoded))
-    assert _shares(encoded, 1, num_steps=20) == _shares(encoded, 1, num_steps=20)
-    assert _shares(encoded, 1, batch_size=2, num_steps=20) != _shares(encoded, 1, batch_size=2, num_steps=20, seed=1)
-
-
-def _examples(share):
-    return [one for micro_batch in share.micro_batches for one in micro_batch]

@@ -1,22 +1,16 @@
-"""Examples -> batches: one rendering, one span of supervised tokens, one plan of who sees what when.
-
-Shapes: B examples, T tokens of the longest of them, E examples of the table.
-"""
+"""Example -> tokens: one rendering, and one span of them that is trained on."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from infra.errors import InputError
 from pipelines import images
 from pipelines.records import TrainingExample
-from train.recipes import FitConfig
 
-IGNORED = -100  # the label of a position that is not trained on, as torch's cross entropy has it
 TOO_LONG = "too_long"
 MARKUP = "chat_markup"  # the text holds a token of the chat format itself, and would break out of its turn
 
@@ -115,64 +109,3 @@ def read_image(image: Path) -> Image.Image:
 
 def _unreadable(image: Path, error: Exception) -> InputError:
     return InputError(f"Image {image} cannot be read ({error}). Delete the questions artifact to have it made again.")
-
-
-def collate(examples: Sequence[Encoded], processor: Any) -> dict[str, torch.Tensor]:
-    """A batch, padded on the right to its longest example.
-
-    Returns input_ids_BT, attention_mask_BT, labels_BT (IGNORED where nothing is trained on) and mm_token_type_ids_BT,
-    1 at image tokens, without which the model's rotary positions are wrong and nothing crashes; and weights_B where not
-    every example counts for 1.
-    """
-    length = max(len(example.input_ids) for example in examples)
-    shape = (len(examples), length)
-    ids_BT = torch.full(shape, processor.tokenizer.pad_token_id)
-    mask_BT = torch.zeros(shape, dtype=torch.long)
-    labels_BT = torch.full(shape, IGNORED)
-    for row, example in enumerate(examples):
-        tokens_T = torch.tensor(example.input_ids)
-        ids_BT[row, : len(tokens_T)] = tokens_T
-        mask_BT[row, : len(tokens_T)] = 1
-        labels_BT[row, len(tokens_T) - example.num_targets : len(tokens_T)] = tokens_T[-example.num_targets :]
-    types_BT = torch.tensor(processor.create_mm_token_type_ids(ids_BT.tolist()))
-    batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "mm_token_type_ids": types_BT, "labels": labels_BT}
-    if any(example.weight != 1 for example in examples):
-        batch["weights"] = torch.tensor([example.weight for example in examples], dtype=torch.float32)
-    return batch
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Share:
-    """What one rank does in one update: its micro-batches, and the tokens of the whole batch over all ranks.
-
-    total_weight: of the supervised ones.
-    """
-
-    micro_batches: list[list[Encoded]]
-    num_targets: int
-    num_tokens: int
-    total_weight: float
-
-
-def plan(examples: Sequence[Encoded], config: FitConfig, rank: int, num_ranks: int) -> Iterator[Share]:
-    """This rank's share of every update: epochs in a seeded order, one after the other, cut into batches.
-
-    Every rank lays the same plan, so each knows the supervised tokens of the whole batch without asking. Within a batch
-    the ranks take turns down the examples sorted by length: they work equally long, and pad little.
-    """
-    indices = _shuffled_epochs(len(examples), config.seed)
-    for _ in range(config.num_steps):
-        batch = [examples[next(indices)] for _ in range(config.batch_size)]
-        own = sorted(batch, key=lambda example: len(example.input_ids))[rank::num_ranks]
-        yield Share(
-            [own[start : start + config.micro_batch_size] for start in range(0, len(own), config.micro_batch_size)],
-            sum(example.num_targets for example in batch),
-            sum(len(example.input_ids) for example in batch),
-            sum(example.weight * example.num_targets for example in batch),
-        )
-
-
-def _shuffled_epochs(num_examples: int, seed: int) -> Iterator[int]:
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(num_examples, generator=generator).tolist()

@@ -1,0 +1,262 @@
+"""A fit against TRL's SFTTrainer, as it comes and grouped by length, and what our machinery costs.
+
+`python -m tests.benchmarks.bench_train [REPETITIONS]` (`make bench-train`). The same random model with the 2B's
+proportions, the same examples in the same batches (but for the grouped one), precision, mask and optimizer; taken in
+turn, medians. Prints a table last, and writes build/bench/train.json and train.png.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+from pipelines import tables
+from pipelines.records import TrainingExample
+from tests.pipelines.fixtures import put, put_questions, question
+from train.recipes import POCKET_BASE, FitConfig, TrainRecipe
+from train.shapes import SHAPES
+
+PROJECT = Path(__file__).parents[2]
+FOLDER = PROJECT / "build/bench/train"
+PEERS = PROJECT / "build/bench/trl"
+RECIPE = f"{__file__}:recipe"
+NUM_EXAMPLES, NUM_EPOCHS, BATCH_SIZE = 96, 4, 16
+SMALLER = 8  # than the 2B, in width; layers are fewer by the factor below
+FEWER = 7 / 3
+VISUAL_TOKENS, TARGET_TOKENS, PROMPT_TOKENS = (60, 512), (20, 300), (40, 120)
+PIXELS_PER_TOKEN = 32 * 32
+
+
+def recipe() -> dict[str, Any]:
+    """One worker that has the machine to itself."""
+    fit = FitConfig(
+        base=str(FOLDER / "base"),
+        arms=("answer_only",),
+        learning_rate=2e-3,
+        batch_size=BATCH_SIZE,
+        num_steps=NUM_EPOCHS * NUM_EXAMPLES // BATCH_SIZE,
+        max_length=1024,
+        tokens_per_pack=2048,
+        precision="fp32",
+        num_workers=1,
+        cpus_per_worker=os.cpu_count() or 1,
+        gpus_per_worker=0,
+        checkpoint_every=1000,
+        image_cache_gib=2.0,
+    )
+    return {"train": TrainRecipe(fit=fit)}
+
+
+def prepare() -> Path:
+    """A model, and examples on images, in a run folder."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    make_base(FOLDER / "base")
+    run_dir = FOLDER / "runs" / "a"
+    rng = np.random.default_rng(0)
+    tokenizer = AutoTokenizer.from_pretrained(PROJECT / POCKET_BASE)
+    words = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    words = [word for word in words if word.strip().isalpha()]
+    asked, pictures, examples = [], {}, []
+    for number in range(NUM_EXAMPLES):
+        width, height = shape_of(between(VISUAL_TOKENS, rng), rng)
+        path = f"images/0.zip/{number}.png"
+        pictures[path] = Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        asked.append(question(id=str(number), images=(path,), image_digests=(f"{number:064}",)))
+        prompt = text_of(between(PROMPT_TOKENS, rng), words, tokenizer, rng)
+        target = text_of(between(TARGET_TOKENS, rng), words, tokenizer, rng)
+        examples.append(
+            TrainingExample(
+                question_id=str(number),
+                rationale_id=str(number),
+                arm="answer_only",
+                weight=1.0,
+                images=(path,),
+                image_digests=(f"{number:064}",),
+                prompt=prompt,
+                target=target,
+            )
+        )
+    put_questions(run_dir, asked, pictures)
+    put(run_dir, "examples/answer_only", lambda draft: tables.write(draft, TrainingExample, examples))
+    return run_dir
+
+
+def between(bounds: tuple[int, int], rng: np.random.Generator) -> int:
+    """A number between two, small ones more often, as lengths are."""
+    low, high = np.log(bounds)
+    return int(np.exp(rng.uniform(low, high)))
+
+
+def shape_of(num_tokens: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height in pixels of an image that takes about so many visual tokens."""
+    aspect = rng.uniform(0.7, 1.4)
+    sides = np.sqrt(num_tokens * np.array([aspect, 1 / aspect]))
+    width, height = (int(max(1, round(side))) * 32 for side in sides)
+    return width, height
+
+
+def text_of(num_tokens: int, words: list[str], tokenizer: Any, rng: np.random.Generator) -> str:
+    """Words of which few are frequent, about so many tokens of them."""
+    frequency = 1 / np.arange(1, len(words) + 1)
+    drawn = rng.choice(words, size=num_tokens, p=frequency / frequency.sum())
+    ids = tokenizer("".join(drawn))["input_ids"][:num_tokens]
+    return str(tokenizer.decode(ids)).strip()
+
+
+def make_base(folder: Path) -> None:
+    """Random weights in the 2B's proportions of vision, layers and vocabulary, with the pocket model's words."""
+    processor = Qwen3VLProcessor.from_pretrained(PROJECT / POCKET_BASE)
+    low, high = (num * PIXELS_PER_TOKEN for num in VISUAL_TOKENS)
+    processor.image_processor.size = {"shortest_edge": low // 4, "longest_edge": high * 2}
+    pocket = Qwen3VLConfig.from_pretrained(PROJECT / POCKET_BASE)
+    large = SHAPES["Qwen/Qwen3-VL-2B-Instruct"]
+    text = large["text_config"] | {
+        "hidden_size": large["text_config"]["hidden_size"] // SMALLER,
+        "intermediate_size": large["text_config"]["intermediate_size"] // SMALLER,
+        "num_hidden_layers": round(large["text_config"]["num_hidden_layers"] / FEWER),
+        "num_attention_heads": large["text_config"]["num_attention_heads"] // 2,
+        "num_key_value_heads": large["text_config"]["num_key_value_heads"] // 2,
+        "head_dim": 32,
+        # Of the same share of all weights as the 2B's words have.
+        "vocab_size": round(large["text_config"]["vocab_size"] / SMALLER / FEWER),
+        "rope_parameters": pocket.text_config.rope_parameters,
+        "eos_token_id": pocket.text_config.eos_token_id,
+        "pad_token_id": pocket.text_config.pad_token_id,
+    }
+    vision = large["vision_config"] | {
+        "hidden_size": large["vision_config"]["hidden_size"] // SMALLER,
+        "intermediate_size": large["vision_config"]["intermediate_size"] // SMALLER,
+        "depth": round(large["vision_config"]["depth"] / FEWER),
+        "num_heads": 4,
+        "out_hidden_size": text["hidden_size"],
+        "deepstack_visual_indexes": [2, 5, 7],
+    }
+    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    torch.manual_seed(0)
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **{name: getattr(pocket, name) for name in tokens},
+    )
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def ours(run_dir: Path) -> dict[str, Any]:
+    """The stage as a user runs it, from nothing."""
+    for folder in ("checkpoints", "adapters"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
+    carry_out("train.fit", RECIPE, "--run-dir", str(run_dir))
+    steps = json.loads((run_dir / "adapters/answer_only/training.json").read_text())["steps"]
+    seconds = sum(step["seconds"] for step in steps)
+    tokens = sum(step["num_tokens"] for step in steps)
+    return {
+        "useful_tokens": tokens,
+        "tokens_per_s": round(tokens / seconds, 1),
+        "padding": 0.0,
+        "memory_gib": round(max(step["memory_gib"] for step in steps), 3),
+        "machinery_share": round(1 - sum(step["computing_s"] for step in steps) / seconds, 4),
+        "losses": [round(step["loss"], 5) for step in steps],
+    }
+
+
+def trl(run_dir: Path, kind: str) -> dict[str, Any]:
+    """TRL on the same examples."""
+    return dict(json.loads(carry_out("tests.benchmarks.train_baselines", kind, RECIPE, str(run_dir))[-1]))
+
+
+def carry_out(*words: str) -> list[str]:
+    """The lines that a module prints; ends this program when it fails."""
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PEERS}", "OMP_NUM_THREADS": str(os.cpu_count())}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{words} failed: {(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout.splitlines()
+
+
+def install_peers() -> None:
+    """TRL beside our own environment, which has no use for it."""
+    if not PEERS.exists():
+        pins = str(Path(__file__).parent / "trl.txt")
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", str(PEERS), "-r", pins], check=True
+        )
+
+
+def plot(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The loss curves of the first run of each."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    for (name, each), style in zip(runs.items(), ("-", "--", ":"), strict=True):
+        axes.plot(range(1, len(each[0]["losses"]) + 1), each[0]["losses"], style, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per supervised token")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main(repetitions: int) -> None:
+    """Measure everything and print the table."""
+    install_peers()
+    run_dir = prepare()
+    systems: dict[str, Callable[[], dict[str, Any]]] = {
+        "Preceptor": lambda: ours(run_dir),
+        "TRL": lambda: trl(run_dir, "plain"),
+        "TRL grouped": lambda: trl(run_dir, "grouped"),
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
+    for number in range(repetitions):
+        for name, measure in systems.items():
+            runs[name].append(measure())
+            told = {figure: value for figure, value in runs[name][-1].items() if figure != "losses"}
+            print(f"{number + 1}/{repetitions} {name}: {told}, last loss {runs[name][-1]['losses'][-1]}", flush=True)
+    medians = {
+        name: {figure: statistics.median(run[figure] for run in each) for figure in each[0] if figure != "losses"}
+        for name, each in runs.items()
+    }
+    mine, plain, grouped = (medians[name] for name in systems)
+    apart = [abs(a - b) for a, b in zip(runs["Preceptor"][0]["losses"], runs["TRL"][0]["losses"], strict=True)]
+    result = {
+        "cores": os.cpu_count(),
+        "useful_tokens_vs_trl": round(mine["tokens_per_s"] / plain["tokens_per_s"], 3),
+        "useful_tokens_vs_trl_grouped": round(mine["tokens_per_s"] / grouped["tokens_per_s"], 3),
+        "peak_memory_vs_trl": round(mine["memory_gib"] / plain["memory_gib"], 3),
+        "machinery_share": mine["machinery_share"],
+        "losses_apart_at_most": round(max(apart), 5),
+        "medians": medians,
+        "runs": runs,
+    }
+    (FOLDER.parent / "train.json").write_text(json.dumps(result, indent=2) + "\n")
+    plot(runs, FOLDER.parent / "train.png")
+    print(f"\n{'':<14}{'useful tokens/s':>16}{'padding':>9}{'peak memory':>13}{'useful tokens':>15}")
+    for name, each in medians.items():
+        memory = f"{each['memory_gib']:.2f} GiB"
+        print(
+            f"{name:<14}{each['tokens_per_s']:>16.0f}{each['padding']:>9.3f}{memory:>13}{each['useful_tokens']:>15.0f}"
+        )
+    names = ("useful_tokens_vs_trl", "useful_tokens_vs_trl_grouped", "peak_memory_vs_trl", "machinery_share")
+    for name in (*names, "losses_apart_at_most"):
+        print(f"{name:<30}{result[name]:>8}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

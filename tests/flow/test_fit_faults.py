@@ -1,0 +1,207 @@
+"""What a machine does to a fit: workers and drivers killed, other numbers of workers, a loss that is no number."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from pipelines import prompts, tables
+from pipelines.records import Arm, Question, TrainingExample
+from tests.flow.conftest import PROJECT
+from tests.pipelines.fixtures import put, put_questions, question
+
+NUM_EXAMPLES, NUM_STEPS, CHECKPOINT_EVERY = 40, 24, 4
+SETTINGS = (
+    'fit.arms=["answer_only"]',
+    f"fit.num_steps={NUM_STEPS}",
+    f"fit.checkpoint_every={CHECKPOINT_EVERY}",
+    "fit.batch_size=8",
+    "fit.validation_share=0.2",
+    "fit.evaluate_every=6",
+)
+
+
+class Fit:
+    """The stage in a process of its own, over a few examples."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir = folder / "runs" / "a"
+        self.log = folder / "log"
+        rng = np.random.default_rng(0)
+        asked = [
+            question(id=f"q{n}", images=(f"images/0.zip/{n}.png",), image_digests=(f"{n:064}",), gold="ABCD"[n % 4])
+            for n in range(NUM_EXAMPLES)
+        ]
+        sizes = [(64 + 32 * (n % 5), 64 + 32 * (n % 3)) for n in range(NUM_EXAMPLES)]
+        pictures = [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)) for size in sizes]
+        put_questions(self.run_dir, asked, {f"images/0.zip/{n}.png": each for n, each in enumerate(pictures)})
+        put(
+            self.run_dir,
+            "examples/answer_only",
+            lambda draft: tables.write(draft, TrainingExample, [_example(each) for each in asked]),
+        )
+
+    def start(self, *settings: str) -> subprocess.Popen:
+        overrides = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+        command = [sys.executable, "-m", "train.fit", "pocket", "--run-dir", str(self.run_dir), *overrides]
+        with self.log.open("a") as log:
+            return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
+
+    def finish(self, *settings: str) -> None:
+        process = self.start(*settings)
+        try:
+            assert process.wait(timeout=300) == 0, self.log.read_text()[-4000:]
+        finally:
+            end(process)
+
+    def wait_until_step(self, step: int) -> None:
+        deadline = time.monotonic() + 180
+        while f'"step": {step},' not in "".join(path.read_text() for path in self.curves()):
+            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
+            time.sleep(0.02)
+
+    def curves(self) -> list[Path]:
+        return list(self.run_dir.glob("checkpoints/answer_only/*/curve.jsonl"))
+
+    @property
+    def adapter(self) -> Path:
+        return self.run_dir / "adapters/answer_only"
+
+    def losses(self) -> list[tuple[float, float | None]]:
+        steps = json.loads((self.adapter / "training.json").read_text())["steps"]
+        assert [step["step"] for step in steps] == list(range(1, NUM_STEPS + 1))
+        return [(step["loss"], step["validation_loss"]) for step in steps]
+
+
+def _example(asked: Question) -> TrainingExample:
+    return TrainingExample(
+        question_id=asked.id,
+        rationale_id=asked.id,
+        arm=Arm.ANSWER_ONLY,
+        weight=1.0,
+        images=asked.images,
+        image_digests=asked.image_digests,
+        prompt=prompts.prompt(asked, Arm.ANSWER_ONLY),
+        target=prompts.target(asked, None),
+    )
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill what is left of a stage: its own process, and all that it started."""
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(children, timeout=30)
+        process.wait(timeout=30)
+
+
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that fit."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    fit = Fit(tmp_path_factory.mktemp("unbroken"))
+    fit.finish()
+    return fit
+
+
+def assert_same(fit: Fit, unbroken: Fit) -> None:
+    """To the last bit."""
+    assert fit.losses() == unbroken.losses()
+    name = "adapter_model.safetensors"
+    assert (fit.adapter / name).read_bytes() == (unbroken.adapter / name).read_bytes()
+
+
+def test_a_worker_that_is_killed_in_the_middle_costs_no_bit_of_the_result(unbroken, tmp_path):
+    fit = Fit(tmp_path)
+    process = fit.start()
+    try:
+        fit.wait_until_step(CHECKPOINT_EVERY + 2)
+        victim, *_ = workers(process)
+        victim.kill()
+        assert process.wait(timeout=300) == 0, fit.log.read_text()[-4000:]
+    finally:
+        end(process)
+    assert "workers died" in fit.log.read_text()
+    assert "starting again from step-0000" in fit.log.read_text()
+    assert_same(fit, unbroken)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What a fit of two workers left whose driver and workers were killed."""
+    fit = Fit(tmp_path_factory.mktemp("killed"))
+    process = fit.start()
+    fit.wait_until_step(2 * CHECKPOINT_EVERY + 1)
+    end(process)
+    assert not fit.adapter.exists()
+    return fit
+
+
+@pytest.mark.parametrize("num_workers", [2, 1, 4])
+def test_a_driver_that_is_killed_goes_on_from_its_checkpoint_with_any_number_of_workers(
+    unbroken, killed, tmp_path, num_workers
+):
+    fit = Fit(tmp_path)
+    shutil.copytree(killed.run_dir / "checkpoints", fit.run_dir / "checkpoints")
+    (curve,) = fit.curves()
+    fit.finish(f"fit.num_workers={num_workers}")
+    assert curve.read_text().count('"step": 4,') == 1  # what was done is not done again
+    if num_workers == 2:
+        assert_same(fit, unbroken)
+        return
+    # Another number of workers adds the same gradients in another order.
+    kept = 2 * CHECKPOINT_EVERY
+    assert fit.losses()[:kept] == unbroken.losses()[:kept]
+    for (loss, watched), (wanted, wanted_watched) in zip(fit.losses(), unbroken.losses(), strict=True):
+        assert loss == pytest.approx(wanted, rel=1e-3)
+        assert (watched is None) == (wanted_watched is None)
+    mine, theirs = (load_file(each.adapter / "adapter_model.safetensors") for each in (fit, unbroken))
+    for name, matrix in theirs.items():
+        assert np.allclose(mine[name], matrix, atol=1e-3), name
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_at_once_with_one_clear_error(tmp_path):
+    fit = Fit(tmp_path)
+    process = fit.start("fit.learning_rate=1e30", "fit.max_grad_norm=1e30", "fit.warmup_share=0")
+    try:
+        assert process.wait(timeout=180) == 1
+    finally:
+        end(process)
+    said = fit.log.read_text()
+    assert said.count("fit: error: ") == 1
+    assert "Lower fit.learning_rate" in said
+    assert "workers died" not in said
+    assert not fit.adapter.exists()
+
+
+def test_a_polite_kill_leaves_checkpoints_and_no_process(tmp_path):
+    fit = Fit(tmp_path)
+    process = fit.start()
+    try:
+        fit.wait_until_step(CHECKPOINT_EVERY + 1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert [child.name() for child in alive] == []
+    finally:
+        end(process)
+    assert list(fit.run_dir.glob("checkpoints/answer_only/*/step-*/checkpoint.json"))
+    assert not fit.adapter.exists()

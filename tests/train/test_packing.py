@@ -1,0 +1,188 @@
+"""What is packed is learned as if it stood alone, every rank does its part, and nothing is padded."""
+
+import dataclasses
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.train.conftest import config, example, tiny
+from train.adapter import attach
+from train.encoding import Encoded, encode, render
+from train.packing import plan, share_out
+from train.student import Student
+
+TARGETS = ["Answer: mill (A)", "Round and smooth and long.\nAnswer: vat (B)", "(A)", "B", "No.", "Yes, it is."]
+IMAGES = [(0,), (1, 2, 0), (2,), (1, 1), (0, 2), (1,)]
+
+
+@pytest.fixture
+def rows():
+    return [example(n, target, images=shown) for n, (target, shown) in enumerate(zip(TARGETS, IMAGES, strict=True))]
+
+
+@pytest.fixture
+def encoded(processor, images, rows):
+    return encode(rows, images, processor, 500)[0]
+
+
+def adapted(model):
+    """With an adapter that changes what the model says."""
+    adapted = attach(model, rank=2, alpha=4, seed=0, base="base")
+    torch.manual_seed(5)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return adapted
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_pack_has_the_loss_and_the_gradients_that_the_model_itself_has_for_its_examples_alone(
+    processor, images, model, rows, encoded
+):
+    plain = adapted(tiny(processor, "sdpa"))
+    expected = 0.0
+    for row, one in zip(rows, encoded, strict=True):
+        text = "".join(render(row, processor))
+        shown = [Image.open(path).convert("RGB") for path in one.images]
+        inputs = processor(text=[text], images=[shown], return_tensors="pt")
+        assert inputs["input_ids"][0].tolist() == one.input_ids
+        labels = inputs["input_ids"].clone()
+        labels[:, : -one.num_targets] = -100
+        loss = plain(**inputs, labels=labels).loss * one.num_targets
+        loss.backward()
+        expected += float(loss.detach())
+    learner = Student(adapted(model), processor, 1)
+    loss = learner.loss(*learner.read(encoded))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    wanted = gradients(plain)
+    assert any(gradient.any() for gradient in wanted.values())
+    for name, gradient in gradients(learner.model).items():
+        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-6), name
+
+
+def test_gradient_checkpointing_changes_no_gradient(processor, model, encoded):
+    from train.student import keep_little
+
+    learner = Student(adapted(model), processor, 1)
+    learner.loss(*learner.read(encoded)).backward()
+    before = gradients(learner.model)
+    learner.model.zero_grad()
+    keep_little(learner.model)
+    learner.loss(*learner.read(encoded)).backward()
+    assert learner.model.get_base_model().model.language_model.layers[0].gradient_checkpointing
+    for name, gradient in gradients(learner.model).items():
+        assert torch.allclose(gradient, before[name], rtol=1e-5, atol=1e-8), name
+
+
+def test_no_example_sees_another_one(processor, model, encoded):
+    learner = Student(adapted(model), processor, 1)
+
+    def losses_of_the_last(*others):
+        batch, sight = learner.read([*others, encoded[1]])
+        losses_S, _ = learner.loss.judge(batch, sight)
+        return losses_S[-encoded[1].num_targets :]
+
+    alone = losses_of_the_last()
+    assert torch.allclose(losses_of_the_last(encoded[0]), alone, rtol=1e-5)
+    assert torch.allclose(losses_of_the_last(encoded[3], encoded[5], encoded[2]), alone, rtol=1e-5)
+
+
+def test_an_example_stands_where_the_model_would_place_it_alone(processor, model, encoded):
+    learner = Student(adapted(model), processor, 1)
+    batch, _ = learner.read(encoded)
+    ends = list(accumulate(batch.lengths))
+    for one, start, end in zip(encoded, [0, *ends], ends, strict=False):
+        assert batch.input_ids_1T[0, start:end].tolist() == one.input_ids
+        assert (batch.positions_31T[:, 0, start] == 0).all()
+        alone, _ = learner.read([one])
+        assert torch.equal(batch.positions_31T[..., start:end], alone.positions_31T)
+        is_image = batch.input_ids_1T[0, start:end] == processor.image_token_id
+        rotary = batch.positions_31T[:, 0, start:end]
+        # Height and width go apart at images alone, which is what makes these positions those of the model.
+        assert (rotary[1] != rotary[2]).any() == any(shown.stem != "2" for shown in one.images)
+        assert (rotary[0] == rotary[1])[~is_image].all()
+
+
+def test_each_supervised_token_is_predicted_by_the_one_before_it(processor, model, encoded):
+    weighted = [dataclasses.replace(one, weight=number / 4) for number, one in enumerate(encoded)]
+    batch, _ = Student(adapted(model), processor, 1).read(weighted)
+    tokens_T = batch.input_ids_1T[0]
+    assert torch.equal(tokens_T[batch.predicting_S + 1], batch.targets_S)
+    assert processor.tokenizer.decode(batch.targets_S) == "".join(f"{target}<|im_end|>" for target in TARGETS)
+    assert batch.weights_S.tolist() == [one.weight for one in weighted for _ in range(one.num_targets)]
+
+
+def test_questions_without_an_image_are_packed_too(processor, model, encoded):
+    text = Encoded((), encoded[0].input_ids[-12:], 4)
+    learner = Student(adapted(model), processor, 1)
+    both = learner.loss(*learner.read([text, encoded[1]]))
+    apart = learner.loss(*learner.read([text])) + learner.loss(*learner.read([encoded[1]]))
+    assert torch.allclose(both, apart, rtol=1e-5)
+
+
+def _shares(encoded, num_ranks, **changes):
+    settings = config(num_workers=num_ranks, **changes)
+    return [list(plan(encoded, settings, rank, num_ranks)) for rank in range(num_ranks)]
+
+
+def _examples(share):
+    return [one for pack in share.packs for one in pack]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_the_ranks_together_do_the_batch_of_one_rank(encoded, num_ranks):
+    (alone,), together = _shares(encoded, 1), _shares(encoded, num_ranks)
+    for whole, *parts in zip(alone, *together, strict=True):
+        done = [one for part in parts for one in _examples(part) if one.weight]
+        assert sorted(map(id, _examples(whole))) == sorted(map(id, done))
+        assert {part.num_targets for part in parts} == {sum(one.num_targets for one in _examples(whole))}
+        assert {part.total_weight for part in parts} == {whole.num_targets}
+        assert {part.num_tokens for part in parts} == {sum(len(one.input_ids) for one in _examples(whole))}
+
+
+def test_every_example_comes_once_an_epoch_in_an_order_that_the_seed_decides(encoded):
+    (shares,) = _shares(encoded, 1, batch_size=3, num_steps=20)
+    for epoch in zip(shares[::2], shares[1::2], strict=True):
+        assert {id(one) for share in epoch for one in _examples(share)} == set(map(id, encoded))
+    assert _shares(encoded, 1, num_steps=20) == _shares(encoded, 1, num_steps=20)
+    assert _shares(encoded, 1, batch_size=3, num_steps=20) != _shares(encoded, 1, batch_size=3, num_steps=20, seed=1)
+
+
+def test_a_plan_goes_on_where_it_was(encoded):
+    settings = config(num_steps=9)
+    whole = list(plan(encoded, settings, 0, 2))
+    for done in (0, 1, 5, 9):
+        assert list(plan(encoded, settings, 0, 2, done=done)) == whole[done:]
+
+
+@given(
+    lengths=st.lists(st.integers(2, 100), min_size=1, max_size=40),
+    num_ranks=st.integers(1, 5),
+    tokens_per_pack=st.integers(100, 400),
+)
+def test_packs_hold_the_batch_once_within_their_limit_and_every_rank_has_equally_many(
+    lengths, num_ranks, tokens_per_pack
+):
+    batch = [Encoded((Path(str(n)),), [7] * length, 1) for n, length in enumerate(lengths)]
+    by_rank = share_out(batch, num_ranks, tokens_per_pack)
+    assert len(by_rank) == num_ranks
+    assert len({len(packs) for packs in by_rank}) == 1
+    packs = [pack for packs in by_rank for pack in packs]
+    assert all(pack for pack in packs)
+    assert all(sum(len(one.input_ids) for one in pack) <= tokens_per_pack for pack in packs)
+    counted = [one for pack in packs for one in pack if one.weight]
+    assert sorted(one.images for one in counted) == sorted(one.images for one in batch)
+
+
+def test_an_example_that_fits_no_pack_is_an_error():
+    with pytest.raises(ValueError, match="an example of 11 tokens fits no pack of 10"):
+        share_out([Encoded((), [7] * 11, 1)], 1, 10)
