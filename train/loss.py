@@ -46,9 +46,8 @@ class CrossEntropy(torch.autograd.Function):
         return gradient_SD * gradients[0], None, None, None
 
 
-@torch.no_grad()
 def judge(hidden_SD: torch.Tensor, head_WD: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The cross entropy at each token, losses_S, and whether the likeliest one is the target, hits_S."""
+    """The cross entropy at each token, losses_S, and whether the likeliest one is the target, hits_S; no gradient."""
     losses, hits = [], []
     at_once = max(1, LOGITS_AT_ONCE // len(head_WD))
     for start in range(0, len(hidden_SD), at_once):

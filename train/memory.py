@@ -1,4 +1,4 @@
-"""Settings -> what a fit will hold in memory: the model is laid out on torch's meta device, where nothing is real. [edge]
+"""Settings -> what a fit will hold in memory: its model is laid out on torch's meta device, with nothing in it. [edge]
 
 Activations are not guessed: what autograd would keep of a pack is counted while two models of one and two layers run
 on that device, and what the second keeps beyond the first is what each layer keeps.
@@ -158,6 +158,6 @@ def _kept(model: torch.nn.Module, config: FitConfig) -> int:
     positions_31T = torch.zeros(3, 1, num_tokens, dtype=torch.long, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
         hidden = model.get_base_model().model(input_ids=ids_1T, position_ids=positions_31T, use_cache=False)
-    num_bytes = sum(tensor.nbytes for tensor in seen.values())
+    num_bytes = sum(int(tensor.nbytes) for tensor in seen.values())
     del hidden
     return num_bytes

@@ -8,7 +8,6 @@ import dataclasses
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 

@@ -11,6 +11,7 @@ from pipelines.records import Arm
 from pipelines.settings import ARMS
 
 POCKET_BASE = "train/pocket/base"
+_SHARDED_WEIGHTS = 3  # the stage of ZeRO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,11 @@ class FitConfig(StageConfig):
     the steps in which the learning rate rises; then it falls to zero on a cosine. gradient_checkpointing: compute the
     layers twice and keep little of them. zero_stage, offload_optimizer: how DeepSpeed shards, and whether the optimizer
     is in host memory. image_cache_gib: host memory of each worker for what the frozen vision tower sees, which is
-    computed once for every image that fits. gpu_memory_gib: of each GPU; what cannot fit is refused. min_workers: the fit may go on with so few; None asks for all of them.
-    max_restarts: how often workers that died are started again. checkpoint_every, evaluate_every: steps.
-    validation_share: of the questions, which are held out. patience: evaluations without a lower loss until the fit
-    stops, and the best adapter is taken; None goes to the end.
+    computed once for every image that fits. gpu_memory_gib: of each GPU; what cannot fit is refused. min_workers: the
+    fit may go on with so few; None asks for all of them. max_restarts: how often workers that died are started again.
+    checkpoint_every, evaluate_every: steps. validation_share: of the questions, which are held out. patience:
+    evaluations without a lower loss until the fit stops; the best adapter is taken then. None goes to the end and takes
+    the last one.
     """
 
     stage: ClassVar[str] = "fit"
@@ -71,7 +73,7 @@ class FitConfig(StageConfig):
             raise ValueError(f"batch_size {self.batch_size} is less than num_workers {self.num_workers}")
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}")
-        if self.zero_stage == 3:
+        if self.zero_stage == _SHARDED_WEIGHTS:
             raise ValueError(
                 "zero_stage 3 is refused: it has been seen to leave lora_B at zero on Qwen3-VL. A LoRA's optimizer is "
                 "small; where the frozen weights do not fit on a GPU, take a smaller base or offload_optimizer"
@@ -129,7 +131,7 @@ def pocket() -> TrainRecipe:
 
 def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
     """Qwen3-VL of a size, fitted as published work does it; not yet run by us on such hardware."""
-    common = {
+    common: dict[str, Any] = {
         "base": f"Qwen/Qwen3-VL-{size}-Instruct",
         "lora_rank": 32,
         "lora_alpha": 64,

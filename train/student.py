@@ -128,7 +128,8 @@ class TargetLoss(torch.nn.Module):
     def judge(self, batch: Batch, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The cross entropy losses_S at each supervised token, and hits_S, where the likeliest token is the target."""
         with torch.no_grad():
-            return judge(*self._hidden(batch, sight), batch.targets_S)
+            judged: tuple[torch.Tensor, torch.Tensor] = judge(*self._hidden(batch, sight), batch.targets_S)
+            return judged
 
     def _hidden(self, batch: Batch, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:
         base = self.model.get_base_model()

@@ -24,7 +24,7 @@ def held_out(examples: Sequence[TrainingExample], share: float) -> tuple[list[Tr
     limit = share * 16**_DIGITS
 
     def is_held_out(example: TrainingExample) -> bool:
-        return int(digest_bytes(example.question_id.encode())[:_DIGITS], 16) < limit
+        return bool(int(digest_bytes(example.question_id.encode())[:_DIGITS], 16) < limit)
 
     kept = [example for example in examples if not is_held_out(example)]
     return kept, [example for example in examples if is_held_out(example)]
@@ -63,7 +63,8 @@ class Best:
 def keep_best(folder: Path, student: Student) -> None:
     """Write down the adapter as the best so far."""
     weights = {
-        name: each.detach().cpu().contiguous() for name, each in get_peft_model_state_dict(student.model).items()
+        name: each.detach().cpu().contiguous()
+        for name, each in get_peft_model_state_dict(student.model, save_embedding_layers=False).items()
     }
     with writing(folder):
         save_file(weights, folder / f".{_BEST}.draft")

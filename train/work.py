@@ -52,7 +52,7 @@ class Point:
     """A finished step, over all ranks.
 
     loss: per supervised token of its whole batch. learning_rate: that it was taken at. gradient_norm: before clipping.
-    num_tokens, num_targets: of its batch, the latter those that are trained on. seconds: of the step, by the first rank;
+    num_tokens, num_targets: of its batch, the latter those that are trained on. seconds: that the first rank took;
     computing_s: of these, in forward and backward passes and the optimizer; reading_s: until packs were read, the
     vision tower's part aside. memory_gib: peak, of the first rank's GPU, or of its process.
     validation_loss, validation_accuracy: per supervised token of what is held out, where it was looked at.

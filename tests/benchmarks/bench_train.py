@@ -30,7 +30,7 @@ PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "build/bench/train"
 PEERS = PROJECT / "build/bench/trl"
 RECIPE = f"{__file__}:recipe"
-NUM_EXAMPLES, NUM_EPOCHS, BATCH_SIZE = 96, 4, 16
+NUM_EXAMPLES, NUM_EPOCHS, BATCH_SIZE = 48, 4, 16
 SMALLER = 8  # than the 2B, in width; layers are fewer by the factor below
 FEWER = 7 / 3
 VISUAL_TOKENS, TARGET_TOKENS, PROMPT_TOKENS = (60, 512), (20, 300), (40, 120)
@@ -201,9 +201,9 @@ def plot(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
     for (name, each), style in zip(runs.items(), ("-", "--", ":"), strict=True):
         axes.plot(range(1, len(each[0]["losses"]) + 1), each[0]["losses"], style, label=name)
     axes.set_xlabel("step")

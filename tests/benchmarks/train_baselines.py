@@ -140,6 +140,9 @@ def main(arguments: list[str]) -> None:
 
     def counting(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = collate(features)
+        # The line break after the closing token is no part of what is taught.
+        last = batch["attention_mask"].sum(dim=1) - 1
+        batch["labels"][torch.arange(len(last)), last] = -100
         counted["useful"] += int(batch["attention_mask"].sum())
         counted["all"] += batch["attention_mask"].numel()
         counted["targets"] += int((batch["labels"] != -100).sum())

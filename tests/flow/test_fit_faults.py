@@ -28,6 +28,7 @@ SETTINGS = (
     "fit.batch_size=8",
     "fit.validation_share=0.2",
     "fit.evaluate_every=6",
+    "fit.patience=9",
 )
 
 

@@ -28,8 +28,18 @@ def test_each_adapter_depends_on_its_own_arms_examples():
 
 @pytest.mark.parametrize(
     "override",
-    ["fit.batch_size=1", 'fit.arms=["none"]', "fit.precision=fp8", "fit.warmup_share=1", "fit.num_steps=0"]
-    + ["fit.tokens_per_pack=100", "fit.zero_stage=3", "fit.min_workers=3", "fit.patience=2", "fit.zero_stage=4"],
+    [
+        "fit.batch_size=1",
+        'fit.arms=["none"]',
+        "fit.precision=fp8",
+        "fit.warmup_share=1",
+        "fit.num_steps=0",
+        "fit.tokens_per_pack=100",
+        "fit.zero_stage=3",
+        "fit.min_workers=3",
+        "fit.patience=2",
+        "fit.zero_stage=4",
+    ],
 )
 def test_a_wrong_setting_fails_before_anything_starts(override):
     with pytest.raises(ConfigError, match=override.partition("=")[0]):

@@ -38,7 +38,7 @@ def test_a_judge_tells_each_tokens_loss_and_whether_it_is_the_likeliest(drawn):
     hidden_SD, head_WD, targets_S, _ = drawn
     logits_SW = hidden_SD @ head_WD.T
     targets_S[:5] = logits_SW[:5].argmax(dim=1)
-    losses_S, hits_S = judge(hidden_SD, head_WD, targets_S)
+    losses_S, hits_S = judge(hidden_SD.detach(), head_WD, targets_S)
     assert torch.allclose(losses_S, functional.cross_entropy(logits_SW, targets_S, reduction="none"), rtol=1e-5)
     assert hits_S.tolist() == (logits_SW.argmax(dim=1) == targets_S).tolist()
     assert hits_S[:5].all()

@@ -1,0 +1,82 @@
+"""What a fit will need is known before a GPU is asked for, and what cannot fit is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from infra.errors import ConfigError, InputError
+from infra.recipes import resolve
+from tests.train.conftest import config
+from train import memory, recipes
+from train.adapter import attach, num_trainable
+
+SMALL, LARGE = "qwen3_vl_2b_1x32gb", "qwen3_vl_4b_1x32gb"
+RECIPES = (SMALL, "qwen3_vl_2b_1x80gb", "qwen3_vl_2b_8x80gb", LARGE, "qwen3_vl_4b_1x80gb", "qwen3_vl_4b_8x80gb")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_for_gpus_fits_into_the_gpus_that_it_names(name):
+    settings = getattr(recipes, name)().fit
+    told = settings.estimate(None)
+    assert 0 < told["gib_per_worker"]["all"] <= settings.gpu_memory_gib
+    assert told["steps"] == settings.num_steps
+
+
+def test_the_shapes_are_those_of_the_published_models():
+    assert memory.need(getattr(recipes, SMALL)().fit).num_parameters == pytest.approx(2.13e9, rel=0.01)
+    assert memory.need(getattr(recipes, LARGE)().fit).num_parameters == pytest.approx(4.44e9, rel=0.01)
+
+
+def test_what_cannot_fit_is_refused_with_what_to_change():
+    settings = dataclasses.replace(recipes.qwen3_vl_2b_1x32gb().fit, tokens_per_pack=65536)
+    with pytest.raises(InputError, match=r"needs about \d+\.\d GiB, and the recipe's GPUs have 31 .*tokens_per_pack"):
+        memory.check(settings)
+    memory.check(dataclasses.replace(settings, gradient_checkpointing=True))
+    memory.check(dataclasses.replace(settings, gpu_memory_gib=None))
+
+
+def test_more_workers_share_the_optimizer_and_offloading_takes_it_away():
+    one = recipes.qwen3_vl_2b_1x80gb().fit
+    alone, eight = memory.need(one), memory.need(dataclasses.replace(one, num_workers=8))
+    away = memory.need(dataclasses.replace(one, offload_optimizer=True))
+    assert alone.learning > eight.learning > away.learning == 2 * alone.num_trainable
+    assert alone.weights == eight.weights == away.weights
+
+
+def test_activations_are_those_that_autograd_keeps_of_a_real_pack(model, monkeypatch):
+    monkeypatch.setattr(memory, "read_shape", lambda base: model.config)
+    settings = config(tokens_per_pack=400, max_length=200)
+    expected = memory.need(settings)
+    adapted = attach(model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=0, base="base")
+    assert expected.num_trainable == num_trainable(adapted)
+    own = {parameter.untyped_storage().data_ptr() for parameter in adapted.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        adapted.get_base_model().model(
+            input_ids=torch.zeros(1, 400, dtype=torch.long),
+            position_ids=torch.arange(400).expand(3, 1, -1),
+            lengths=(200, 200),
+            use_cache=False,
+        )
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert expected.activations == pytest.approx(found, rel=0.25)
+
+
+def test_a_base_of_another_kind_or_nowhere_is_named(tmp_path):
+    with pytest.raises(InputError, match="The shape of no/such-model is not known"):
+        memory.read_shape("no/such-model")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match="is a llama, and no Qwen3-VL model"):
+        memory.read_shape(str(tmp_path))
+
+
+def test_zero_3_is_refused_with_the_reason():
+    with pytest.raises(ConfigError, match="lora_B at zero"):
+        resolve("pocket", ["train"], ["fit.zero_stage=3"])

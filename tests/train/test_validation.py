@@ -1,0 +1,63 @@
+"""What is held out is the same in every arm, and the best adapter is the one of the lowest loss on it."""
+
+import dataclasses
+
+import torch
+
+from tests.train.conftest import example
+from train import validation
+from train.adapter import attach
+from train.encoding import encode
+from train.student import Student
+from train.validation import Best, evaluate, held_out
+
+
+def test_a_share_of_the_questions_is_held_out_the_same_in_every_arm():
+    rows = [example(n) for n in range(1000)]
+    kept, watched = held_out(rows, 0.2)
+    assert len(kept) + len(watched) == 1000
+    assert 150 < len(watched) < 250
+    others = [dataclasses.replace(row, arm="rationale_then_answer", target="Other.") for row in rows[::-1]]
+    assert {row.question_id for row in held_out(others, 0.2)[1]} == {row.question_id for row in watched}
+    assert held_out(rows, 0) == (rows, [])
+    fewer = {row.question_id for row in held_out(rows, 0.1)[1]}
+    assert fewer < {row.question_id for row in watched}
+
+
+def test_an_evaluation_is_the_mean_over_all_supervised_tokens_of_all_ranks(model, processor, images, monkeypatch):
+    rows = [example(n, target) for n, target in enumerate(["(A)", "Round and long.", "No.", "B", "Yes."])]
+    encoded, _ = encode(rows, images, processor, 500)
+    learner = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
+    losses, hits = zip(*(learner.loss.judge(*learner.read([one])) for one in encoded), strict=True)
+    wanted = torch.tensor([torch.cat(losses).mean(), torch.cat(hits).double().mean()]).double()
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    assert torch.allclose(torch.tensor(evaluate(learner, encoded, 500, 0, 1)).double(), wanted, rtol=1e-5)
+
+    sums = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: sums.append(tensor.clone()))
+    for rank in range(3):
+        evaluate(learner, encoded, 200, rank, 3)
+    loss, right, count = sum(sums).tolist()
+    assert count == sum(one.num_targets for one in encoded)
+    assert torch.allclose(torch.tensor([loss / count, right / count]).double(), wanted, rtol=1e-5)
+
+
+def test_the_best_is_the_lowest_and_what_came_after_it_is_counted():
+    best = Best()
+    for step, loss in enumerate([3.0, 2.0, 2.5, 2.0], 1):
+        best = best.after(loss, step)
+    assert best == Best(loss=2.0, step=2, num_worse=2)
+    assert best.after(1.0, 5) == Best(loss=1.0, step=5, num_worse=0)
+
+
+def test_the_best_adapter_takes_the_place_of_the_last_one(model, processor, tmp_path):
+    learner = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
+    validation.keep_best(tmp_path, learner)
+    before = {name: each.detach().clone() for name, each in learner.model.named_parameters()}
+    with torch.no_grad():
+        for name, each in learner.model.named_parameters():
+            if "lora_" in name:
+                each.add_(1.0)
+    validation.take_best(tmp_path, learner)
+    assert all(torch.equal(each, before[name]) for name, each in learner.model.named_parameters())
+    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
