@@ -191,7 +191,9 @@ class EndpointEngine:
 
     async def _connected(self) -> Client:
         if self._client is None:
-            self._client = await _client(self._config, self.num_at_once, self._config.timeout_s).__aenter__()
+            # Whoever asks ends a row when its time is over; a client that did so itself would first try again.
+            timeout_s = 2 * self._config.timeout_s
+            self._client = await _client(self._config, self.num_at_once, timeout_s).__aenter__()
         return self._client
 
 

@@ -35,9 +35,12 @@ SETTINGS = (
 class Fit:
     """The stage in a process of its own, over a few examples."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, as_left_by: "Fit | None" = None) -> None:
         self.run_dir = folder / "runs" / "a"
         self.log = folder / "log"
+        if as_left_by is not None:
+            shutil.copytree(as_left_by.run_dir, self.run_dir)
+            return
         rng = np.random.default_rng(0)
         asked = [
             question(id=f"q{n}", images=(f"images/0.zip/{n}.png",), image_digests=(f"{n:064}",), gold="ABCD"[n % 4])
@@ -159,8 +162,7 @@ def killed(tmp_path_factory):
 def test_a_driver_that_is_killed_goes_on_from_its_checkpoint_with_any_number_of_workers(
     unbroken, killed, tmp_path, num_workers
 ):
-    fit = Fit(tmp_path)
-    shutil.copytree(killed.run_dir / "checkpoints", fit.run_dir / "checkpoints")
+    fit = Fit(tmp_path, as_left_by=killed)
     (curve,) = fit.curves()
     fit.finish(f"fit.num_workers={num_workers}")
     assert curve.read_text().count('"step": 4,') == 1  # what was done is not done again

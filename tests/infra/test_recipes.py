@@ -33,7 +33,7 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ("questions.limit=0", r"greater than 0"),
         ("questions.limit=1.5", r"questions\.limit=1\.5"),
         ('examine.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),
-        ("fit.batch_size=31", r"fit\.batch_size=31.*multiple"),
+        ("fit.batch_size=1", r"fit\.batch_size=1.*less than num_workers"),
     ],
 )
 def test_a_bad_override_names_the_path_the_value_and_what_is_allowed(override, message):

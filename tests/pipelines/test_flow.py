@@ -80,10 +80,12 @@ def test_another_prompt_makes_every_stage_that_shows_it_run_again(monkeypatch):
     assert manifest.key(stage.made_from(config, "rationales", {"questions": artifact})) != manifest.key(before)
 
 
-def test_recipes_of_all_packages_have_the_same_names():
+def test_recipes_of_the_flow_have_the_same_names_in_all_packages_and_students_have_more_of_their_own():
     from infra import recipes
 
-    names = [set(recipes.known_recipes(package)) for package in flow.PACKAGES]
-    assert names[0] == names[1] == names[2]
+    pipelines, train, serve = (set(recipes.known_recipes(package)) for package in ("pipelines", "train", "serve"))
+    assert pipelines == serve < train
+    with pytest.raises(ConfigError):
+        flow.resolve("qwen3_vl_2b_1x32gb", [])
     with pytest.raises(ConfigError):
         flow.resolve("no_such", [])
