@@ -55,8 +55,8 @@ class Condition(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A row of a sealed table. Fields are text, numbers, booleans, or tuples of text. stem: name of the table's
-    file."""
+    """A row of a sealed table. Fields are text, numbers, booleans, bytes, or tuples of text. stem: name of the
+    table's file."""
 
     stem: ClassVar[str]
     _schemas: ClassVar[dict[type, pa.Schema]] = {}
@@ -216,6 +216,25 @@ class Rationale(Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TopLogprobs(Record):
+    """What the teacher held likely in the place of each token that it wrote, in a table of its own where it is kept.
+
+    vocabulary: digest of the tokenizer's tokens. written: the tokens, int32; tokens: in the place of each of them the
+    `num_likeliest` likeliest ones, likeliest first, int32; logprobs: theirs, float16, before any temperature. All in
+    the machine's byte order, which is little-endian wherever this runs.
+    """
+
+    stem: ClassVar[str] = "top_logprobs"
+
+    rationale_id: str
+    vocabulary: str
+    num_likeliest: int
+    written: bytes
+    tokens: bytes
+    logprobs: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Record):
     """What becomes of a rationale that was asked for with the question's own images.
 
@@ -293,6 +312,7 @@ _ARROW_TYPES: dict[Any, pa.DataType] = {
     int: pa.int64(),
     float: pa.float64(),
     bool: pa.bool_(),
+    bytes: pa.binary(),
     tuple[str, ...]: pa.list_(pa.string()),
 }
 

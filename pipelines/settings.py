@@ -16,6 +16,7 @@ from pipelines.records import Arm, Condition
 from pipelines.sources.pocket import PocketConfig
 from pipelines.sources.source import SourceConfig
 
+MOST_LOGPROBS = 20  # of a token, that vLLM tells
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
 
 
@@ -83,7 +84,8 @@ class TeachConfig(StageConfig):
     answer told. batch_size: questions that are sent to an engine together; many batches are in an engine at once.
     ledger: folder of all finished rationales, shared by runs; None for the one beside the run folder.
     expected_output_tokens: of a rationale, and expected_tokens_per_s: of one engine, for the estimate of a dry run
-    where nothing was measured yet.
+    where nothing was measured yet. top_logprobs: how many of the likeliest
+    tokens are kept, with their logprobs, for each token of a rationale; what was asked without is asked again.
     """
 
     stage: ClassVar[str] = "teach"
@@ -108,6 +110,7 @@ class TeachConfig(StageConfig):
     grounding_share: Annotated[float, Ge(0), Le(1)] = 0.0
     rationalise: bool = False
     batch_size: Annotated[int, Gt(0)] = 32
+    top_logprobs: Annotated[int, Ge(0), Le(MOST_LOGPROBS)] = 0
     ledger: str | None = None
     expected_output_tokens: Annotated[int, Gt(0)] = 300
     expected_tokens_per_s: Annotated[float, Gt(0)] | None = None
@@ -115,6 +118,11 @@ class TeachConfig(StageConfig):
     def __post_init__(self) -> None:
         if self.min_replicas is not None and self.min_replicas > self.engine.replicas:
             raise ValueError(f"min_replicas is {self.min_replicas}, more than engine.replicas, {self.engine.replicas}")
+        if self.top_logprobs and self.endpoint:
+            raise ValueError(
+                f"top_logprobs is {self.top_logprobs}, and an endpoint tells no token's number: leave endpoint out, "
+                "and an engine of our own asks the teacher"
+            )
         if self.ledger is not None and not self.ledger.startswith("/"):
             raise ValueError(f"ledger is {self.ledger!r}, and jobs run in another folder: name an absolute path")
 

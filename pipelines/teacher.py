@@ -24,7 +24,7 @@ from infra.errors import ArtifactError, ClusterError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
 from pipelines import tables
-from pipelines.records import Condition, Fate, Rationale
+from pipelines.records import Condition, Fate, Rationale, TopLogprobs
 from pipelines.settings import TeachConfig
 from pipelines.teaching import engines, ledger
 from pipelines.teaching.explaining import Account, Explainer, Work, num_lives
@@ -247,20 +247,23 @@ def check_failures(tally: Tally, limit: float) -> None:
         )
 
 
-def _seal(draft: Path, rationales: Iterator[Rationale]) -> Tally:
-    """Write the table and count it."""
+def _seal(draft: Path, rationales: Iterator[tuple[Rationale, TopLogprobs | None]]) -> Tally:
+    """Write the tables and count them."""
     rows: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     quarantined: Counter[str] = Counter()
     figures: Counter[str] = Counter()
-    with tables.writer(draft, Rationale) as add:
-        for rationale in rationales:
+    with tables.writer(draft, Rationale) as add, tables.writer(draft, TopLogprobs) as keep:
+        for rationale, kept in rationales:
             add(rationale)
+            if kept is not None:
+                keep(kept)
             rows.update(
                 asked=1,
                 explained=rationale.fate == Fate.EXPLAINED,
                 probes=rationale.condition != Condition.REAL,
                 hinted=rationale.hinted,
+                top_logprobs=kept is not None,
             )
             reasons = {Fate.FAILED: failed, Fate.QUARANTINED: quarantined}.get(Fate(rationale.fate))
             if reasons is not None and rationale.error:

@@ -3,9 +3,12 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from infra import privacy
 
+settings.register_profile("untimed", deadline=None)  # machines that run tests are busy
+settings.load_profile("untimed")
 privacy.silence()
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in (

@@ -1,7 +1,8 @@
 """Example -> tokens: one rendering, and one span of them that is trained on."""
 
 import dataclasses
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from PIL import Image
 from infra.errors import InputError
 from pipelines import images
 from pipelines.records import TrainingExample
+from pipelines.teaching.logprobs import Likeliest
+from train import distillation
+from train.distillation import Told
 
 TOO_LONG = "too_long"
 MARKUP = "chat_markup"  # the text holds a token of the chat format itself, and would break out of its turn
@@ -19,22 +23,33 @@ MARKUP = "chat_markup"  # the text holds a token of the chat format itself, and 
 class Encoded:
     """An example as tokens, with its images' tokens expanded; the last `num_targets` of them are trained on.
 
-    weight: how much the loss of each of these counts.
+    weight: how much the loss of each of these counts. told: what a teacher held likely at the first of them.
     """
 
     images: tuple[Path, ...]
-    input_ids: list[int]
+    input_ids: "array[int]"
     num_targets: int
     weight: float = 1.0
+    told: Told | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def num_told(self) -> int:
+        """At how many of them a teacher's distribution is known."""
+        return 0 if self.told is None else len(self.told.tokens_PK)
 
 
 def encode(
-    examples: Sequence[TrainingExample], folder: Path, processor: Any, max_length: int
+    examples: Sequence[TrainingExample],
+    folder: Path,
+    processor: Any,
+    max_length: int,
+    known: Mapping[str, Likeliest] | None = None,
 ) -> tuple[list[Encoded], dict[str, int]]:
     """The examples as tokens, in order, and how many were left out by reason; none is ever cut.
 
-    folder: the one that the examples' image paths are below. Raises InputError for an image that cannot be read, or
-    a chat template that renders the assistant's turn otherwise than it is asked for in generation.
+    folder: the one that the examples' image paths are below. known: what a teacher held likely, by rationale. Raises
+    InputError for an image that cannot be read, or a chat template that renders the assistant's turn otherwise than it
+    is asked for in generation.
     """
     reasons = {TOO_LONG: 0, MARKUP: 0}
     num_visual: dict[Path, int] = {}
@@ -45,7 +60,7 @@ def encode(
         if any(token in example.prompt + example.target for token in processor.tokenizer.all_special_tokens):
             reasons[MARKUP] += 1
             continue
-        tokens = encode_one(example, paths, [num_visual[path] for path in paths], processor)
+        tokens = encode_one(example, paths, [num_visual[path] for path in paths], processor, known or {})
         if len(tokens.input_ids) > max_length:
             reasons[TOO_LONG] += 1
         else:
@@ -54,7 +69,11 @@ def encode(
 
 
 def encode_one(
-    example: TrainingExample, paths: tuple[Path, ...], num_visual_tokens: Sequence[int], processor: Any
+    example: TrainingExample,
+    paths: tuple[Path, ...],
+    num_visual_tokens: Sequence[int],
+    processor: Any,
+    known: Mapping[str, Likeliest],
 ) -> Encoded:
     """One example as tokens: those that the model is asked with, as in generation, and then those that it is to write.
 
@@ -66,7 +85,8 @@ def encode_one(
     expanded = [processor.image_token * num + text for num, text in zip(num_visual_tokens, after, strict=True)]
     asked = before + "".join(expanded)
     asked_ids, answered_ids = processor.tokenizer([asked, answered], add_special_tokens=False)["input_ids"]
-    return Encoded(paths, asked_ids + answered_ids, len(answered_ids), example.weight)
+    told = distillation.told(answered_ids, example.rationale_id, known)
+    return Encoded(paths, array("i", asked_ids + answered_ids), len(answered_ids), example.weight, told)
 
 
 def render(example: TrainingExample, processor: Any) -> tuple[str, str]:

@@ -58,6 +58,7 @@ def run(task: Task) -> Tally:
         base=locate_base(config.base),
         examples=task.run_dir / "examples" / arm,
         images=task.run_dir / "questions",
+        rationales=task.run_dir / "rationales",
         checkpoints=checkpoints_of(task),
         folder=task.draft,
         card=model_card(config, arm),
@@ -250,6 +251,8 @@ def watched(point: Point) -> dict[str, float]:
         "memory_gib": point.memory_gib,
         "validation_loss": point.validation_loss,
         "validation_accuracy": point.validation_accuracy,
+        "divergence": point.divergence,
+        "validation_divergence": point.validation_divergence,
     }
     return {name: value for name, value in told.items() if value is not None}
 
@@ -273,8 +276,12 @@ def tally(outcome: Outcome, points: list[Point]) -> Tally:
             "machinery_share": 1 - sum(point.computing_s for point in points) / seconds,
             "trainable_parameters": outcome.num_trainable,
         }
-        | ({"validation_loss": evaluated[-1].validation_loss or 0.0} if evaluated else {})
-        | ({"validation_accuracy": evaluated[-1].validation_accuracy or 0.0} if evaluated else {}),
+        | ({"told_share": outcome.num_told / outcome.num_targets} if points[-1].divergence is not None else {})
+        | {
+            name: value
+            for name in ("validation_loss", "validation_accuracy", "validation_divergence")
+            if evaluated and (value := getattr(evaluated[-1], name)) is not None
+        },
     )
 
 

@@ -6,6 +6,8 @@ import math
 import resource
 import time
 import warnings
+from collections.abc import Mapping
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from ray.train.torch import get_device
 from infra.errors import InputError
 from pipelines import tables
 from pipelines.records import TrainingExample
-from train import adapter, checkpoint, student, validation, zero
+from pipelines.teaching.logprobs import Likeliest
+from train import adapter, checkpoint, distillation, student, validation, zero
 from train.encoding import Encoded, encode
 from train.packing import Share, plan
 from train.recipes import FitConfig
@@ -33,19 +36,25 @@ def fit(work: Work) -> Outcome:
     config, rank = work.config, get_context().get_world_rank()
     rows = tables.read(work.examples, TrainingExample)
     model, processor = student.load(work.base, config.precision)
-    examples, watched, reasons = _encoded(work, rows, processor)
+    known = {}
+    if config.distillation_weight:
+        num_words = model.config.text_config.vocab_size
+        known = distillation.read(work.rationales, rows, processor.tokenizer, num_words)
+    examples, watched, reasons = _encoded(work, rows, processor, known)
     adapted = adapter.attach(
         model.to(get_device()), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
     )
     if config.gradient_checkpointing:
         student.keep_little(adapted)
-    learner = Student(adapted, processor, config.image_cache_gib)
+    learner = Student(adapted, processor, config.image_cache_gib, distillation_weight=config.distillation_weight)
     engine = zero.start(learner.loss, config)
     step, best = _resumed(work, engine)
     with CurveWriter(work.checkpoints, rank) as curve:
-        for share in plan(examples, config, rank, zero.num_ranks(), done=step):
-            if config.patience is not None and best.num_worse >= config.patience:
+        shares = plan(examples, config, rank, zero.num_ranks(), done=step)
+        for share, following in pairwise(chain(shares, [None])):
+            if share is None or (config.patience is not None and best.num_worse >= config.patience):
                 break
+            learner.expect(following.packs if following else [])
             step += 1
             point = take_step(engine, learner, share, config, step)
             if watched and (step % config.evaluate_every == 0 or step == config.num_steps):
@@ -65,19 +74,21 @@ def fit(work: Work) -> Outcome:
         num_trained_on=num_seen,
         reasons=reasons | {reason: count for reason, count in left_out.items() if count},
         num_trainable=adapter.num_trainable(adapted),
+        num_targets=sum(example.num_targets for example in examples),
+        num_told=sum(example.num_told for example in examples),
         last_step=step,
         best_step=best.step if config.patience is not None else step,
     )
 
 
 def _encoded(
-    work: Work, rows: list[TrainingExample], processor: Any
+    work: Work, rows: list[TrainingExample], processor: Any, known: Mapping[str, Likeliest]
 ) -> tuple[list[Encoded], list[Encoded], dict[str, int]]:
     """The examples that are trained on, those that are held out, and how many of all were left out by reason."""
     config = work.config
     kept, watched = validation.held_out(rows, config.validation_share)
-    encoded, reasons = encode(kept, work.images, processor, config.max_length)
-    encoded_watched, reasons_watched = encode(watched, work.images, processor, config.max_length)
+    encoded, reasons = encode(kept, work.images, processor, config.max_length, known)
+    encoded_watched, reasons_watched = encode(watched, work.images, processor, config.max_length, known)
     names = {*reasons, *reasons_watched}
     reasons = {name: reasons.get(name, 0) + reasons_watched.get(name, 0) for name in sorted(names)}
     if not encoded:
@@ -105,10 +116,10 @@ def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, st
     torch.manual_seed(hash((config.seed, step, engine.global_rank)) & 0x7FFFFFFF)
     rate = zero.learning_rate(config, step)
     looked_s = learner.seconds_looking
-    loss, reading_s, computing_s = update(engine, learner, share, rate)
+    loss, divergence, reading_s, computing_s = update(engine, learner, share, rate)
     looked_s = learner.seconds_looking - looked_s
     norm = float(engine.get_global_grad_norm() or 0.0)
-    if not math.isfinite(loss) or not math.isfinite(norm):
+    if not (math.isfinite(loss) and math.isfinite(divergence) and math.isfinite(norm)):
         raise InputError(
             f"Step {step} has loss {loss:g} and gradient norm {norm:g}. What came before is in the checkpoints. Lower "
             f"fit.learning_rate (it was {rate:g}), or look at the examples of that batch."
@@ -116,6 +127,7 @@ def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, st
     return Point(
         step=step,
         loss=loss,
+        divergence=divergence if config.distillation_weight else None,
         learning_rate=rate,
         gradient_norm=norm,
         num_tokens=share.num_tokens,
@@ -127,41 +139,49 @@ def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, st
     )
 
 
-def update(engine: Any, learner: Student, share: Share, rate: float) -> tuple[float, float, float]:
-    """Learn from a share. Returns the loss per supervised token of the whole batch, where each counts by its example's
-    weight, and the seconds in which packs were read, and learned from."""
+def update(engine: Any, learner: Student, share: Share, rate: float) -> tuple[float, float, float, float]:
+    """Learn from a share. Returns the cross entropy per supervised token of the whole batch, where each counts by its
+    example's weight, the divergence per token at which a teacher's distribution is known, and the seconds in which
+    packs were read, and learned from."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     num_ranks = zero.num_ranks()
-    whole = torch.zeros((), device=engine.device)
+    sums_2 = torch.zeros(2, device=engine.device)
     reading_s = computing_s = 0.0
     for number, pack in enumerate(share.packs, 1):
         started = time.monotonic()
         batch, sight = learner.read(pack)
         read = time.monotonic()
         engine.set_gradient_accumulation_boundary(number == len(share.packs))
-        loss = engine(batch, sight) / (share.total_weight or 1)  # a batch in which nothing counts is no update
-        # DeepSpeed averages gradients over the ranks; the sum over all supervised tokens of the batch is what is meant.
-        engine.backward(loss * num_ranks, scale_wrt_gas=False)
-        whole += loss.detach()
+        objective, own_2 = engine(batch, sight)
+        # DeepSpeed averages gradients over the ranks; meant is the mean over all supervised tokens. A batch
+        # in which nothing counts is no update.
+        engine.backward(objective * (num_ranks / (share.total_weight or 1)), scale_wrt_gas=False)
+        sums_2 += own_2
         reading_s += read - started
         computing_s += time.monotonic() - read
     started = time.monotonic()
     engine.step()
     computing_s += time.monotonic() - started
-    torch.distributed.all_reduce(whole)
-    return float(whole), reading_s, computing_s
+    torch.distributed.all_reduce(sums_2)
+    loss, divergence = sums_2.tolist()
+    return loss / (share.total_weight or 1), divergence / (share.told_weight or 1), reading_s, computing_s
 
 
 def _watch(
     point: Point, best: Best, learner: Student, watched: list[Encoded], work: Work, rank: int
 ) -> tuple[Point, Best]:
     """Look at what is held out; the best adapter so far is kept where it will be taken."""
-    loss, accuracy = validation.evaluate(learner, watched, work.config.tokens_per_pack, rank, zero.num_ranks())
-    best = best.after(loss, point.step)
+    seen = validation.evaluate(learner, watched, work.config.tokens_per_pack, rank, zero.num_ranks())
+    best = best.after(seen.loss, point.step)
     if best.step == point.step and work.config.patience is not None and rank == 0:
         validation.keep_best(work.checkpoints, learner)
-    return dataclasses.replace(point, validation_loss=loss, validation_accuracy=accuracy), best
+    return dataclasses.replace(
+        point,
+        validation_loss=seen.loss,
+        validation_accuracy=seen.accuracy,
+        validation_divergence=seen.divergence,
+    ), best
 
 
 def _peak_memory(device: torch.device) -> int:

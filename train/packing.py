@@ -9,9 +9,11 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 
 from train.encoding import Encoded
+from train.loss import Lesson
 from train.recipes import FitConfig
 
 # (ids_1L, mm_token_type_ids_1L, image_grid_thw_N3) -> the rotary positions_31L of an example, as the model has them.
@@ -22,13 +24,15 @@ Positions = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 class Share:
     """What one rank does in one update: its packs, and what the whole batch over all ranks holds.
 
-    num_targets: supervised tokens; total_weight: of these.
+    num_targets: supervised tokens; total_weight: of these; told_weight: of those at which a teacher's distribution is
+    known.
     """
 
     packs: list[list[Encoded]]
     num_targets: int
     num_tokens: int
     total_weight: float
+    told_weight: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,24 +40,24 @@ class Batch:
     """A pack as tensors.
 
     input_ids_1T; positions_31T: rotary ones, temporal, height and width; lengths: of the examples, in their order.
-    predicting_S: places whose next token is supervised; targets_S: that token; weights_S: how much its loss counts.
+    predicting_S: places whose next token is supervised; lesson: what that is.
     """
 
     input_ids_1T: torch.Tensor
     positions_31T: torch.Tensor
     lengths: tuple[int, ...]
     predicting_S: torch.Tensor
-    targets_S: torch.Tensor
-    weights_S: torch.Tensor
+    lesson: Lesson
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        moved = {
-            field.name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for field in dataclasses.fields(self)
-            for value in [getattr(self, field.name)]
-        }
-        return Batch(**moved)
+        return Batch(
+            self.input_ids_1T.to(device),
+            self.positions_31T.to(device),
+            self.lengths,
+            self.predicting_S.to(device),
+            self.lesson.to(device),
+        )
 
 
 def plan(
@@ -64,7 +68,7 @@ def plan(
     Every rank lays the same plan, so each knows what the whole batch holds without asking; and all have equally many
     packs, since their gradients meet after each.
     """
-    indices = _shuffled_epochs(len(examples), config.seed)
+    indices = shuffled_epochs(len(examples), config.seed)
     for _ in islice(indices, done * config.batch_size):
         pass
     for _ in range(done, config.num_steps):
@@ -74,6 +78,7 @@ def plan(
             sum(example.num_targets for example in batch),
             sum(len(example.input_ids) for example in batch),
             sum(example.weight * example.num_targets for example in batch),
+            sum(example.weight * example.num_told for example in batch),
         )
 
 
@@ -109,7 +114,8 @@ def _num_tokens(pack: Sequence[Encoded]) -> int:
     return sum(len(example.input_ids) for example in pack)
 
 
-def _shuffled_epochs(num_examples: int, seed: int) -> Iterator[int]:
+def shuffled_epochs(num_examples: int, seed: int) -> Iterator[int]:
+    """The examples' numbers without an end, each epoch in an order of its own."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(num_examples, generator=generator).tolist()
@@ -121,10 +127,10 @@ def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: 
     grid_N3: image_grid_thw of all its images, in order. positions: the model's own, asked for each example alone, so
     that what it stands beside changes nothing.
     """
-    ids, placed, predicting, targets, weights = [], [], [], [], []
+    ids, placed, predicting = [], [], []
     offset = num_images = 0
     for example in pack:
-        ids_L = torch.tensor(example.input_ids)
+        ids_L = torch.frombuffer(example.input_ids, dtype=torch.int32).long()
         length, own = len(ids_L), len(example.images)
         if own:
             assert grid_N3 is not None
@@ -134,8 +140,6 @@ def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: 
             placed.append(torch.arange(length).expand(3, 1, -1))
         ids.append(ids_L)
         predicting.append(torch.arange(offset + length - example.num_targets - 1, offset + length - 1))
-        targets.append(ids_L[length - example.num_targets :])
-        weights.append(torch.full((example.num_targets,), float(example.weight)))
         offset += length
         num_images += own
     return Batch(
@@ -143,6 +147,25 @@ def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: 
         positions_31T=torch.cat(placed, dim=-1),
         lengths=tuple(map(len, ids)),
         predicting_S=torch.cat(predicting),
-        targets_S=torch.cat(targets),
-        weights_S=torch.cat(weights),
+        lesson=_lesson(pack),
+    )
+
+
+def _lesson(pack: Sequence[Encoded]) -> Lesson:
+    nums = [example.num_targets for example in pack]
+    widths = {example.told.tokens_PK.shape[1] for example in pack if example.told is not None}
+    (width,) = widths or {0}  # one teacher, one setting
+    likeliest_SK = np.zeros((sum(nums), width), np.int64)
+    shares_SK = np.zeros((sum(nums), width), np.float32)
+    targets: list[int] = []
+    for example in pack:
+        if example.told is not None:
+            own = slice(len(targets), len(targets) + example.num_told)
+            likeliest_SK[own], shares_SK[own] = example.told.tokens_PK, example.told.shares_PK
+        targets += example.input_ids[-example.num_targets :]
+    return Lesson(
+        torch.tensor(targets),
+        torch.tensor([example.weight for example in pack], dtype=torch.float32).repeat_interleave(torch.tensor(nums)),
+        torch.from_numpy(likeliest_SK),
+        torch.from_numpy(shares_SK),
     )

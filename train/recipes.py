@@ -28,7 +28,8 @@ class FitConfig(StageConfig):
     fit may go on with so few; None asks for all of them. max_restarts: how often workers that died are started again.
     checkpoint_every, evaluate_every: steps. validation_share: of the questions, which are held out. patience:
     evaluations without a lower loss until the fit stops; the best adapter is taken then. None goes to the end and takes
-    the last one.
+    the last one. distillation_weight: how much the forward KL divergence from the teacher counts beside the cross
+    entropy, at every token of a target of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all.
     """
 
     stage: ClassVar[str] = "fit"
@@ -62,6 +63,7 @@ class FitConfig(StageConfig):
     validation_share: Annotated[float, Ge(0), Lt(1)] = 0.0
     evaluate_every: Annotated[int, Gt(0)] = 50
     patience: Annotated[int, Gt(0)] | None = None
+    distillation_weight: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         if self.tokens_per_pack < self.max_length:
@@ -85,7 +87,8 @@ class FitConfig(StageConfig):
         return {f"adapters/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
 
     def inputs(self) -> tuple[str, ...]:
-        return ("questions", *(f"examples/{arm}" for arm in self.arms))
+        told = ("rationales",) if self.distillation_weight else ()
+        return ("questions", *told, *(f"examples/{arm}" for arm in self.arms))
 
     def materials(self) -> dict[str, str]:
         return {"base": self.base}

@@ -4,8 +4,10 @@ Shapes: N images of all examples of a pack, T tokens, V visual tokens of an imag
 S supervised tokens.
 """
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from infra.errors import InputError
 from train import attention
 from train.encoding import Encoded, read_image
-from train.loss import CrossEntropy, judge
+from train.loss import Objective, judge
 from train.packing import Batch, collate
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -67,6 +69,19 @@ class Sight:
         return {"mm_encoder_outputs": {"image": features}, "image_grid_thw": self.grid_N3}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shown:
+    """A pack's images, in their order, and the pixels of those that have not been seen yet.
+
+    grid_N3: image_grid_thw of them all.
+    """
+
+    images: list[Path]
+    grid_N3: torch.Tensor | None
+    new: list[Path]
+    pixels: torch.Tensor | None
+
+
 class Eye:
     """The frozen vision tower. What it sees in an image is kept in host memory, while there is room, for later."""
 
@@ -77,59 +92,79 @@ class Eye:
         self.seconds_looking = 0.0
         self._seen: dict[Path, tuple[torch.Tensor, ...]] = {}
 
-    def look(self, images: Sequence[Path]) -> Sight | None:
-        """What the tower sees in images, in their order; None where there is none."""
-        if not images:
-            return None
-        new = [image for image in dict.fromkeys(images) if image not in self._seen]
-        fresh = dict(zip(new, self._features(new), strict=True)) if new else {}
-        for image, sight in fresh.items():
-            self._keep(image, sight)
-        columns = zip(*(fresh[image] if image in fresh else self._seen[image] for image in images), strict=True)
-        grids, final, *deepstack = [list(column) for column in columns]
-        device = self._model.device
-        return Sight(torch.stack(grids), *(torch.cat(each).to(device) for each in (final, *deepstack)))
+    def show(self, images: Sequence[Path]) -> Shown:
+        """Read what has not been seen of these images; the tower is not asked, so that a thread may do it beforehand.
 
-    def _features(self, images: Sequence[Path]) -> list[tuple[torch.Tensor, ...]]:
-        """For each image: its grid_3, the tower's last features_VD, and those of each deepstack layer."""
-        inputs = self._processor.image_processor([read_image(image) for image in images], return_tensors="pt")
-        inputs = inputs.to(self._model.device)
-        grid_N3 = inputs["image_grid_thw"]
+        Raises InputError for an image that cannot be read.
+        """
+        new = [image for image in dict.fromkeys(images) if image not in self._seen]
+        grids = {image: self._seen[image][0] for image in images if image not in new}
+        pixels = None
+        if new:
+            inputs = self._processor.image_processor([read_image(image) for image in new], return_tensors="pt")
+            pixels = inputs["pixel_values"]
+            grids |= dict(zip(new, inputs["image_grid_thw"], strict=True))
+        grid_N3 = torch.stack([grids[image] for image in images]) if images else None
+        return Shown(list(images), grid_N3, new, pixels)
+
+    def look(self, shown: Shown) -> Sight | None:
+        """What the tower sees in them; None where there is none."""
+        if shown.grid_N3 is None:
+            return None
+        fresh = dict(zip(shown.new, self._features(shown), strict=True))
+        for image, sight in fresh.items():
+            self._keep(image, shown.grid_N3[shown.images.index(image)].clone(), sight)
+        columns = zip(
+            *(fresh[image] if image in fresh else self._seen[image][1:] for image in shown.images), strict=True
+        )
+        device = self._model.device
+        return Sight(shown.grid_N3, *(torch.cat(column).to(device) for column in map(list, columns)))
+
+    def _features(self, shown: Shown) -> list[tuple[torch.Tensor, ...]]:
+        """For each new image: the tower's last features_VD, and those of each deepstack layer."""
+        if shown.pixels is None or shown.grid_N3 is None:
+            return []
+        places = [shown.images.index(image) for image in shown.new]
         started = time.monotonic()
         with torch.no_grad():
-            seen = self._model.get_image_features(inputs["pixel_values"], grid_N3, return_dict=True)
+            seen = self._model.get_image_features(
+                shown.pixels.to(self._model.device), shown.grid_N3[places].to(self._model.device), return_dict=True
+            )
         self.seconds_looking += time.monotonic() - started
-        return list(zip(grid_N3.cpu(), seen.pooler_output, *seen.deepstack_features, strict=True))
+        return list(zip(seen.pooler_output, *seen.deepstack_features, strict=True))
 
-    def _keep(self, image: Path, sight: tuple[torch.Tensor, ...]) -> None:
+    def _keep(self, image: Path, grid_3: torch.Tensor, sight: tuple[torch.Tensor, ...]) -> None:
         num_bytes = sum(tensor.nbytes for tensor in sight)
-        if num_bytes <= self._room:
+        if num_bytes <= self._room and image not in self._seen:
             self._room -= num_bytes
-            self._seen[image] = tuple(tensor.cpu().clone() for tensor in sight)  # a view would hold the whole batch
+            # A view would hold the whole batch.
+            self._seen[image] = (grid_3, *(tensor.cpu().clone() for tensor in sight))
 
 
 class TargetLoss(torch.nn.Module):
-    """The adapted model as a function from a pack to the cross entropy of its supervised tokens, weighted and summed.
+    """The adapted model as a function from a pack to the loss of its supervised tokens, weighted and summed.
 
     Summed and not averaged, since what it is to be divided by is known only to the whole batch over all ranks. Logits
     are made at supervised positions alone: at a real vocabulary they are larger than everything else together.
+    distillation_weight: how much the divergence from the teacher counts beside the cross entropy.
     """
 
-    def __init__(self, model: PeftModel) -> None:
+    def __init__(self, model: PeftModel, distillation_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self._distillation_weight = distillation_weight
 
-    def forward(self, batch: Batch, sight: Sight | None) -> torch.Tensor:
-        """batch: from `Student.prepare`, with its sight. Returns a scalar in float32."""
-        hidden_SD, head_WD = self._hidden(batch, sight)
-        loss: torch.Tensor = CrossEntropy.apply(hidden_SD, head_WD, batch.targets_S, batch.weights_S)
-        return loss
+    def forward(self, batch: Batch, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """batch: from `Student.read`, with its sight. Returns the objective, a scalar in float32, and sums_2 of which
+        it is made: cross entropy and divergence."""
+        objective, sums_2 = Objective.apply(*self._hidden(batch, sight), batch.lesson, self._distillation_weight)
+        return objective, sums_2
 
-    def judge(self, batch: Batch, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cross entropy losses_S at each supervised token, and hits_S, where the likeliest token is the target."""
+    def judge(self, batch: Batch, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The cross entropy losses_S at each supervised token, hits_S, where the likeliest token is the target, and
+        the divergences_S from the teacher, 0 where it is not known."""
         with torch.no_grad():
-            judged: tuple[torch.Tensor, torch.Tensor] = judge(*self._hidden(batch, sight), batch.targets_S)
-            return judged
+            return judge(*self._hidden(batch, sight), batch.lesson)
 
     def _hidden(self, batch: Batch, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:
         base = self.model.get_base_model()
@@ -147,11 +182,14 @@ class TargetLoss(torch.nn.Module):
 class Student:
     """An adapted model at its lessons: what reads packs, and the loss that is learned from."""
 
-    def __init__(self, model: PeftModel, processor: Any, cache_gib: float) -> None:
+    def __init__(self, model: PeftModel, processor: Any, cache_gib: float, *, distillation_weight: float = 0.0) -> None:
         self.model = model
-        self.loss = TargetLoss(model)
+        self.loss = TargetLoss(model, distillation_weight)
         self._eye = Eye(model, processor, cache_gib)
         self._image_token = processor.image_token_id
+        self._num_merged = processor.image_processor.merge_size**2
+        self._reader = ThreadPoolExecutor(1)
+        self._expected: dict[int, Future[tuple[Batch, Shown]]] = {}
 
     @property
     def seconds_looking(self) -> float:
@@ -164,10 +202,35 @@ class Student:
         device: torch.device = self.model.get_base_model().device
         return device
 
-    def read(self, pack: Sequence[Encoded]) -> tuple[Batch, Sight | None]:
-        """A pack as the loss takes it, on the model's device. Raises InputError for an image that cannot be read."""
+    def expect(self, packs: Iterable[list[Encoded]]) -> None:
+        """Begin to read packs that are asked for soon, while others are learned from."""
+        for pack in packs:
+            self._expected[id(pack)] = self._reader.submit(self._prepared, pack)
+
+    def read(self, pack: list[Encoded]) -> tuple[Batch, Sight | None]:
+        """A pack as the loss takes it, on the model's device. Raises InputError for an image that cannot be read, or
+        is not the one that the example's tokens were made for."""
+        expected = self._expected.pop(id(pack), None)
+        batch, shown = expected.result() if expected else self._prepared(pack)
+        return batch.to(self.device), self._eye.look(shown)
+
+    def _prepared(self, pack: list[Encoded]) -> tuple[Batch, Shown]:
+        """On the CPU."""
+        shown = self._eye.show([image for example in pack for image in example.images])
+        self._check_shapes(pack, shown)
         base = self.model.get_base_model()
-        sight = self._eye.look([image for example in pack for image in example.images])
-        grid_N3 = None if sight is None else sight.grid_N3
-        batch = collate(pack, grid_N3, self._image_token, base.model.get_rope_index)
-        return batch.to(self.device), sight
+        return collate(pack, shown.grid_N3, self._image_token, base.model.get_rope_index), shown
+
+    def _check_shapes(self, pack: list[Encoded], shown: Shown) -> None:
+        """Raise InputError when an example has other visual tokens than its images give."""
+        num_images = 0
+        for example in pack:
+            own = slice(num_images, num_images := num_images + len(example.images))
+            grid_N3 = torch.zeros(0, 3) if shown.grid_N3 is None else shown.grid_N3[own]
+            num_seen = int(grid_N3.prod(dim=1).sum()) // self._num_merged
+            if (num_tokens := example.input_ids.count(self._image_token)) != num_seen:
+                raise InputError(
+                    f"The example about {', '.join(map(str, example.images)) or 'no image'} has {num_tokens} visual "
+                    f"tokens, and its images give {num_seen}: they are not those that it was made for. Delete the "
+                    "questions artifact to have it made again."
+                )

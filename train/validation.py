@@ -30,19 +30,29 @@ def held_out(examples: Sequence[TrainingExample], share: float) -> tuple[list[Tr
     return kept, [example for example in examples if is_held_out(example)]
 
 
-def evaluate(
-    student: Student, examples: Sequence[Encoded], tokens_per_pack: int, rank: int, num_ranks: int
-) -> tuple[float, float]:
-    """The loss per supervised token, and the share of these that are the likeliest ones; all ranks together."""
-    sums_3 = torch.zeros(3, dtype=torch.float64, device=student.device)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """What held-out examples show. loss: cross entropy per supervised token; accuracy: share of these tokens that are
+    the likeliest ones; divergence: from the teacher, per token at which its distribution is known, None without any."""
+
+    loss: float
+    accuracy: float
+    divergence: float | None
+
+
+def evaluate(student: Student, examples: Sequence[Encoded], tokens_per_pack: int, rank: int, num_ranks: int) -> Seen:
+    """How well examples are known; all ranks together."""
+    sums_5 = torch.zeros(5, dtype=torch.float64, device=student.device)
     for pack in share_out(examples, num_ranks, tokens_per_pack)[rank]:
         batch, sight = student.read(pack)
-        losses_S, hits_S = student.loss.judge(batch, sight)
-        counted_S = batch.weights_S > 0  # what a rank does over again for nothing has no weight
-        sums_3 += torch.stack([losses_S[counted_S].sum(), hits_S[counted_S].sum(), counted_S.sum()]).double()
-    torch.distributed.all_reduce(sums_3)
-    loss, hits, count = sums_3.tolist()
-    return loss / count, hits / count
+        losses_S, hits_S, divergences_S = student.loss.judge(batch, sight)
+        counted_S = batch.lesson.weights_S > 0  # what a rank does over again for nothing has no weight
+        told_S = counted_S & batch.lesson.is_told_S
+        sums = (losses_S[counted_S], hits_S[counted_S], counted_S, divergences_S[told_S], told_S)
+        sums_5 += torch.stack([each.sum().double() for each in sums])
+    torch.distributed.all_reduce(sums_5)
+    loss, hits, count, divergence, num_told = sums_5.tolist()
+    return Seen(loss / count, hits / count, divergence / num_told if num_told else None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,14 +22,15 @@ class Work:
     """One arm's fit, as its workers are told of it. Paths are absolute and on storage that all workers share.
 
     base: the model's folder, or its hub id. examples: the folder of the arm's table. images: the one that its image
-    paths are below. checkpoints: where the fit's state is kept, and its loss curve. folder: where the first rank writes
-    the adapter. card: the adapter's README.
+    paths are below. rationales: the one of what the teacher held likely. checkpoints: where the fit's state is kept,
+    and its loss curve. folder: where the first rank writes the adapter. card: the adapter's README.
     """
 
     config: FitConfig
     base: str
     examples: Path
     images: Path
+    rationales: Path
     checkpoints: Path
     folder: Path
     card: str
@@ -37,12 +38,15 @@ class Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the workers counted. reasons: examples left out, by reason. best_step: the one whose adapter was taken."""
+    """What the workers counted. reasons: examples left out, by reason. num_targets: supervised tokens of an epoch;
+    num_told: of these at which the teacher's distribution is known. best_step: the one whose adapter was taken."""
 
     num_examples: int
     num_trained_on: int
     reasons: dict[str, int]
     num_trainable: int
+    num_targets: int
+    num_told: int
     last_step: int
     best_step: int
 
@@ -51,11 +55,13 @@ class Outcome:
 class Point:
     """A finished step, over all ranks.
 
-    loss: per supervised token of its whole batch. learning_rate: that it was taken at. gradient_norm: before clipping.
+    loss: cross entropy per supervised token of its whole batch. divergence: from the teacher, per token at which its
+    distribution is known; None where it is not learned from. learning_rate: that it was taken at. gradient_norm:
+    before clipping.
     num_tokens, num_targets: of its batch, the latter those that are trained on. seconds: that the first rank took;
     computing_s: of these, in forward and backward passes and the optimizer; reading_s: until packs were read, the
     vision tower's part aside. memory_gib: peak, of the first rank's GPU, or of its process.
-    validation_loss, validation_accuracy: per supervised token of what is held out, where it was looked at.
+    validation_loss, validation_accuracy, validation_divergence: likewise of what is held out, where it was looked at.
     """
 
     step: int
@@ -70,6 +76,8 @@ class Point:
     memory_gib: float = 0.0
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    divergence: float | None = None
+    validation_divergence: float | None = None
 
 
 class CurveWriter:

@@ -21,6 +21,7 @@ from pipelines import images
 from pipelines.endpoint import API_KEY_VARIABLE, Client, RequestError, data_url
 from pipelines.engine import EngineConfig, keep_in_one_process
 from pipelines.settings import TeachConfig
+from pipelines.teaching.logprobs import Likeliest, vocabulary_digest
 
 # Beside those that it is writing, an engine holds as many requests ready: answers of like length end together, and it
 # would wait for the next images.
@@ -36,7 +37,8 @@ _MOST_TOKENS = 1 << 40
 class Completion:
     """What was written, why it ended (`stop` or `length`), and how many tokens it took.
 
-    logprobs: of the tokens written, as far as they are told. thoughts: where the engine tells them apart from the text.
+    logprobs: of the tokens written, as far as they are told. likeliest: tokens in their places, where the recipe keeps
+    them. thoughts: where the engine tells them apart from the text.
     """
 
     text: str
@@ -44,6 +46,7 @@ class Completion:
     num_prompt_tokens: int
     num_output_tokens: int
     logprobs: Sequence[float] = ()
+    likeliest: Likeliest | None = None
     thoughts: str = ""
 
 
@@ -80,6 +83,7 @@ class VllmEngine:
         self.num_at_once = _REQUESTS_AT_ONCE * config.engine.max_num_seqs
         self._config = config
         self._engine = start_vllm(config.teacher, config.engine, config.revision)
+        self._vocabulary = vocabulary_digest(self._engine.tokenizer.get_vocab()) if config.top_logprobs else ""
         # What the imports left stays until the end, so that nobody looks through it for garbage while requests wait.
         gc.collect()
         gc.freeze()
@@ -110,12 +114,14 @@ class VllmEngine:
         states = self._engine.generate(request, self._sampling(seed), request_id=uuid.uuid4().hex)
         (final,) = [state async for state in states]
         (output,) = final.outputs
+        written, told, num = output.token_ids, output.logprobs, self._config.top_logprobs
         return Completion(
-            text=self._engine.tokenizer.decode(output.token_ids, skip_special_tokens=True),
+            text=self._engine.tokenizer.decode(written, skip_special_tokens=True),
             finish_reason=str(output.finish_reason),
             num_prompt_tokens=len(final.prompt_token_ids),
-            num_output_tokens=len(output.token_ids),
-            logprobs=output.logprobs.logprobs if output.logprobs else (),
+            num_output_tokens=len(written),
+            logprobs=told.logprobs[:: 1 + num] if told else (),
+            likeliest=Likeliest.of(self._vocabulary, written, told.token_ids, told.logprobs, num) if num else None,
         )
 
     def _sampling(self, seed: int) -> Any:
@@ -128,7 +134,7 @@ class VllmEngine:
             top_k=self._config.top_k,
             max_tokens=self._config.max_tokens,
             seed=seed,
-            logprobs=0,  # of the token that was written, and of no other one
+            logprobs=self._config.top_logprobs,  # beside that of the token that was written
             flat_logprobs=True,
             # Nobody reads along: made once in the end, the text costs less than made anew with every token.
             detokenize=False,

@@ -200,6 +200,8 @@ def judged(request: Request, seed: int, said: Completion, options: tuple[str, ..
     error = None
     if not request.is_probe:
         error = "truncated" if said.finish_reason != "stop" else "no_answer" if letter is None else None
+    # Kept for what can teach, and only where the text is all that was written: else its tokens would not be the text's.
+    is_whole = said.likeliest is not None and not (error or request.is_probe or num_stray or thoughts)
     return Attempt(
         id=request.id,
         fate=Fate.FAILED if error else Fate.EXPLAINED,
@@ -213,6 +215,7 @@ def judged(request: Request, seed: int, said: Completion, options: tuple[str, ..
         num_stray_tokens=num_stray,
         mean_logprob=round(sum(said.logprobs) / len(said.logprobs), 6) if said.logprobs else None,
         min_logprob=round(min(said.logprobs), 6) if said.logprobs else None,
+        top_logprobs=said.likeliest.as_json() if said.likeliest is not None and is_whole else None,
         error=error,
     )
 
@@ -247,7 +250,7 @@ class _Past:
             under_way = Counter(begun.read_text().split())
             written = work.ledger / f"{begun.stem}.jsonl"
             for attempt in ledger.attempts(written) if written.exists() else ():
-                lean = dataclasses.replace(attempt, text="", thoughts="")
+                lean = dataclasses.replace(attempt, text="", thoughts="", top_logprobs=None)
                 self.attempts.setdefault(attempt.id, []).append(lean)
                 if attempt.fate == Fate.EXPLAINED:
                     self.num_barren = 0

@@ -31,7 +31,8 @@ _LETTERS = frozenset([None, *LETTERS])
 class Attempt:
     """One answer of the teacher to one request, or why there is none. Fields as in Rationale.
 
-    letter: the answer that is read from the text, if any. error: why the text is of no use, or why there is none.
+    letter: the answer that is read from the text, if any. top_logprobs: a `Likeliest` as JSON, where it is kept.
+    error: why the text is of no use, or why there is none.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Attempt:
     num_stray_tokens: int = 0
     mean_logprob: float | None = None
     min_logprob: float | None = None
+    top_logprobs: dict[str, Any] | None = None
     error: str | None = None
 
     @property
@@ -245,6 +247,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Attempt))
+_NEEDED = _FIELDS - {"top_logprobs"}  # ledgers outlive the code that wrote them
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -252,7 +255,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(line)
-        known = isinstance(entry, dict) and entry.keys() == _FIELDS and key_of(entry["id"]) >= 0
+        known = isinstance(entry, dict) and _NEEDED <= entry.keys() <= _FIELDS and key_of(entry["id"]) >= 0
         return entry if known and entry["letter"] in _LETTERS else None
     except (ValueError, TypeError):
         return None

@@ -11,8 +11,9 @@ import pyarrow as pa
 from infra.errors import ClusterError
 from pipelines import conditions, tables
 from pipelines.examples import check_may_teach
-from pipelines.records import Question, Rationale, Split
+from pipelines.records import Question, Rationale, Split, TopLogprobs
 from pipelines.settings import TeachConfig
+from pipelines.teaching import logprobs
 from pipelines.teaching.ledger import Attempt, Found, Ledger, key_of, letter_name
 from pipelines.teaching.requests import Request, Teacher, is_probed, prompt_digest, requests_of
 
@@ -150,8 +151,11 @@ class Asking:
     def _is_settled(self, found: Found, place: int) -> bool:
         return found.is_settled(place, self._config.attempts, greedy=self._config.temperature == 0)
 
-    def rationales(self, ledger: Ledger) -> Iterator[Rationale]:
-        """The attempt that counts for each request, in order. Raises ClusterError when one was never made."""
+    def rationales(self, ledger: Ledger) -> Iterator[tuple[Rationale, TopLogprobs | None]]:
+        """The attempt that counts for each request, in order, and what was held likely, where it is kept.
+
+        Raises ClusterError when one was never made.
+        """
         sampling = self._teacher.sampling_digest
         for chunk in self.chunks():
             pairs = [(question, request) for question, requests in chunk for request in requests]
@@ -170,13 +174,14 @@ class Asking:
                         f"The engines ended without a word on question {question.id} (request {request.id}). "
                         "Run the stage again: what is finished is kept."
                     )
-                yield self._rationale(question, request, attempt, int(found.attempts[at]), sampling)
+                kept = logprobs.row_of(attempt.id, attempt.top_logprobs) if attempt.top_logprobs else None
+                yield self._rationale(question, request, attempt, int(found.attempts[at]), sampling), kept
 
     def _rationale(
         self, question: Question, request: Request, attempt: Attempt, attempts: int, sampling: str
     ) -> Rationale:
         stored = dataclasses.asdict(attempt)
-        del stored["letter"]
+        del stored["letter"], stored["top_logprobs"]
         return Rationale(
             **stored,
             question_id=question.id,

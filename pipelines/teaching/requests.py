@@ -28,7 +28,8 @@ class Teacher:
     @classmethod
     def of(cls, config: TeachConfig, digest: str) -> "Teacher":
         """The teacher of a recipe."""
-        names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+        kept = ("top_logprobs",) if config.top_logprobs else ()  # an answer that has none is another answer
+        names = ("temperature", "top_p", "top_k", "max_tokens", "seed", *kept)
         name = f"{config.teacher}@{config.revision}" if config.revision else config.teacher
         return cls(name=name, digest=digest, sampling={each: getattr(config, each) for each in names})
 

@@ -23,7 +23,7 @@ from pipelines import images, tables
 from pipelines.records import TrainingExample
 from train import adapter, student, zero
 from train.encoding import encode
-from train.packing import _shuffled_epochs
+from train.packing import shuffled_epochs
 from train.recipes import FitConfig
 
 MICRO_BATCH_SIZE = 4
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> None:
     model, processor = student.load(config.base, config.precision)
     model.set_attn_implementation("sdpa")
     rows = rows_of(config, Path(run_dir), processor)
-    order = list(islice(_shuffled_epochs(len(rows), config.seed), config.num_steps * config.batch_size))
+    order = list(islice(shuffled_epochs(len(rows), config.seed), config.num_steps * config.batch_size))
     grouped = kind == "grouped"
     dataset = dataset_of(rows if grouped else [rows[index] for index in order])
     adapted = adapter.attach(model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base)
@@ -135,6 +135,8 @@ def main(arguments: list[str]) -> None:
         optimizers=(optimizer, rates),
         callbacks=[clock],
     )
+    # Else the loss of each micro batch would count alike, however many tokens it has, and another loss be minimised.
+    trainer.model_accepts_loss_kwargs = True
     counted = {"useful": 0, "all": 0, "targets": 0}
     collate = trainer.data_collator
 

@@ -104,7 +104,7 @@ def test_every_level_is_counted_also_where_another_one_came_first():
     assert fates.contamination == {"image": 1, "perceptual": 0, "figure": 1, "article": 1, "text": 0}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 7), st.randoms(use_true_random=False))
 def test_hashes_within_a_distance_are_all_found_and_no_others(distance, random):
     seeds = [random.getrandbits(64) for _ in range(3)]
@@ -240,7 +240,7 @@ def judged_one_by_one(made: Columns, config: CurationConfig) -> list[str]:
     return found
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.randoms(use_true_random=False), st.integers(0, 7), st.integers(0, 12))
 def test_columns_are_judged_as_the_rules_say_it_row_by_row(random, distance, num_rows):
     def draw(count, top):

@@ -141,7 +141,7 @@ def test_a_colour_profile_does_not_outlive_the_colours_that_it_describes():
     assert normal(whole).data == whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(1 << 31), 0), st.integers(1, (1 << 31) - 1), st.integers(2, 40))
 def test_deep_values_are_spread_evenly_from_black_to_white(low, high, steps):
     values = np.linspace(low, high, steps).astype(np.int32)[None]
@@ -187,7 +187,7 @@ def test_of_several_frames_the_first_is_shown_and_alone_is_stored(kind):
         assert getattr(stored, "n_frames", 1) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 20_000))
 def test_a_budget_of_pixels_is_kept_without_distortion(width, height, budget):
     smaller = images.within(Image.new("L", (width, height)), budget)

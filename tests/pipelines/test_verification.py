@@ -206,7 +206,7 @@ SETTINGS = st.fixed_dictionaries(
 _fresh = itertools.count()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROWS, max_size=25), SETTINGS)
 def test_whatever_the_teacher_wrote_the_account_adds_up(tmp_path, rows, settings):
     rows = [row | {"id": f"r{n}"} for n, row in enumerate(sorted(rows, key=lambda row: row["question_id"]))]

@@ -73,4 +73,4 @@ def _loss(adapted, processor, images):
     encoded, _ = encode([example(0), example(1)], images, processor, 500)
     learner = Student(adapted.eval(), processor, 1)
     with torch.no_grad():
-        return learner.loss(*learner.read(encoded))
+        return learner.loss(*learner.read(encoded))[0]

@@ -28,7 +28,7 @@ def test_the_rest_is_what_generation_is_asked_with(encoded, processor, images):
     for number, one in enumerate(encoded):
         asked, _ = render(example(number), processor)
         generation = processor(text=[asked], images=[Image.open(one.images[0]).convert("RGB")])
-        assert one.input_ids[: -one.num_targets] == generation["input_ids"][0]
+        assert list(one.input_ids[: -one.num_targets]) == generation["input_ids"][0]
 
 
 def test_each_image_of_an_example_takes_its_own_tokens_in_the_order_of_the_images(processor, images):
@@ -40,7 +40,7 @@ def test_each_image_of_an_example_takes_its_own_tokens_in_the_order_of_the_image
         shown = [Image.open(path).convert("RGB") for path in one.images]
         generation = processor(text=[asked], images=shown)
         assert one.images == tuple(images / name for name in row.images)
-        assert one.input_ids[: -one.num_targets] == generation["input_ids"][0]
+        assert list(one.input_ids[: -one.num_targets]) == generation["input_ids"][0]
     assert [_image_runs(one, processor) for one in encoded] == [[6, 1, 4], [4], [1, 1]]
 
 

@@ -135,6 +135,8 @@ def test_the_tally_accounts_for_every_example():
         num_trained_on=8,
         reasons={"too_long": 2},
         num_trainable=100,
+        num_targets=50,
+        num_told=20,
         last_step=20,
         best_step=20,
     )
@@ -145,6 +147,9 @@ def test_the_tally_accounts_for_every_example():
     assert tally.figures["tokens_per_second"] == pytest.approx(200)
     assert tally.figures["target_tokens_per_second"] == pytest.approx(50)
     assert tally.figures["reading_share"] == pytest.approx(0.1)
+    assert "told_share" not in tally.figures
+    distilled = fit.tally(outcome, [dataclasses.replace(_point(1), divergence=0.5)])
+    assert distilled.figures["told_share"] == pytest.approx(0.4)
 
 
 def test_the_card_carries_the_prompt_and_the_base():
@@ -156,20 +161,21 @@ def test_the_card_carries_the_prompt_and_the_base():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies its own deprecated settings
 def test_nothing_of_another_ray_on_the_machine_can_end_a_fit(tmp_path):
-    work = Work(
-        config=config(), base="base", examples=tmp_path, images=tmp_path, checkpoints=tmp_path, folder=tmp_path, card=""
-    )
+    work = _work(tmp_path)
     callbacks = fit.trainer(work)._create_default_callbacks()
     names = {type(callback).__name__ for callback in callbacks}
     assert "BackendSetupCallback" in names
     assert "PlacementGroupCleanerCallback" not in names
 
 
+def _work(folder):
+    places = ("examples", "images", "rationales", "checkpoints", "folder")
+    return Work(config=config(), base="base", card="", **dict.fromkeys(places, folder))
+
+
 def test_the_users_error_comes_out_of_rays_wrapping(tmp_path, monkeypatch):
     failures = {0: RuntimeError("connection closed by peer"), 1: InputError("Image x.png cannot be read")}
-    work = Work(
-        config=config(), base="base", examples=tmp_path, images=tmp_path, checkpoints=tmp_path, folder=tmp_path, card=""
-    )
+    work = _work(tmp_path)
 
     def fail(_):
         raise WorkerGroupError("snippet", failures)

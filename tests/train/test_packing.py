@@ -1,6 +1,7 @@
 """What is packed is learned as if it stood alone, every rank does its part, and nothing is padded."""
 
 import dataclasses
+from array import array
 from itertools import accumulate
 from pathlib import Path
 
@@ -53,15 +54,16 @@ def test_a_pack_has_the_loss_and_the_gradients_that_the_model_itself_has_for_its
         text = "".join(render(row, processor))
         shown = [Image.open(path).convert("RGB") for path in one.images]
         inputs = processor(text=[text], images=[shown], return_tensors="pt")
-        assert inputs["input_ids"][0].tolist() == one.input_ids
+        assert inputs["input_ids"][0].tolist() == list(one.input_ids)
         labels = inputs["input_ids"].clone()
         labels[:, : -one.num_targets] = -100
         loss = plain(**inputs, labels=labels).loss * one.num_targets
         loss.backward()
         expected += float(loss.detach())
     learner = Student(adapted(model), processor, 1)
-    loss = learner.loss(*learner.read(encoded))
+    loss, sums_2 = learner.loss(*learner.read(encoded))
     loss.backward()
+    assert sums_2.tolist() == [float(loss.detach()), 0]
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     wanted = gradients(plain)
     assert any(gradient.any() for gradient in wanted.values())
@@ -73,11 +75,11 @@ def test_gradient_checkpointing_changes_no_gradient(processor, model, encoded):
     from train.student import keep_little
 
     learner = Student(adapted(model), processor, 1)
-    learner.loss(*learner.read(encoded)).backward()
+    learner.loss(*learner.read(encoded))[0].backward()
     before = gradients(learner.model)
     learner.model.zero_grad()
     keep_little(learner.model)
-    learner.loss(*learner.read(encoded)).backward()
+    learner.loss(*learner.read(encoded))[0].backward()
     assert learner.model.get_base_model().model.language_model.layers[0].gradient_checkpointing
     for name, gradient in gradients(learner.model).items():
         assert torch.allclose(gradient, before[name], rtol=1e-5, atol=1e-8), name
@@ -88,7 +90,7 @@ def test_no_example_sees_another_one(processor, model, encoded):
 
     def losses_of_the_last(*others):
         batch, sight = learner.read([*others, encoded[1]])
-        losses_S, _ = learner.loss.judge(batch, sight)
+        losses_S, *_ = learner.loss.judge(batch, sight)
         return losses_S[-encoded[1].num_targets :]
 
     alone = losses_of_the_last()
@@ -101,7 +103,7 @@ def test_an_example_stands_where_the_model_would_place_it_alone(processor, model
     batch, _ = learner.read(encoded)
     ends = list(accumulate(batch.lengths))
     for one, start, end in zip(encoded, [0, *ends], ends, strict=False):
-        assert batch.input_ids_1T[0, start:end].tolist() == one.input_ids
+        assert batch.input_ids_1T[0, start:end].tolist() == list(one.input_ids)
         assert (batch.positions_31T[:, 0, start] == 0).all()
         alone, _ = learner.read([one])
         assert torch.equal(batch.positions_31T[..., start:end], alone.positions_31T)
@@ -116,16 +118,16 @@ def test_each_supervised_token_is_predicted_by_the_one_before_it(processor, mode
     weighted = [dataclasses.replace(one, weight=number / 4) for number, one in enumerate(encoded)]
     batch, _ = Student(adapted(model), processor, 1).read(weighted)
     tokens_T = batch.input_ids_1T[0]
-    assert torch.equal(tokens_T[batch.predicting_S + 1], batch.targets_S)
-    assert processor.tokenizer.decode(batch.targets_S) == "".join(f"{target}<|im_end|>" for target in TARGETS)
-    assert batch.weights_S.tolist() == [one.weight for one in weighted for _ in range(one.num_targets)]
+    assert torch.equal(tokens_T[batch.predicting_S + 1], batch.lesson.targets_S)
+    assert processor.tokenizer.decode(batch.lesson.targets_S) == "".join(f"{target}<|im_end|>" for target in TARGETS)
+    assert batch.lesson.weights_S.tolist() == [one.weight for one in weighted for _ in range(one.num_targets)]
 
 
 def test_questions_without_an_image_are_packed_too(processor, model, encoded):
     text = Encoded((), encoded[0].input_ids[-12:], 4)
     learner = Student(adapted(model), processor, 1)
-    both = learner.loss(*learner.read([text, encoded[1]]))
-    apart = learner.loss(*learner.read([text])) + learner.loss(*learner.read([encoded[1]]))
+    both, _ = learner.loss(*learner.read([text, encoded[1]]))
+    apart = learner.loss(*learner.read([text]))[0] + learner.loss(*learner.read([encoded[1]]))[0]
     assert torch.allclose(both, apart, rtol=1e-5)
 
 
@@ -172,7 +174,7 @@ def test_a_plan_goes_on_where_it_was(encoded):
 def test_packs_hold_the_batch_once_within_their_limit_and_every_rank_has_equally_many(
     lengths, num_ranks, tokens_per_pack
 ):
-    batch = [Encoded((Path(str(n)),), [7] * length, 1) for n, length in enumerate(lengths)]
+    batch = [Encoded((Path(str(n)),), array("i", [7] * length), 1) for n, length in enumerate(lengths)]
     by_rank = share_out(batch, num_ranks, tokens_per_pack)
     assert len(by_rank) == num_ranks
     assert len({len(packs) for packs in by_rank}) == 1
@@ -185,4 +187,4 @@ def test_packs_hold_the_batch_once_within_their_limit_and_every_rank_has_equally
 
 def test_an_example_that_fits_no_pack_is_an_error():
     with pytest.raises(ValueError, match="an example of 11 tokens fits no pack of 10"):
-        share_out([Encoded((), [7] * 11, 1)], 1, 10)
+        share_out([Encoded((), array("i", [7] * 11), 1)], 1, 10)

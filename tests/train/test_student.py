@@ -28,7 +28,7 @@ def encoded(processor, images):
 def test_the_order_of_an_examples_images_counts(processor, images, adapted):
     rows = [example(0, "Answer: mill (A)", images=order) for order in ((1, 0), (0, 1))]
     learner = Student(adapted, processor, 1)
-    one_way, other_way = (learner.loss(*learner.read([each])) for each in encode(rows, images, processor, 500)[0])
+    one_way, other_way = (learner.loss(*learner.read([each]))[0] for each in encode(rows, images, processor, 500)[0])
     assert not torch.allclose(one_way, other_way, rtol=1e-5)
 
 
@@ -37,10 +37,10 @@ def test_a_weight_of_nothing_takes_an_example_out(adapted, processor, encoded):
 
     def of(*weights):
         weighted = [dataclasses.replace(one, weight=w) for one, w in zip(encoded, weights, strict=True)]
-        return learner.loss(*learner.read(weighted))
+        return learner.loss(*learner.read(weighted))[0]
 
     def alone(number):
-        return learner.loss(*learner.read([encoded[number]]))
+        return learner.loss(*learner.read([encoded[number]]))[0]
 
     assert torch.allclose(of(1, 0, 1), alone(0) + alone(2), rtol=1e-5)
     assert torch.allclose(of(0.5, 0.5, 0.25), 0.5 * (alone(0) + alone(1)) + 0.25 * alone(2), rtol=1e-5)
@@ -52,7 +52,7 @@ def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
     monkeypatch.setattr(student, "read_image", lambda path: opened.append(path) or Image.open(path).convert("RGB"))
     eye = Eye(adapted, processor, cache_gib=1)
     paths = [image for one in encoded for image in one.images]
-    first, again = eye.look([*paths, paths[0]]), eye.look([*paths, paths[0]])
+    first, again = _seen(eye, [*paths, paths[0]]), _seen(eye, [*paths, paths[0]])
     assert opened == paths
     _assert_same_sight(first, again)
 
@@ -60,15 +60,51 @@ def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
 def test_an_eye_without_memory_sees_the_same(adapted, processor, encoded, monkeypatch):
     paths = [image for one in encoded for image in one.images]
     keeping, forgetting = Eye(adapted, processor, cache_gib=1), Eye(adapted, processor, cache_gib=0)
-    _assert_same_sight(keeping.look(paths), forgetting.look(paths))
-    _assert_same_sight(keeping.look(paths), forgetting.look(paths))
+    _assert_same_sight(_seen(keeping, paths), _seen(forgetting, paths))
+    _assert_same_sight(_seen(keeping, paths), _seen(forgetting, paths))
 
 
 def test_an_image_that_is_damaged_further_on_is_named(adapted, processor, images):
     path = images / "0.png"
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(InputError, match=r"0\.png cannot be read"):
-        Eye(adapted, processor, cache_gib=1).look([path])
+        Eye(adapted, processor, cache_gib=1).show([path])
+
+
+def test_packs_that_are_read_beforehand_are_learned_from_alike(adapted, processor, encoded):
+    packs = [encoded[:2], encoded[2:], encoded[:1]]
+    plain, ahead = Student(adapted, processor, 1), Student(adapted, processor, 1)
+    ahead.expect(packs)
+    for pack in packs:
+        (batch, sight), (wanted, wanted_sight) = ahead.read(pack), plain.read(pack)
+        assert torch.equal(batch.input_ids_1T, wanted.input_ids_1T)
+        assert torch.equal(batch.positions_31T, wanted.positions_31T)
+        _assert_same_sight(sight, wanted_sight)
+
+
+def test_a_damaged_image_of_a_pack_that_is_read_beforehand_is_named_when_its_turn_comes(
+    adapted, processor, images, encoded
+):
+    (images / "1.png").write_bytes(b"no image")
+    learner = Student(adapted, processor, 1)
+    packs = [encoded[:1], encoded[1:]]
+    learner.expect(packs)
+    learner.read(packs[0])
+    with pytest.raises(InputError, match=r"1\.png cannot be read"):
+        learner.read(packs[1])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 16)])
+def test_an_image_that_is_not_the_one_that_an_example_was_made_for_is_named_with_both_numbers(
+    adapted, processor, images, encoded, size
+):
+    Image.new("RGB", size).save(images / "0.png")
+    with pytest.raises(InputError, match=r"0\.png has 4 visual tokens, and its images give (16|1): they are not"):
+        Student(adapted, processor, 1).read(encoded)
+
+
+def _seen(eye, paths):
+    return eye.look(eye.show(paths))
 
 
 def test_a_folder_that_holds_no_model_is_named(tmp_path):

@@ -63,7 +63,7 @@ def test_a_line_holds_nothing_that_cannot_be_seen(text, shown):
     assert drafts.line(text) == shown
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text() | st.text("aB5.+-<>=≤±%_ (\n\u2212²\u0301", max_size=8))
 def test_cleaned_text_stays_as_it_is_when_it_is_cleaned_again(text):
     for clean in (drafts.line, drafts.lines, drafts.normalised):
@@ -85,7 +85,6 @@ def test_no_image_s_name_is_longer_than_a_file_s_can_be():
         draft(images=["a" * 1025])
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1, max_size=4))
 def test_a_draft_comes_back_from_its_table_as_it_was(text, images):
     try:

@@ -98,7 +98,7 @@ def test_a_row_that_is_no_question_is_refused_with_the_reason(change, reason):
     assert refused(GOOD | change) == reason
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from([*GOOD, "images", "caption", "figure", "option_A"]), JSON)
 def test_any_json_in_any_field_gives_a_sound_question_or_a_reason(field, value):
     try:

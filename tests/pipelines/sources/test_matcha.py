@@ -182,7 +182,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_any_json_in_any_field_gives_a_sound_question_or_a_reason(data):
     field = data.draw(st.sampled_from(["question", "answer", "options", "vqa", "images", "article_info", "geometry"]))

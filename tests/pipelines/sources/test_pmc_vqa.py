@@ -270,7 +270,7 @@ def test_a_table_without_its_columns_says_which_is_missing():
 CELL = st.text(max_size=30) | st.sampled_from([" A:x", "'B:y", "C.", "D", "'", '"', "x", "A", "<|im_end|>", "\udc80"])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data(), st.booleans())
 def test_any_texts_give_a_sound_question_or_a_reason(data, first):
     row = {name: data.draw(CELL) for name in (version_1() if first else version_2())}
@@ -287,7 +287,7 @@ def test_any_texts_give_a_sound_question_or_a_reason(data, first):
         assert "<|" not in text or "|>" not in text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.text("abcxyz 0123456789+-<>.'", min_size=1, max_size=12), min_size=4, max_size=4),
     st.integers(0, 3),

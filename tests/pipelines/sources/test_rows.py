@@ -180,7 +180,7 @@ def spoiled(line: str) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize(("reader", "suffix"), FORMS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_table_gives_a_draft_or_a_reason_for_every_row_that_is_read(tmp_path, reader, suffix, data):
     header, good = FORMS[reader, suffix]

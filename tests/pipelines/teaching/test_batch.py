@@ -67,7 +67,7 @@ def test_what_is_written_answered_and_read_leaves_the_stage_nothing_to_ask(tmp_p
     read = batch.read(made, [one, two], PROGRESS)
     assert counts["written"] == len(requests) == read["explained"] > 80
     assert num_open(made, tmp_path) == 0
-    rationales = list(again(made, tmp_path).asking.rationales(Ledger(made.attempts)))
+    rationales = [rationale for rationale, _ in again(made, tmp_path).asking.rationales(Ledger(made.attempts))]
     assert {r.fate for r in rationales} == {"explained"}
     assert {(r.text, r.num_prompt_tokens, r.num_output_tokens, r.attempts) for r in rationales} == {(TEXT, 50, 20, 1)}
     assert written(made, tmp_path / "requests.jsonl") == ([], {})
@@ -310,7 +310,7 @@ def asked(tmp_path_factory):
     return made, answers
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_however_a_result_is_spoiled_it_is_counted_and_never_becomes_an_answer_that_nobody_gave(asked, tmp_path, data):
     made, answers = asked

@@ -71,6 +71,15 @@ def test_a_torn_line_anywhere_counts_as_nothing_and_hides_no_whole_one(tmp_path,
     assert known(tmp_path, A, B) == [attempt(A), attempt(B)]
 
 
+def test_a_ledger_of_before_there_were_top_logprobs_is_read(tmp_path):
+    write(tmp_path, [attempt(A)])
+    path = tmp_path / "e-000.jsonl"
+    entry = json.loads(path.read_text())
+    assert entry.pop("top_logprobs", 0) is None
+    path.write_text(json.dumps(entry) + "\n")
+    assert known(tmp_path, A) == [attempt(A)]
+
+
 @given(cut=st.integers(0, 10_000))
 def test_a_ledger_cut_at_any_byte_holds_exactly_the_lines_that_were_whole(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("ledger")

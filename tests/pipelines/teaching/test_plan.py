@@ -34,7 +34,8 @@ def test_a_finished_ledger_leaves_nothing_to_ask(tmp_path):
     ids = [request.id for request in requests(prepare(tmp_path / "first", many(4), config())[2])]
     _, plan, asking = prepare(tmp_path, many(4), config(), [attempt(each) for each in ids])
     assert (plan.num_open, plan.num_batches) == (0, 0)
-    sealed = list(asking.rationales(Ledger(tmp_path / "ledger" / next((tmp_path / "ledger").iterdir()).name)))
+    folder = tmp_path / "ledger" / next((tmp_path / "ledger").iterdir()).name
+    sealed = [rationale for rationale, _ in asking.rationales(Ledger(folder))]
     assert [r.id for r in sealed] == ids
     assert [r.question_id for r in sealed] == ["q0", "q1", "q2", "q3"]
 
@@ -59,7 +60,7 @@ def test_a_question_answered_wrongly_is_open_for_its_hint_and_one_answered_right
     assert planned(plan) == [[hinted[1]]]
     folder = next((tmp_path / "ledger").iterdir())
     write(folder, [attempt(hinted[1])], "e-001")
-    assert [(r.question_id, r.hinted) for r in asking.rationales(Ledger(folder))] == [
+    assert [(r.question_id, r.hinted) for r, _ in asking.rationales(Ledger(folder))] == [
         ("q0", False),
         ("q1", False),
         ("q1", True),
@@ -75,7 +76,7 @@ def test_without_their_images_questions_of_the_same_words_are_asked_once_and_ans
     assert len(absent) == 1
     folder = next((tmp_path / "ledger").iterdir())
     write(folder, [attempt(each) for each in ids], "e-001")
-    sealed = list(asking.rationales(Ledger(folder)))
+    sealed = [rationale for rationale, _ in asking.rationales(Ledger(folder))]
     assert len(sealed) == 15
     assert sum(r.condition == "absent" for r in sealed) == 5
 

@@ -57,6 +57,13 @@ def test_settings_that_do_not_change_what_is_written_do_not_change_the_request()
     assert ids(question(), settings) == ids(question())
 
 
+def test_what_is_asked_for_its_likeliest_tokens_is_asked_anew_and_an_endpoint_that_cannot_tell_them_is_refused():
+    kept = config(top_logprobs=8)
+    assert ids(question(), kept, Teacher.of(kept, "d")) != ids(question(), config(), Teacher.of(config(), "d"))
+    with pytest.raises(ValueError, match="top_logprobs is 8, and an endpoint tells no token's number"):
+        config(top_logprobs=8, endpoint="http://e/v1")
+
+
 def test_a_probe_has_no_image_or_anothers_and_the_same_words():
     plain, absent, shuffled = requests_of(question(), config(), TEACHER, DONOR)
     assert (absent.condition, absent.images) == ("absent", ())

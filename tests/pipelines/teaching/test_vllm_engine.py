@@ -8,10 +8,14 @@ from PIL import Image
 
 from pipelines.teaching import engines
 from pipelines.teaching.engines import EngineDiedError, RowError, VllmEngine
+from pipelines.teaching.logprobs import vocabulary_digest
 from tests.pipelines.fixtures import put_questions, question
 from tests.pipelines.teaching.fixtures import config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vLLM's own, while it is imported
+
+
+PLACES = ([(5, -0.5), (7, -1.5)], [(9, -0.125), (2, -0.25)])  # the likeliest tokens in each place
 
 
 class Vllm:
@@ -20,7 +24,9 @@ class Vllm:
     def __init__(self):
         self.requests = []
         self.refusal = None
-        self.tokenizer = SimpleNamespace(apply_chat_template=self._render, decode=self._decode)
+        self.tokenizer = SimpleNamespace(
+            apply_chat_template=self._render, decode=self._decode, get_vocab=lambda: {"a": 0}
+        )
 
     def _render(self, messages, add_generation_prompt, tokenize):
         (message,) = messages
@@ -35,7 +41,8 @@ class Vllm:
         if self.refusal:
             raise self.refusal
         shown = request.get("multi_modal_data", {"image": []})["image"]
-        logprobs = SimpleNamespace(logprobs=[-0.5, -0.25])
+        flat = [(5, -0.5), *PLACES[0][: sampling.logprobs], (2, -0.25), *PLACES[1][: sampling.logprobs]]
+        logprobs = SimpleNamespace(token_ids=[each for each, _ in flat], logprobs=[each for _, each in flat])
         output = SimpleNamespace(finish_reason="stop", token_ids=[len(shown), 2], logprobs=logprobs)
         yield SimpleNamespace(outputs=[output], prompt_token_ids=[1, 2, 3])
 
@@ -60,6 +67,15 @@ def test_a_request_has_its_images_in_their_order_and_a_place_for_each(vllm, tmp_
     assert (sampling.seed, sampling.max_tokens, sampling.logprobs) == (7, config().max_tokens, 0)
     assert (said.text, said.logprobs) == (f"{len(numbers)} images", [-0.5, -0.25])
     assert (said.num_prompt_tokens, said.num_output_tokens) == (3, 2)
+
+
+def test_the_likeliest_tokens_in_each_place_are_kept_when_they_are_asked_for(vllm):
+    said = asyncio.run(VllmEngine(config(top_logprobs=2)).generate("Which?", [], seed=7))
+    assert said.logprobs == [-0.5, -0.25]
+    assert said.likeliest.written_T.tolist() == [0, 2]
+    assert said.likeliest.tokens_TK.tolist() == [[5, 7], [9, 2]]
+    assert said.likeliest.logprobs_TK.tolist() == [[-0.5, -1.5], [-0.125, -0.25]]
+    assert said.likeliest.vocabulary == vocabulary_digest({"a": 0})
 
 
 @pytest.mark.parametrize("kind", ["VLLMValidationError", "ValueError"])

@@ -1,0 +1,81 @@
+"""What a teacher held likely in the place of each token that it wrote: kept for students that read the same tokens.
+
+Shapes: T tokens that were written, K of the likeliest ones in each one's place.
+"""
+
+import base64
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from infra.digests import digest_json
+from pipelines.records import TopLogprobs
+
+_DIGITS = 16
+
+
+def vocabulary_digest(tokens: Mapping[str, int]) -> str:
+    """Digest of a tokenizer's tokens and their numbers: two that have the same one mean the same by a number."""
+    return digest_json(sorted(tokens.items(), key=lambda each: each[1]))[:_DIGITS]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Likeliest:
+    """Of each token that was written, the likeliest ones in its place, and their logprobs before any temperature.
+
+    vocabulary: digest of the tokenizer that they are tokens of.
+    """
+
+    vocabulary: str
+    written_T: np.ndarray
+    tokens_TK: np.ndarray
+    logprobs_TK: np.ndarray
+
+    @classmethod
+    def of(
+        cls, vocabulary: str, written: Sequence[int], tokens: Sequence[int], logprobs: Sequence[float], num: int
+    ) -> Self:
+        """From what vLLM tells flatly: of each place the token that was written, and then the `num` likeliest ones."""
+        shape = (len(written), 1 + num)
+        return cls(
+            vocabulary,
+            np.array(written, np.int32),
+            np.array(tokens, np.int32).reshape(shape)[:, 1:],
+            np.array(logprobs, np.float16).reshape(shape)[:, 1:],
+        )
+
+    def as_json(self) -> dict[str, str | int]:
+        """As it is written down in a ledger."""
+        arrays = (self.written_T, self.tokens_TK, self.logprobs_TK)
+        written, tokens, logprobs = (base64.b64encode(each.tobytes()).decode() for each in arrays)
+        return {
+            "vocabulary": self.vocabulary,
+            "num_likeliest": self.tokens_TK.shape[1],
+            "written": written,
+            "tokens": tokens,
+            "logprobs": logprobs,
+        }
+
+
+def row_of(rationale_id: str, stored: Mapping[str, Any]) -> TopLogprobs:
+    """The table's row of what `as_json` gave."""
+    arrays = {name: base64.b64decode(stored[name]) for name in ("written", "tokens", "logprobs")}
+    return TopLogprobs(
+        rationale_id=rationale_id,
+        vocabulary=stored["vocabulary"],
+        num_likeliest=stored["num_likeliest"],
+        **arrays,
+    )
+
+
+def read_row(row: TopLogprobs) -> Likeliest:
+    """What a row of the table holds."""
+    shape = (-1, row.num_likeliest)
+    return Likeliest(
+        row.vocabulary,
+        np.frombuffer(row.written, np.int32),
+        np.frombuffer(row.tokens, np.int32).reshape(shape),
+        np.frombuffer(row.logprobs, np.float16).reshape(shape),
+    )
