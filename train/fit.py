@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ _PIECES = frozenset(
         "gradient_checkpointing",
     }
 )
+_ENDED = "ended"  # a file beside the checkpoints of a fit that came to its end
 _ENGINE = "ray"  # Ray Train's own folder inside the draft, removed when the fit is done
 
 
@@ -65,11 +67,13 @@ def run(task: Task) -> Tally:
     )
     check_examples(work.examples)
     _check_memory(config)
-    _make_room(work.checkpoints)
+    make_room(work.checkpoints, task.progress.say)
     cluster.connect()
     _say_what_is_asked_for(task)
     curve = CurveReader(work.checkpoints)
     outcome = run_to_the_end(task, work, curve)
+    with writing(work.checkpoints):
+        (work.checkpoints / _ENDED).touch()
     points = curve.points(outcome.last_step)
     write_json(task.draft / "training.json", {"steps": [dataclasses.asdict(point) for point in points]})
     return tally(outcome, points)
@@ -95,13 +99,17 @@ def _check_memory(config: FitConfig) -> None:
         memory.check(config)
 
 
-def _make_room(checkpoints: Path) -> None:
-    """Forget what other fits of the arm left; those of this one stay until then."""
+def make_room(checkpoints: Path, say: Callable[[str], None]) -> None:
+    """Forget what other fits of the arm left that came to their end; one that did not may yet go on."""
     with writing(checkpoints):
         checkpoints.mkdir(parents=True, exist_ok=True)
         for other in checkpoints.parent.iterdir():
-            if other != checkpoints:
+            if other == checkpoints:
+                continue
+            if (other / _ENDED).exists():
                 shutil.rmtree(other, ignore_errors=True)
+            elif any(other.glob("step-*")):
+                say(f"{other} has checkpoints of a fit with other settings that did not end; delete it if none should")
 
 
 def run_to_the_end(task: Task, work: Work, curve: CurveReader) -> Outcome:
@@ -249,6 +257,7 @@ def watched(point: Point) -> dict[str, float]:
         "reading_share": point.reading_s / seconds,
         "machinery_share": 1 - point.computing_s / seconds,
         "memory_gib": point.memory_gib,
+        "model_flops_utilization": point.utilization,
         "validation_loss": point.validation_loss,
         "validation_accuracy": point.validation_accuracy,
         "divergence": point.divergence,

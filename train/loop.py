@@ -19,7 +19,7 @@ from infra.errors import InputError
 from pipelines import tables
 from pipelines.records import TrainingExample
 from pipelines.teaching.logprobs import Likeliest
-from train import adapter, checkpoint, distillation, student, validation, zero
+from train import adapter, checkpoint, distillation, student, utilization, validation, zero
 from train.encoding import Encoded, encode
 from train.packing import Share, plan
 from train.recipes import FitConfig
@@ -124,15 +124,17 @@ def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, st
             f"Step {step} has loss {loss:g} and gradient norm {norm:g}. What came before is in the checkpoints. Lower "
             f"fit.learning_rate (it was {rate:g}), or look at the examples of that batch."
         )
+    seconds = time.monotonic() - started
     return Point(
         step=step,
         loss=loss,
         divergence=divergence if config.distillation_weight else None,
         learning_rate=rate,
         gradient_norm=norm,
-        num_tokens=share.num_tokens,
+        num_tokens=sum(share.lengths),
         num_targets=share.num_targets,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
+        utilization=_utilization(learner, share, config, seconds),
         computing_s=computing_s + looked_s,
         reading_s=reading_s - looked_s,
         memory_gib=_peak_memory(engine.device) / _GIB,
@@ -182,6 +184,15 @@ def _watch(
         validation_accuracy=seen.accuracy,
         validation_divergence=seen.divergence,
     ), best
+
+
+def _utilization(learner: Student, share: Share, config: FitConfig, seconds: float) -> float | None:
+    """Model FLOPs utilization of all ranks' GPUs; None where their speed is not known."""
+    if learner.device.type != "cuda" or config.precision != "bf16":
+        return None
+    peak = utilization.peak(torch.cuda.get_device_name(learner.device))
+    operations = learner.arithmetic.operations(share.lengths, share.num_targets)
+    return operations / seconds / peak / zero.num_ranks() if peak else None
 
 
 def _peak_memory(device: torch.device) -> int:

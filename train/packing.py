@@ -24,13 +24,13 @@ Positions = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 class Share:
     """What one rank does in one update: its packs, and what the whole batch over all ranks holds.
 
-    num_targets: supervised tokens; total_weight: of these; told_weight: of those at which a teacher's distribution is
-    known.
+    num_targets: supervised tokens; lengths: of its examples; total_weight: of the supervised tokens; told_weight: of
+    those at which a teacher's distribution is known.
     """
 
     packs: list[list[Encoded]]
     num_targets: int
-    num_tokens: int
+    lengths: tuple[int, ...]
     total_weight: float
     told_weight: float
 
@@ -76,7 +76,7 @@ def plan(
         yield Share(
             share_out(batch, num_ranks, config.tokens_per_pack)[rank],
             sum(example.num_targets for example in batch),
-            sum(len(example.input_ids) for example in batch),
+            tuple(len(example.input_ids) for example in batch),
             sum(example.weight * example.num_targets for example in batch),
             sum(example.weight * example.num_told for example in batch),
         )

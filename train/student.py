@@ -21,6 +21,7 @@ from train import attention
 from train.encoding import Encoded, read_image
 from train.loss import Objective, judge
 from train.packing import Batch, collate
+from train.utilization import Arithmetic
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _GIB = 1 << 30
@@ -185,6 +186,7 @@ class Student:
     def __init__(self, model: PeftModel, processor: Any, cache_gib: float, *, distillation_weight: float = 0.0) -> None:
         self.model = model
         self.loss = TargetLoss(model, distillation_weight)
+        self.arithmetic = Arithmetic.of(model)
         self._eye = Eye(model, processor, cache_gib)
         self._image_token = processor.image_token_id
         self._num_merged = processor.image_processor.merge_size**2

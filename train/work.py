@@ -60,7 +60,8 @@ class Point:
     before clipping.
     num_tokens, num_targets: of its batch, the latter those that are trained on. seconds: that the first rank took;
     computing_s: of these, in forward and backward passes and the optimizer; reading_s: until packs were read, the
-    vision tower's part aside. memory_gib: peak, of the first rank's GPU, or of its process.
+    vision tower's part aside. memory_gib: peak, of the first rank's GPU, or of its process. utilization: of the GPUs,
+    in model FLOPs, where their speed is known.
     validation_loss, validation_accuracy, validation_divergence: likewise of what is held out, where it was looked at.
     """
 
@@ -74,6 +75,7 @@ class Point:
     computing_s: float = 0.0
     reading_s: float = 0.0
     memory_gib: float = 0.0
+    utilization: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     divergence: float | None = None

@@ -46,6 +46,11 @@ def test_a_wrong_setting_fails_before_anything_starts(override):
         resolve("pocket", ["train"], [override])
 
 
+def test_what_is_distilled_depends_on_the_rationales():
+    settings = resolve("pocket", ["train"], ["fit.distillation_weight=0.5"])["fit"]
+    assert settings.inputs()[:2] == ("questions", "rationales")
+
+
 def test_a_fit_goes_on_from_checkpoints_of_its_own_course_alone(tmp_path):
     def place(digest="d", **changes):
         settings = config(base="Qwen/Qwen3-VL-2B-Instruct", arms=("answer_only",), **changes)
@@ -55,6 +60,17 @@ def test_a_fit_goes_on_from_checkpoints_of_its_own_course_alone(tmp_path):
     assert place().parent == tmp_path / "checkpoints/answer_only"
     assert place(num_workers=1, tokens_per_pack=999, gradient_checkpointing=True, checkpoint_every=7) == place()
     assert len({place(), place("e"), place(seed=1), place(num_steps=4), place(learning_rate=0.5)}) == 5
+
+
+def test_checkpoints_of_a_fit_that_did_not_end_are_never_removed_by_another(tmp_path):
+    ended, broken_off, own = (tmp_path / name for name in ("ended", "broken off", "own"))
+    for other in (ended, broken_off):
+        (other / "step-000004").mkdir(parents=True)
+    (ended / fit._ENDED).touch()
+    said = []
+    fit.make_room(own, said.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken off", "own"]
+    assert [line.startswith(f"{broken_off} has checkpoints of a fit with other settings") for line in said] == [True]
 
 
 def test_all_recipes_resolve():

@@ -148,7 +148,8 @@ def test_the_ranks_together_do_the_batch_of_one_rank(encoded, num_ranks):
         assert sorted(map(id, _examples(whole))) == sorted(map(id, done))
         assert {part.num_targets for part in parts} == {sum(one.num_targets for one in _examples(whole))}
         assert {part.total_weight for part in parts} == {whole.num_targets}
-        assert {part.num_tokens for part in parts} == {sum(len(one.input_ids) for one in _examples(whole))}
+        lengths = sorted(len(one.input_ids) for one in _examples(whole))
+        assert [sorted(part.lengths) for part in parts] == [lengths] * num_ranks
 
 
 def test_every_example_comes_once_an_epoch_in_an_order_that_the_seed_decides(encoded):
