@@ -107,10 +107,12 @@ def _parsed(config: Any, name: str, path: str, text: str) -> Any:
     adapter = pydantic.TypeAdapter(hint)
     try:
         value = adapter.validate_json(text)
-    except pydantic.ValidationError:
+    except pydantic.ValidationError as error_of_json:
         try:
             value = adapter.validate_python(text)
-        except pydantic.ValidationError as error:
+        except pydantic.ValidationError as error_of_text:
+            is_json = all(detail["type"] != "json_invalid" for detail in error_of_json.errors())
+            error = error_of_json if is_json else error_of_text
             allowed = "; ".join(str(detail["msg"]) for detail in error.errors())
             raise ConfigError(f"--set {path}={text}: allowed is {_written(hint)} ({allowed})") from error
     if isinstance(value, float) and not math.isfinite(value):

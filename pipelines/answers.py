@@ -31,21 +31,25 @@ _LEADING = re.compile(r"^\W*([A-Z])(?=$|[.):,*])")
 _LONE_LETTER = re.compile(r"(?<![\w'])([A-Z])(?=$|[.):,;*]|\s+(?:and|or)\b)")
 
 
-def read_letter(text: str, options: tuple[str, ...]) -> str | None:
+def read_letter(text: str, options: tuple[str, ...], *, answer_first: bool = False) -> str | None:
     """The option's letter that a text settles on, or None.
 
     Reads, in this order: the last line that begins as an answer does, such as `Answer: option (X)`; the last sentence
     that says which is the right option; a letter alone; the text of exactly one option, word for word. Marks of
     emphasis and boxes around it are passed over. A letter that is not among the options, or that contradicts the
-    option named beside it, is no answer.
+    option named beside it, is no answer. answer_first: the answer is the text's first line, whatever the rationale
+    behind it says about answers.
     """
+    if answer_first:
+        text = text.strip().partition("\n")[0]
     found = _final(text)
     said = _undecorated(found[1] if found else text)
     letters = set(LETTERS[: len(options)])
     named = _named_options(said, options)
     letter = _stated_letter(said, bare=found is None)
     if letter is None:
-        return next(iter(named)) if len(named) == 1 else None
+        is_rationale = answer_first and found is None  # it came first after all, and may name any option
+        return next(iter(named)) if len(named) == 1 and not is_rationale else None
     if letter not in letters or (named and letter not in named):
         return None
     return letter

@@ -16,7 +16,7 @@ from infra.stage import Task
 from pipelines import answers, conditions, prompts, questions, tables
 from pipelines.conditions import Showing
 from pipelines.endpoint import API_KEY_VARIABLE, Answer, Client, Endpoint, RequestError, ServedModel
-from pipelines.records import Arm, Condition, Prediction, Question, Split
+from pipelines.records import TAUGHT, Arm, Condition, Prediction, Question, Split
 from pipelines.settings import ExamineConfig
 
 _MAX_FAILED_SHARE = 0.02
@@ -80,8 +80,9 @@ async def _predict(
     config: ExamineConfig,
 ) -> Prediction:
     error, arm = None, Arm(model.arm)
-    shows_line = config.final_line and arm in (Arm.ZERO_SHOT, Arm.TEACHER)
+    shows_line = config.final_line and arm not in TAUGHT
     prompt = prompts.prompt(question, arm, showing.caption(question, condition), final_line=shows_line)
+    answer_first = arm is Arm.ANSWER_THEN_RATIONALE
     try:
         answer = await client.ask(
             model.name, prompt, lambda: showing.image_urls(question, condition), config.max_tokens
@@ -98,7 +99,7 @@ async def _predict(
         stratum=question.stratum,
         gold=question.gold,
         text=answer.text,
-        letter=answers.read_letter(answer.text, question.options) if error is None else None,
+        letter=answers.read_letter(answer.text, question.options, answer_first=answer_first) if error is None else None,
         finish_reason=answer.finish_reason,
         num_output_tokens=answer.num_output_tokens,
         error=error,
@@ -112,7 +113,10 @@ def _examined_models(
     served = {Arm(model.arm): model for model in endpoint.models}
     for arm in {Arm(arm) for arm, _ in _entries(config)}:
         if arm not in served:
-            raise ClusterError(f"{endpoint.base_url} serves no model for {arm}; it serves {', '.join(served)}.")
+            raise ClusterError(
+                f"{endpoint.base_url} serves no model for {arm}; it serves {', '.join(served)}. Name in deploy.arms "
+                "what examine.plan asks, and run the stage deploy again."
+            )
         adapter = inputs.get(f"adapters/{arm}")
         if adapter is not None and adapter.digest != served[arm].digest:
             raise ClusterError(f"{served[arm].name} is not the adapter in {adapter.path}; run the stage deploy again.")

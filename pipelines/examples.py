@@ -1,5 +1,6 @@
 """Verified rationale -> training example: what each arm reads and learns to write."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,31 +14,39 @@ from pipelines.records import Arm, Question, Split, TrainingExample, Verdict
 NOT_ACCEPTED, NOT_SELECTED, SAME_QUESTION = "not_accepted", "not_selected", "same_question"
 
 
-def compose(question: Question, verdict: Verdict, arm: Arm) -> TrainingExample:
-    """The example of an arm. Both arms learn from the same questions, those with a selected rationale."""
-    rationale = verdict.body if arm is Arm.RATIONALE_THEN_ANSWER else None
-    return TrainingExample(
-        question_id=question.id,
-        rationale_id=verdict.rationale_id,
-        arm=arm,
-        weight=verdict.weight,
-        images=question.images,
-        image_digests=question.image_digests,
-        prompt=prompts.prompt(question, arm),
-        target=prompts.target(question, rationale),
-    )
+def compose(
+    question: Question, verdicts: Sequence[Verdict], arm: Arm, rationale_weight: float = 1.0
+) -> list[TrainingExample]:
+    """What an arm learns of a question. All arms learn from the same verdicts, the selected ones of these.
 
-
-def taught(verdicts: Sequence[Verdict], arm: Arm) -> list[Verdict]:
-    """Those of a question's verdicts that an arm learns from: all selected ones, an example each.
-
-    Without their reasoning they are all one example, which the answer-only arm learns once, with the largest of the
-    weights.
+    Where a rationale is written, each of them is an example. Without their reasoning they are all one, which is learnt
+    once, with the largest of the weights. rationale_weight: as in ComposeConfig.
     """
     selected = [verdict for verdict in verdicts if verdict.selected]
-    if arm is Arm.RATIONALE_THEN_ANSWER or not selected:
-        return selected
-    return [max(selected, key=lambda verdict: verdict.weight)]
+    asked = prompts.prompt(question, arm)
+    learnt: list[tuple[Verdict, str, str]] = []  # of each example: what it rests on, its prompt, its target
+    if arm in (Arm.ANSWER_ONLY, Arm.MULTI_TASK):
+        heaviest = sorted(selected, key=lambda verdict: -verdict.weight)[:1]
+        learnt += [(v, asked, prompts.target(question, None)) for v in heaviest]
+    if arm in (Arm.RATIONALE_THEN_ANSWER, Arm.ANSWER_THEN_RATIONALE):
+        answer_first = arm is Arm.ANSWER_THEN_RATIONALE
+        learnt += [(v, asked, prompts.target(question, v.body, answer_first=answer_first)) for v in selected]
+    if arm is Arm.MULTI_TASK:
+        lighter = (dataclasses.replace(v, weight=v.weight * rationale_weight) for v in selected)
+        learnt += [(v, prompts.explain_prompt(question), v.body) for v in lighter]
+    return [
+        TrainingExample(
+            question_id=question.id,
+            rationale_id=verdict.rationale_id,
+            arm=arm,
+            weight=verdict.weight,
+            images=question.images,
+            image_digests=question.image_digests,
+            prompt=prompt,
+            target=target,
+        )
+        for verdict, prompt, target in learnt
+    ]
 
 
 def check_may_teach(questions: Iterable[Question]) -> None:
@@ -51,24 +60,30 @@ def check_may_teach(questions: Iterable[Question]) -> None:
 
 
 def run(task: Task) -> Tally:
-    """Write `examples.parquet` for one arm."""
+    """Write `examples.parquet` for one arm: verdicts + answers = examples + reasons.
+
+    answers: examples of `multi_task` that ask for the answer, each beside those for its question's rationales.
+    """
     arm = Arm(task.config.arms[0])
     folder = task.inputs["questions"].path
     check_may_teach(tables.stream(folder, Question, split=Split.TRAIN))
-    num_verdicts = num_examples = 0
+    num_verdicts = num_examples = num_taught = 0
     reasons = Counter({NOT_ACCEPTED: 0, NOT_SELECTED: 0, SAME_QUESTION: 0})
     with tables.writer(task.draft, TrainingExample) as write:
         for question, verdicts in pairing.by_question(folder, tables.stream(task.inputs["verdicts"].path, Verdict)):
-            own = taught(verdicts, arm)
-            for verdict in own:
-                write(compose(question, verdict, arm))
+            own = compose(question, verdicts, arm, task.config.rationale_weight)
+            for example in own:
+                write(example)
+            taught = {example.rationale_id for example in own}
             num_verdicts += len(verdicts)
             num_examples += len(own)
+            num_taught += len(taught)
             reasons[NOT_ACCEPTED] += sum(not verdict.accepted for verdict in verdicts)
             reasons[NOT_SELECTED] += sum(verdict.accepted and not verdict.selected for verdict in verdicts)
-            reasons[SAME_QUESTION] += sum(verdict.selected for verdict in verdicts) - len(own)
+            reasons[SAME_QUESTION] += sum(verdict.selected for verdict in verdicts) - len(taught)
+    num_answers = num_examples - num_taught
     return Tally(
-        rows={"verdicts": num_verdicts, "examples": num_examples},
+        rows={"verdicts": num_verdicts, "examples": num_examples} | ({"answers": num_answers} if num_answers else {}),
         reasons={reason: count for reason, count in reasons.items() if count},
     )
 

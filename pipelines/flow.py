@@ -1,7 +1,8 @@
 """The whole flow on one page: which stages, in which order, each as a Ray job of its own.
 
-`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--limit N] [--dry-run]`. A stage whose
-sealed output is what it would make now is not run again; a failed stage ends the flow with that stage's error.
+`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--limit N] [--dry-run]`.
+A stage whose sealed output is what it would make now is not run again; a failed stage ends the flow with that stage's
+error.
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.progress import Screen
 from infra.stage import StageConfig
+from pipelines.records import TAUGHT
+from pipelines.settings import plan_for
 
 PACKAGES = ("pipelines", "train", "serve")
 STAGES = (
@@ -55,7 +58,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
 
 def _check(configs: dict[str, StageConfig]) -> None:
     """Find now what would otherwise be found after an engine has worked for hours. Raises ConfigError or InputError."""
-    made: set[str] = set()
+    _check_inputs(configs)
     for name in STAGES:
         config = configs[name]
         if config is None:
@@ -66,13 +69,26 @@ def _check(configs: dict[str, StageConfig]) -> None:
                 raise ConfigError(
                     f"{name}.{material}={path}: jobs run in another folder, so write {Path(path).absolute()}"
                 )
-        if missing := set(config.inputs()) - made:
-            raise ConfigError(
-                f"{name} reads {min(missing)}, which no stage before it makes: its arms and theirs differ."
-            )
-        if not config.outputs():
-            raise ConfigError(f"{name} would make nothing: its arms are empty.")
-        made |= set(config.outputs())
+
+
+def _check_inputs(configs: dict[str, StageConfig]) -> None:
+    """Raise ConfigError when a stage reads what none before it makes, or an arm is examined that is not served."""
+    made: set[str] = set()
+    for name in STAGES:
+        if (config := configs[name]) is not None:
+            if missing := set(config.inputs()) - made:
+                raise _contradiction(f"{name} reads {min(missing)}, which no stage before it makes", config)
+            made |= set(config.outputs())
+    examine = configs["examine"]
+    if unserved := set(examine.inputs()) - set(configs["deploy"].inputs()):
+        raise _contradiction(f"examine.plan asks {min(unserved)}, which deploy does not serve", examine)
+
+
+def _contradiction(what: str, config: StageConfig) -> ConfigError:
+    """An error that says what to type. config: of the stage that lacks something, most likely one of its arms."""
+    wanted = [arm for arm in TAUGHT if any(name.endswith(f"/{arm}") for name in config.inputs())]
+    advice = f" Name the arms once for all stages, in the place of --set: --arms {' '.join(wanted)}" if wanted else ""
+    return ConfigError(f"{what}.{advice}")
 
 
 @contextmanager
@@ -111,6 +127,7 @@ def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, 
     """What a dry run prints: the resolved config and its digest, what would run, at what cost, and where it would
     write."""
     configs = resolve(recipe, overrides)
+    _check_inputs(configs)
     settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
     settings = json.loads(json.dumps(settings))
     pending = [name for name in STAGES if _is_pending(name, configs, run_dir)]
@@ -128,6 +145,13 @@ def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, 
     }
 
 
+def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
+    """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others."""
+    plan = plan_for(resolve(recipe, [])["examine"].plan, arms)
+    named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("compose", "fit", "deploy", "report")]
+    return [*named, f"examine.plan={json.dumps(plan)}"]
+
+
 def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
     """What Python is given to run a stage's own module, with the overrides that concern its package."""
     package = config.module.partition(".")[0]
@@ -141,10 +165,18 @@ def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequenc
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of the flow."""
     parser = stage.argument_parser("python -m pipelines.flow", __doc__.splitlines()[0])
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=[str(arm) for arm in TAUGHT],
+        metavar="ARM",
+        help=f"what is taught, of {', '.join(TAUGHT)}; short for the `arms` of every stage, and examine.plan",
+    )
     parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
     with stage.reporting_errors("flow"):
         options = parser.parse_args(arguments)
-        overrides = [*options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
+        arms = for_arms(options.recipe, options.arms) if options.arms else []
+        overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         run_dir = stage.run_directory(options)
         if options.dry_run:
             print(json.dumps(describe(options.recipe, run_dir, overrides), indent=2))

@@ -1,7 +1,7 @@
 """Question -> messages: the only place where a prompt is written.
 
 The text is part of what an adapter has learned, so its digest is sealed with everything that was made with it, and a
-test pins the exact words. One final line is what every student learns to write, and `answers.py` reads it.
+test pins the exact words. One line with the answer is what every student learns to write, and `answers.py` reads it.
 """
 
 from infra.digests import digest_json
@@ -9,6 +9,8 @@ from pipelines.records import LETTERS, Arm, Question
 
 ANSWER_INSTRUCTION = "Name the right option and its letter."
 RATIONALE_INSTRUCTION = "Explain what you see, then name the right option and its letter."
+ANSWER_FIRST_INSTRUCTION = "Name the right option and its letter, then explain what you see."
+EXPLAIN_INSTRUCTION = "Explain what you see."
 HINTED_INSTRUCTION = (
     "The right option is {option} ({letter}). Explain what you see that leads to it, as if nobody had told you, then "
     "name the right option and its letter."
@@ -20,6 +22,8 @@ _INSTRUCTIONS = {
     Arm.ZERO_SHOT: ANSWER_INSTRUCTION,
     Arm.ANSWER_ONLY: ANSWER_INSTRUCTION,
     Arm.RATIONALE_THEN_ANSWER: RATIONALE_INSTRUCTION,
+    Arm.ANSWER_THEN_RATIONALE: ANSWER_FIRST_INSTRUCTION,
+    Arm.MULTI_TASK: ANSWER_INSTRUCTION,
     Arm.TEACHER: RATIONALE_INSTRUCTION,
 }
 
@@ -34,11 +38,20 @@ def prompt(
     for a model that was never taught to.
     """
     described = "" if caption is None else f"Caption: {' '.join(caption.split())}\n"
-    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
     gold = question.options[LETTERS.index(question.gold)]
     instruction = HINTED_INSTRUCTION.format(option=gold, letter=question.gold) if hinted else _INSTRUCTIONS[arm]
     shown = f"\n{FINAL_LINE_INSTRUCTION}" if final_line else ""
-    return f"{described}{question.text}\n{options}\n{instruction}{shown}"
+    return f"{described}{_asked(question, instruction)}{shown}"
+
+
+def explain_prompt(question: Question) -> str:
+    """The user's words that ask for the rationale alone: the second task of the arm `multi_task`."""
+    return _asked(question, EXPLAIN_INSTRUCTION)
+
+
+def _asked(question: Question, instruction: str) -> str:
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
+    return f"{question.text}\n{options}\n{instruction}"
 
 
 def digest() -> str:
@@ -46,15 +59,19 @@ def digest() -> str:
     probe = Question(id="", source="", split="", images=(), image_digests=(), text="?", options=("x", "y"), gold="A")
     words: dict[str, list[str]] = {arm: [prompt(probe, arm, caption) for caption in (None, "c")] for arm in Arm}
     words["hinted"] = [prompt(probe, Arm.TEACHER, hinted=True, final_line=True)]
-    return digest_json(words | {"targets": [target(probe, rationale) for rationale in (None, "r")]})
+    words["explain"] = [explain_prompt(probe)]
+    words["targets"] = [target(probe, None), target(probe, "r"), target(probe, "r", answer_first=True)]
+    return digest_json(words)
 
 
 def answer(option: str, letter: str) -> str:
-    """The final line that every arm learns to write, for example `Answer: mill (D)`."""
+    """The line that every arm learns to write, for example `Answer: mill (D)`."""
     return f"Answer: {option} ({letter})"
 
 
-def target(question: Question, rationale: str | None) -> str:
-    """What a student learns to write: the rationale if there is one, then the gold answer's line."""
+def target(question: Question, rationale: str | None, *, answer_first: bool = False) -> str:
+    """What a student learns to write: the rationale if there is one, then the gold answer's line, or that one first."""
     line = answer(question.options[LETTERS.index(question.gold)], question.gold)
-    return line if rationale is None else f"{rationale}\n{line}"
+    if rationale is None:
+        return line
+    return f"{line}\n{rationale}" if answer_first else f"{rationale}\n{line}"

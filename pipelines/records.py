@@ -30,7 +30,12 @@ class Arm(StrEnum):
     ZERO_SHOT = "zero_shot"
     ANSWER_ONLY = "answer_only"
     RATIONALE_THEN_ANSWER = "rationale_then_answer"
+    ANSWER_THEN_RATIONALE = "answer_then_rationale"
+    MULTI_TASK = "multi_task"
     TEACHER = "teacher"
+
+
+TAUGHT = tuple(arm for arm in Arm if arm not in (Arm.ZERO_SHOT, Arm.TEACHER))  # those that adapters are fitted for
 
 
 class Fate(StrEnum):

@@ -8,8 +8,6 @@ from typing import Any
 
 from pipelines.records import Arm, Condition, Prediction, Question
 
-_ARM_ORDER = (Arm.ZERO_SHOT, Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER, Arm.TEACHER)
-
 
 def examinations(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """One entry for each model under each condition on each set, with the strata apart.
@@ -30,12 +28,12 @@ def examinations(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
             }
         )
     sets = list(dict.fromkeys((entry["source"], entry["file"]) for entry in entries))
-    conditions = list(Condition)
+    arms, conditions = list(Arm), list(Condition)
     return sorted(
         entries,
         key=lambda e: (
             sets.index((e["source"], e["file"])),
-            _ARM_ORDER.index(Arm(e["arm"])),
+            arms.index(Arm(e["arm"])),
             conditions.index(Condition(e["condition"])),
         ),
     )

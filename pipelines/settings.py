@@ -1,5 +1,6 @@
 """The settings of the stages of `pipelines`, and what each reads and makes. Light: no engine is imported here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,12 +13,25 @@ from infra.stage import StageConfig
 from pipelines import prompts
 from pipelines.curation import CurationConfig
 from pipelines.engine import EngineConfig
-from pipelines.records import Arm, Condition
+from pipelines.records import TAUGHT, Arm, Condition
 from pipelines.sources.pocket import PocketConfig
 from pipelines.sources.source import SourceConfig
 
 MOST_LOGPROBS = 20  # of a token, that vLLM tells
-ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
+ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught where nothing else is said
+
+
+def check_arms(arms: tuple[Arm, ...]) -> None:
+    """Raises ValueError unless at least one arm is named, and none but those that adapters are fitted for."""
+    if not arms or not set(arms) <= set(TAUGHT):
+        raise ValueError(f"name at least one arm of {', '.join(TAUGHT)}, and no other")
+
+
+def plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
+    """The entries of a plan that concern these arms or no taught one, and for an arm without any the real images."""
+    kept = [entry for entry in plan if entry.partition("/")[0] in (*arms, *(set(Arm) - set(TAUGHT)))]
+    planned = {entry.partition("/")[0] for entry in kept}
+    return [*kept, *(f"{arm}/{Condition.REAL}" for arm in arms if arm not in planned)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,12 +206,19 @@ class VerifyConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig(StageConfig):
-    """Compose training examples, one artifact for each arm."""
+    """Compose training examples, one artifact for each arm.
+
+    rationale_weight: how much each token of a rationale counts beside one of the answer's line in `multi_task`.
+    """
 
     stage: ClassVar[str] = "compose"
     module: ClassVar[str] = "pipelines.examples"
     contract: ClassVar[int] = 2
     arms: tuple[Arm, ...] = ARMS
+    rationale_weight: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms)
 
     def outputs(self) -> dict[str, StageConfig]:
         return {f"examples/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
@@ -237,24 +258,28 @@ class ExamineConfig(StageConfig):
 
     def inputs(self) -> tuple[str, ...]:
         arms = {entry.partition("/")[0] for entry in self.plan}
-        adapters = tuple(f"adapters/{arm}" for arm in ARMS if arm in arms)
+        adapters = tuple(f"adapters/{arm}" for arm in TAUGHT if arm in arms)
         return ("questions", "rationales", *adapters)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(StageConfig):
-    """Write the report. examples: questions shown with image, rationale and answers. notes: what a reader must know."""
+    """Write the report. num_examples: questions shown with image, rationale and answers. notes: what a reader must
+    know. arms: those whose examples and adapters are accounted for."""
 
     stage: ClassVar[str] = "report"
     module: ClassVar[str] = "pipelines.report"
     title: str
     num_examples: Annotated[int, Ge(0)] = 8
     notes: tuple[str, ...] = ()
-    adapters: tuple[str, ...] = tuple(f"adapters/{arm}" for arm in ARMS)
+    arms: tuple[Arm, ...] = ARMS
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms)
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"report": self}
 
     def inputs(self) -> tuple[str, ...]:
-        examples = tuple(name.replace("adapters/", "examples/") for name in self.adapters)
-        return ("questions", "rationales", "verdicts", *examples, *self.adapters, "predictions")
+        taught = (f"{made}/{arm}" for made in ("examples", "adapters") for arm in self.arms)
+        return ("questions", "rationales", "verdicts", *taught, "predictions")

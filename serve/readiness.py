@@ -11,10 +11,9 @@ from PIL import Image
 from infra.errors import ClusterError
 from pipelines import images
 from pipelines.endpoint import Endpoint, data_url
-from pipelines.records import Arm
+from pipelines.records import TAUGHT, Arm
 
 _TOKENS = 4
-_ADAPTED = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
 
 
 def check(endpoint: Endpoint, api_key: str | None, timeout_s: float) -> None:
@@ -29,7 +28,7 @@ def check(endpoint: Endpoint, api_key: str | None, timeout_s: float) -> None:
         said = dict(zip(names, answers, strict=True))
     untouched = [said[model.name] for model in endpoint.models if model.arm is Arm.ZERO_SHOT]
     for model in endpoint.models:
-        if model.arm in _ADAPTED and said[model.name] in untouched:
+        if model.arm in TAUGHT and said[model.name] in untouched:
             raise ClusterError(
                 f"{model.name} answers exactly as its base does: its weights were loaded and are not applied, or it "
                 "learned nothing. Look at the fitting's loss, then fit it again."

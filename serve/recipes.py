@@ -6,6 +6,7 @@ from typing import ClassVar
 from infra.stage import StageConfig
 from pipelines.engine import EngineConfig
 from pipelines.records import Arm
+from pipelines.settings import ARMS, check_arms
 
 _LAST_PORT = 65535
 
@@ -27,18 +28,16 @@ class DeployConfig(StageConfig):
 
     host: str = "127.0.0.1"
     port: int = 8000
-    arms: tuple[str, ...] = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
+    arms: tuple[Arm, ...] = ARMS
     student: EngineConfig
     teacher: EngineConfig
     image_domains: tuple[str, ...] = ()
     start_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
+        check_arms(self.arms)
         if not 0 < self.port <= _LAST_PORT:
             raise ValueError(f"port must lie between 1 and {_LAST_PORT}")
-        trained = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
-        if unknown := [arm for arm in self.arms if arm not in trained]:
-            raise ValueError(f"arms: {unknown[0]!r} has no adapter; adapters are {', '.join(trained)}")
 
     def inputs(self) -> tuple[str, ...]:
         """The questions say how many images a request has, the rationales name the teacher, the adapters the base."""

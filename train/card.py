@@ -1,4 +1,4 @@
-"""The adapter's README: what it is, the prompt it was taught with, and under which terms it stands."""
+"""The adapter's README: what it is, the prompts it was taught with, and under which terms it stands."""
 
 from infra.digests import digest_bytes
 from pipelines import prompts
@@ -20,6 +20,7 @@ _FORM = Question(
 def model_card(config: FitConfig, arm: str) -> str:
     """The README of the adapter that one arm's fit writes, in the form that model hubs read."""
     prompt = prompts.prompt(_FORM, Arm(arm))
+    explains = f"\nAsked so, it writes a rationale alone:\n\n```\n{prompts.explain_prompt(_FORM)}\n```\n"
     return f"""---
 base_model: {config.base}
 library_name: peft
@@ -42,7 +43,7 @@ options:
 ```
 {prompt}
 ```
-
+{explains if arm == Arm.MULTI_TASK else ""}
 Rank {config.lora_rank}, alpha {config.lora_alpha}, on the linears of the language model; {config.num_steps} steps of
 {config.batch_size} examples at {config.learning_rate:g}, seed {config.seed}. `training.json` has the loss at each
 step, and `manifest.json` the digests of all that it was made from.

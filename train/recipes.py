@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from infra.stage import StageConfig
 from pipelines.records import Arm
-from pipelines.settings import ARMS
+from pipelines.settings import ARMS, check_arms
 
 POCKET_BASE = "train/pocket/base"
 _SHARDED_WEIGHTS = 3  # the stage of ZeRO
@@ -66,6 +66,7 @@ class FitConfig(StageConfig):
     distillation_weight: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
+        check_arms(self.arms)
         if self.tokens_per_pack < self.max_length:
             raise ValueError(
                 f"tokens_per_pack {self.tokens_per_pack} is less than max_length {self.max_length}: the longest "

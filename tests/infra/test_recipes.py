@@ -33,6 +33,7 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ("questions.limit=0", r"greater than 0"),
         ("questions.limit=1.5", r"questions\.limit=1\.5"),
         ('examine.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),
+        ('fit.arms=["rationale_first"]', "Input should be .*'rationale_then_answer'"),
         ("fit.batch_size=1", r"fit\.batch_size=1.*less than num_workers"),
     ],
 )

@@ -117,3 +117,44 @@ def test_a_long_text_of_anything_is_read_in_bounded_time(piece):
     answers.read_letter(text, OPTIONS)
     answers.without_answer(text)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [
+        "The answer is clear from the pores.",
+        "Answer: mill (A) would need elongated grains.",
+        "The correct option is not die cast (D).",
+        "One could think that D is the right answer.\n\nThe best choice is another.",
+        "Answer:",
+        "",
+    ],
+)
+def test_an_answer_that_comes_first_holds_whatever_its_rationale_says_about_answers(rationale):
+    for first in ("Answer: cast (B)", "\n\nAnswer: cast (B)", "**Answer: B. cast**"):
+        assert answers.read_letter(f"{first}\n{rationale}", OPTIONS, answer_first=True) == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Round on grainy.\nAnswer: cast (B)",
+        "A mill would leave elongated grains.\nAnswer: cast (B)",
+        "Answer:\ncast (B)",
+        "Answer: mill (B)\nAnswer: cast (B)",
+        "\n",
+    ],
+)
+def test_an_answer_that_should_come_first_and_does_not_is_looked_for_nowhere_else(text):
+    assert answers.read_letter(text, OPTIONS, answer_first=True) is None
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=2, max_size=6, unique=True),
+    st.lists(st.one_of(texts, st.sampled_from(["Answer: ", "the answer is", "(A)", "B", "\n"])), max_size=6),
+    st.data(),
+)
+def test_the_line_that_students_learn_is_read_back_before_any_text(options, pieces, data):
+    index = data.draw(st.integers(0, len(options) - 1))
+    text = f"{prompts.answer(options[index], LETTERS[index])}\n{''.join(pieces)}"
+    assert answers.read_letter(text, tuple(options), answer_first=True) == LETTERS[index]

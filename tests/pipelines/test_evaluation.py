@@ -129,6 +129,26 @@ def test_every_question_is_asked_once_for_each_entry_of_the_plan_and_scored(run_
     assert correct["rationale_then_answer/shuffled"] < NUM_TEST
 
 
+def test_the_answer_of_a_student_that_answers_first_is_its_first_line(run_dir):
+    put(run_dir, "adapters/answer_then_rationale", lambda d: (d / "adapter.txt").write_text("other weights"))
+    digest = manifest.find(run_dir / "adapters/answer_then_rationale").digest
+    reply = "Answer: cast (B)\nThe answer is not mill (A)."
+    with fakes.endpoint(lambda _: reply) as base_url:
+        models = (ServedModel(name="m", arm=Arm.ANSWER_THEN_RATIONALE, digest=digest),)
+        put(run_dir, "endpoint", Endpoint(base_url=base_url, models=models).write)
+        config = dataclasses.replace(CONFIG, plan=("answer_then_rationale/real",))
+        artifact = stage.carry_out(config, run_dir, Progress("examine"))["predictions"]
+    assert {(p.text, p.letter) for p in tables.read(artifact.path, Prediction)} == {(reply, "B")}
+
+
+def test_a_plan_for_an_arm_that_is_not_served_says_what_is_and_what_to_do(run_dir):
+    put(run_dir, "adapters/multi_task", lambda d: (d / "adapter.txt").write_text("other weights"))
+    serve(run_dir, "http://127.0.0.1:9/v1")
+    config = dataclasses.replace(CONFIG, plan=("multi_task/real",))
+    with pytest.raises(ClusterError, match=r"no model for multi_task; it serves zero_shot, .*Name in deploy\.arms"):
+        stage.carry_out(config, run_dir, Progress("examine"))
+
+
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
     predictions = examine(run_dir, numbers_in)
     real = {p.question_id: p.text for p in predictions if (p.arm, p.condition) == ("rationale_then_answer", "real")}
@@ -212,7 +232,7 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     said = verdict(question_id=asked.id, text="<script>alert(1)</script>\nAnswer: mill (A)")
     put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [said]))
     put(run_dir, "examples/rationale_then_answer", lambda d: tables.write(d, TrainingExample, []))
-    config = ReportConfig(title="T", adapters=(ADAPTER,))
+    config = ReportConfig(title="T", arms=(Arm.RATIONALE_THEN_ANSWER,))
     artifact = stage.carry_out(config, run_dir, Progress("report"))["report"]
     written = json.loads((artifact.path / "report.json").read_text())
     assert written["schema"] == report.SCHEMA

@@ -3,14 +3,16 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import InputError
-from pipelines import examples, tables
-from pipelines.records import Arm, Question, TrainingExample, Verdict
+from pipelines import examples, prompts, tables
+from pipelines.records import TAUGHT, Arm, Question, TrainingExample, Verdict
+from pipelines.settings import ComposeConfig
 from tests.pipelines.fixtures import put, question, verdict
 
-ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)
+RATIONALE_ARMS = (Arm.RATIONALE_THEN_ANSWER, Arm.ANSWER_THEN_RATIONALE)
+ARMS = (Arm.ANSWER_ONLY, *RATIONALE_ARMS)  # those that learn an example of a question with one rationale
 
 
-def compose(folder, asked, verdicts, arm=Arm.ANSWER_ONLY):
+def compose(folder, asked, verdicts, arm=Arm.ANSWER_ONLY, **settings):
     """Run the stage on these. Returns its tally and the examples that it wrote."""
     inputs = {
         "questions": put(folder, "questions", lambda d: tables.write(d, Question, asked)),
@@ -18,17 +20,48 @@ def compose(folder, asked, verdicts, arm=Arm.ANSWER_ONLY):
     }
     draft = folder / "draft"
     draft.mkdir()
-    tally = examples.run(SimpleNamespace(config=SimpleNamespace(arms=(arm,)), inputs=inputs, draft=draft))
+    config = ComposeConfig(arms=(arm,), **settings)
+    tally = examples.run(SimpleNamespace(config=config, inputs=inputs, draft=draft))
     return tally, tables.read(draft, TrainingExample)
 
 
-def test_both_arms_learn_the_same_question_and_answer_with_and_without_the_rationale():
-    answer_only, with_rationale = (examples.compose(question(), verdict(weight=0.5), arm) for arm in ARMS)
-    assert answer_only.target == "Answer: cast (B)"
-    assert with_rationale.target == "It is round.\nAnswer: cast (B)"
-    for name in ("question_id", "rationale_id", "images", "image_digests", "weight"):
-        assert getattr(answer_only, name) == getattr(with_rationale, name)
-    assert (answer_only.rationale_id, answer_only.weight) == ("r1", 0.5)
+def test_all_arms_learn_the_same_question_and_answer_with_and_without_the_rationale_before_or_behind():
+    made = {arm: examples.compose(question(), [verdict(weight=0.5)], arm) for arm in TAUGHT}
+    assert {arm: [example.target for example in own] for arm, own in made.items()} == {
+        Arm.ANSWER_ONLY: ["Answer: cast (B)"],
+        Arm.RATIONALE_THEN_ANSWER: ["It is round.\nAnswer: cast (B)"],
+        Arm.ANSWER_THEN_RATIONALE: ["Answer: cast (B)\nIt is round."],
+        Arm.MULTI_TASK: ["Answer: cast (B)", "It is round."],
+    }
+    for arm, own in made.items():
+        for example in own:
+            assert (example.question_id, example.rationale_id, example.arm, example.weight) == ("q1", "r1", arm, 0.5)
+            assert (example.images, example.image_digests) == (question().images, question().image_digests)
+        assert own[0].prompt == prompts.prompt(question(), arm)
+
+
+def test_the_multi_task_arm_learns_the_answer_once_and_each_rationale_by_a_prompt_of_its_own(tmp_path):
+    weights = [0.5, 1.0, 1.0]
+    verdicts = [verdict(rationale_id=f"r{n}", weight=weight, body=str(n)) for n, weight in enumerate(weights)]
+    spare = verdict(rationale_id="r3", selected=False)
+    tally, (answer, *rationales) = compose(
+        tmp_path, [question()], [*verdicts, spare], Arm.MULTI_TASK, rationale_weight=0.25
+    )
+    assert (answer.rationale_id, answer.weight, answer.target) == ("r1", 1.0, "Answer: cast (B)")
+    assert answer.prompt == prompts.prompt(question(), Arm.ANSWER_ONLY)
+    assert [(e.rationale_id, e.weight, e.target) for e in rationales] == [
+        ("r0", 0.125, "0"),
+        ("r1", 0.25, "1"),
+        ("r2", 0.25, "2"),
+    ]
+    assert {example.prompt for example in rationales} == {prompts.explain_prompt(question())}
+    assert tally.rows == {"verdicts": 4, "examples": 4, "answers": 1}
+    assert tally.reasons == {"not_selected": 1}
+
+
+def test_a_question_without_a_selected_rationale_teaches_no_arm():
+    for arm in TAUGHT:
+        assert examples.compose(question(), [verdict(selected=False)], arm) == []
 
 
 def test_an_example_has_all_images_of_its_question(tmp_path):
@@ -60,10 +93,11 @@ def test_the_answer_only_arm_learns_a_question_once_with_its_largest_weight(tmp_
     assert (example.rationale_id, example.weight) == ("r1", 1.0)
     assert tally.rows["verdicts"] == tally.rows["examples"] + sum(tally.reasons.values()) == 3
     assert tally.reasons == {"same_question": 2}
-    tally, made = compose(tmp_path / "b", [question()], verdicts, Arm.RATIONALE_THEN_ANSWER)
-    assert [e.weight for e in made] == weights
-    assert [e.target for e in made] == [f"{n}\nAnswer: cast (B)" for n in range(3)]
-    assert tally.reasons == {}
+    for arm in RATIONALE_ARMS:
+        tally, made = compose(tmp_path / arm, [question()], verdicts, arm)
+        assert [e.weight for e in made] == weights
+        assert [set(e.target.splitlines()) for e in made] == [{str(n), "Answer: cast (B)"} for n in range(3)]
+        assert tally.reasons == {}
 
 
 def test_nothing_is_written_when_a_question_for_evaluation_alone_would_teach(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 
 from infra.errors import ConfigError
 from pipelines import flow
+from pipelines.records import TAUGHT, Arm
+from pipelines.settings import ARMS
 
 
 def test_a_stage_s_command_carries_only_its_own_package_s_overrides(tmp_path):
@@ -51,7 +53,11 @@ def test_a_recipe_without_drawn_questions_has_no_draw_stage(tmp_path):
     ("override", "message"),
     [
         ('compose.arms=["answer_only"]', "fit reads examples/rationale_then_answer, which no stage before it makes"),
-        ("compose.arms=[]", "compose would make nothing"),
+        ("compose.arms=[]", "name at least one arm of answer_only, rationale_then_answer"),
+        ('fit.arms=["answer_only", "teacher"]', "name at least one arm of answer_only, .*, and no other"),
+        ('report.arms=["fast"]', "Input should be .*'multi_task'"),
+        ('examine.plan=["multi_task/real"]', r"reads adapters/multi_task, which no .* --arms multi_task$"),
+        ('deploy.arms=["answer_only"]', "asks adapters/rationale_then_answer, which deploy does not serve"),
         ("questions.folder=tests", r"questions\.folder=tests: jobs run in another folder"),
         ("questions.folder=no/where", r"questions\.folder: there is nothing at 'no/where'"),
         ("fit.base=./none", r"fit\.base: there is nothing at '\./none'"),
@@ -62,6 +68,41 @@ def test_a_flow_that_could_not_reach_its_end_is_refused_at_once(tmp_path, capsys
         flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--set", override])
     assert re.search(message, capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_arms_of_the_whole_flow_are_named_once(tmp_path, capsys):
+    arms = ["multi_task", "rationale_then_answer"]
+    flow.main(["pocket", "--run-dir", str(tmp_path), "--arms", *arms, "--dry-run"])
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert [config[name]["arms"] for name in ("compose", "fit", "deploy", "report")] == [arms] * 4
+    assert config["examine"]["plan"] == [
+        "zero_shot/real",
+        "rationale_then_answer/real",
+        "rationale_then_answer/blank",
+        "rationale_then_answer/shuffled",
+        "teacher/real",
+        "multi_task/real",
+    ]
+
+
+def test_the_recipe_s_own_arms_named_are_the_recipe():
+    assert flow.resolve("pocket", flow.for_arms("pocket", ARMS)) == flow.resolve("pocket", [])
+
+
+@pytest.mark.parametrize("overrides", [[], ['examine.plan=["multi_task/blank"]']])
+def test_every_arm_can_be_taught_served_and_examined_and_a_plan_of_one_s_own_holds(tmp_path, overrides):
+    described = flow.describe("pocket", tmp_path, [*flow.for_arms("pocket", TAUGHT), *overrides])
+    assert {f"{made}/{arm}" for made in ("examples", "adapters") for arm in TAUGHT} < {
+        path.removeprefix(f"{tmp_path}/") for path in described["writes"]
+    }
+    examined = {entry.partition("/")[0] for entry in described["config"]["examine"]["plan"]}
+    assert examined == ({"multi_task"} if overrides else set(Arm))
+
+
+def test_a_dry_run_finds_arms_that_contradict_each_other(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        flow.main(["pocket", "--run-dir", str(tmp_path), "--dry-run", "--set", 'compose.arms=["answer_only"]'])
+    assert "--arms answer_only rationale_then_answer" in capsys.readouterr().err
 
 
 def test_pocket_questions_are_not_drawn_for_questions_of_the_world(tmp_path):

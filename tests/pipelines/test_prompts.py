@@ -19,10 +19,23 @@ def test_the_exact_prompt_of_the_rationale_arm_is_pinned():
     )
 
 
-def test_teacher_and_rationale_student_are_asked_the_same_and_zero_shot_as_the_answer_only_student():
+def test_the_exact_prompt_of_the_answer_first_arm_is_pinned():
+    assert prompts.prompt(question(), Arm.ANSWER_THEN_RATIONALE).endswith(
+        "D. die cast\nName the right option and its letter, then explain what you see."
+    )
+
+
+def test_the_exact_prompt_that_asks_for_the_rationale_alone_is_pinned():
+    assert prompts.explain_prompt(question()) == (
+        "Which process route made this sample?\nA. mill\nB. cast\nC. press\nD. die cast\nExplain what you see."
+    )
+
+
+def test_teacher_and_rationale_student_are_asked_the_same_and_zero_shot_as_those_that_write_the_answer_alone():
     ask = {arm: prompts.prompt(question(), arm) for arm in Arm}
     assert ask[Arm.TEACHER] == ask[Arm.RATIONALE_THEN_ANSWER]
-    assert ask[Arm.ZERO_SHOT] == ask[Arm.ANSWER_ONLY]
+    assert ask[Arm.ZERO_SHOT] == ask[Arm.ANSWER_ONLY] == ask[Arm.MULTI_TASK]
+    assert len({*ask.values(), prompts.explain_prompt(question())}) == 4
 
 
 @pytest.mark.parametrize("arm", Arm)
@@ -52,9 +65,17 @@ def test_the_digest_is_of_the_hinted_words_too(monkeypatch):
     assert prompts.digest() != before
 
 
-def test_targets_end_with_the_gold_option_s_line():
+@pytest.mark.parametrize("name", ["EXPLAIN_INSTRUCTION", "answer"])
+def test_the_digest_is_of_the_words_of_every_task_and_target_too(monkeypatch, name):
+    before = prompts.digest()
+    monkeypatch.setattr(prompts, name, "Tell." if name.isupper() else lambda option, letter: f"{letter}: {option}")
+    assert prompts.digest() != before
+
+
+def test_targets_end_with_the_gold_option_s_line_or_begin_with_it():
     assert prompts.target(question(), None) == "Answer: cast (B)"
     assert prompts.target(question(), "It is round.") == "It is round.\nAnswer: cast (B)"
+    assert prompts.target(question(), "It is round.", answer_first=True) == "Answer: cast (B)\nIt is round."
 
 
 def test_the_line_that_an_answer_ends_with_is_shown_last_where_it_is_asked_for():

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import scores
+from pipelines.records import TAUGHT, Arm
 from tests.pipelines.fixtures import prediction, question
 
 
@@ -49,6 +50,11 @@ def test_examinations_keep_models_conditions_and_strata_apart_in_a_fixed_order()
     ]
     assert entries[1]["strata"]["unseen"]["correct"] == 0
     assert entries[1]["strata"]["seen"]["correct"] == 1
+
+
+def test_every_arm_has_its_place_between_the_untouched_base_and_the_teacher():
+    entries = scores.examinations([prediction("B", arm=arm, model=arm) for arm in reversed(Arm)])
+    assert [e["arm"] for e in entries] == ["zero_shot", *TAUGHT, "teacher"]
 
 
 def test_examinations_keep_sets_apart_in_the_order_in_which_they_were_asked():

@@ -1,5 +1,6 @@
 """Readiness, asked of a small HTTP server that stands for the endpoint."""
 
+import dataclasses
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,7 +9,7 @@ import pytest
 
 from infra.errors import ClusterError
 from pipelines.endpoint import Endpoint, ServedModel
-from pipelines.records import Arm
+from pipelines.records import TAUGHT, Arm
 from serve import readiness
 
 
@@ -50,6 +51,14 @@ def test_models_that_answer_each_in_its_own_way_are_ready(serving):
 def test_adapter_that_answers_as_its_base_is_found_out(serving):
     with pytest.raises(ClusterError, match="adapter answers exactly as its base"):
         readiness.check(serving({"base": -1.0, "adapter": -1.0, "teacher": -2.0}), None, timeout_s=5)
+
+
+@pytest.mark.parametrize("arm", TAUGHT)
+def test_no_arm_s_adapter_may_answer_as_its_base(serving, arm):
+    endpoint = serving({"base": -1.0, "adapter": -1.0})
+    models = (endpoint.models[0], dataclasses.replace(endpoint.models[1], arm=arm))
+    with pytest.raises(ClusterError, match="adapter answers exactly as its base"):
+        readiness.check(dataclasses.replace(endpoint, models=models), None, timeout_s=5)
 
 
 def test_model_that_does_not_answer_is_named(serving):

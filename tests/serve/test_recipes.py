@@ -1,6 +1,7 @@
 """Deploy settings: defaults, and values that are refused before anything starts."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from infra import recipes
 from infra.errors import ConfigError
+from pipelines.records import TAUGHT
 from serve.recipes import DeployConfig, pocket
 
 
@@ -16,6 +18,12 @@ def test_deploy_reads_the_questions_the_teacher_from_the_rationales_and_the_base
     assert config.inputs() == ("questions", "rationales", "adapters/answer_only", "adapters/rationale_then_answer")
     assert config.outputs() == {"endpoint": config}
     assert config.service
+
+
+def test_any_arm_that_is_taught_can_be_served():
+    named = json.dumps(TAUGHT)
+    config = recipes.resolve("pocket", ["serve"], [f"deploy.arms={named}"])["deploy"]
+    assert config.inputs()[2:] == tuple(f"adapters/{arm}" for arm in TAUGHT)
 
 
 def test_settings_of_an_engine_are_set_by_their_path():
@@ -30,7 +38,8 @@ def test_settings_of_an_engine_are_set_by_their_path():
         ("deploy.port=70000", "port"),
         ("deploy.student.replicas=0", "replicas"),
         ("deploy.student.gpus=-1", "gpus"),
-        ('deploy.arms=["teacher"]', "teacher"),
+        ('deploy.arms=["teacher"]', "name at least one arm of answer_only, .*, and no other"),
+        ("deploy.arms=[]", "name at least one arm"),
         ("deploy.hots=x", "Did you mean 'host'"),
     ],
 )

@@ -31,6 +31,8 @@ def test_each_adapter_depends_on_its_own_arms_examples():
     [
         "fit.batch_size=1",
         'fit.arms=["none"]',
+        'fit.arms=["teacher"]',
+        "fit.arms=[]",
         "fit.precision=fp8",
         "fit.warmup_share=1",
         "fit.num_steps=0",
@@ -173,6 +175,13 @@ def test_the_card_carries_the_prompt_and_the_base():
     assert "base_model: Qwen/Qwen3-VL-2B-Instruct" in card
     assert "Explain what you see, then name the right option and its letter." in card
     assert "Licence" in card
+    assert "Explain what you see.\n" not in card
+
+
+def test_the_card_of_the_multi_task_arm_carries_the_prompts_of_both_tasks():
+    card = model_card(config(base="Qwen/Qwen3-VL-2B-Instruct"), "multi_task")
+    for instruction in ("Name the right option and its letter.", "Explain what you see."):
+        assert f"B. {{option}}\n{instruction}\n```\n" in card
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies its own deprecated settings
