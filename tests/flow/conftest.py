@@ -15,7 +15,9 @@ PROJECT = Path(__file__).parents[2]
 SMALL = (
     "draw.pocket.num_train_questions=96",
     "draw.pocket.num_test_questions=24",
+    "teach.top_logprobs=4",
     "fit.num_steps=20",
+    "fit.distillation_weight=0.5",
     "deploy.port=8123",
     "report.num_examples=4",
 )
