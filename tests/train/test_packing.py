@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.train.conftest import config, example, tiny
+from train import attention
 from train.adapter import attach
 from train.encoding import Encoded, encode, render
 from train.packing import plan, share_out
@@ -189,3 +190,13 @@ def test_packs_hold_the_batch_once_within_their_limit_and_every_rank_has_equally
 def test_an_example_that_fits_no_pack_is_an_error():
     with pytest.raises(ValueError, match="an example of 11 tokens fits no pack of 10"):
         share_out([Encoded((), array("i", [7] * 11), 1)], 1, 10)
+
+
+def test_the_kernel_for_gpus_takes_what_it_is_given_forward_and_backward_with_fewer_keys_than_queries():
+    query, key, value = (
+        torch.empty(1, heads, 50, 64, dtype=torch.bfloat16, device="meta", requires_grad=True) for heads in (8, 2, 2)
+    )
+    output_1THD = attention._by_flash(query, key, value, (20, 30), 0.125)
+    assert output_1THD.shape == (1, 50, 8, 64)
+    output_1THD.sum().backward()
+    assert [each.grad.shape for each in (query, key, value)] == [each.shape for each in (query, key, value)]
