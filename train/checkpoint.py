@@ -7,6 +7,7 @@ nothing in it is of a rank; all else that is random is a function of the seed an
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,33 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from infra.digests import digest_file
 from infra.manifest import write_json
-from train.work import writing
+from train.work import save_tensors, writing
 
 _STATE, _SEAL = "state.safetensors", "checkpoint.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_OF_THE_LOOP = "kept."  # begins the names of tensors that are not the engine's own
 _NUM_KEPT = 2
 
 
-def save(folder: Path, engine: Any, step: int, rank: int, about: dict[str, Any]) -> None:
+def save(
+    folder: Path, engine: Any, step: int, rank: int, about: dict[str, Any], kept: Mapping[str, torch.Tensor]
+) -> None:
     """Write the state after a step, all ranks together, and forget all but the newest checkpoints.
 
-    about: what the loop wants to know when it goes on; anything JSON holds.
+    about, kept: what the loop wants to have when it goes on; anything JSON holds, and tensors.
     """
-    tensors = _state(engine)
+    tensors = _state(engine) | {f"{_OF_THE_LOOP}{name}": each for name, each in kept.items()}
     if rank == 0:
         place = folder / f"step-{step:06}"
         draft = folder / f".step-{step:06}.draft"
         with writing(folder):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
-            try:
-                save_file(tensors, draft / _STATE)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error  # what a full disk is to safetensors
+            save_tensors(tensors, draft / _STATE)
             write_json(draft / _SEAL, {"step": step, "sha256": digest_file(draft / _STATE), "about": about})
             shutil.rmtree(place, ignore_errors=True)
             draft.rename(place)
@@ -56,6 +56,14 @@ def save(folder: Path, engine: Any, step: int, rank: int, about: dict[str, Any])
 def sealed(folder: Path) -> list[Path]:
     """The folders of finished checkpoints, the newest first; whether their content is whole is not looked at."""
     return sorted((seal.parent for seal in folder.glob(f"step-*/{_SEAL}")), reverse=True)
+
+
+def agreed(folder: Path, rank: int) -> Path | None:
+    """The newest checkpoint as the first rank finds it, on every rank: on storage that they share, others may see more
+    or less of it for a while."""
+    found = [newest(folder) if rank == 0 else None]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def newest(folder: Path) -> Path | None:
@@ -70,8 +78,8 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def restore(place: Path, engine: Any) -> tuple[int, dict[str, Any]]:
-    """Put the engine into the state of a checkpoint, on every rank. Returns its step, and what was written about it."""
+def restore(place: Path, engine: Any) -> tuple[int, dict[str, Any], dict[str, torch.Tensor]]:
+    """Put the engine into the state of a checkpoint, on every rank. Returns its step, and what `save` was given."""
     seal = json.loads((place / _SEAL).read_text())
     tensors = load_file(place / _STATE)
     _make_moments(engine.optimizer, seal["step"])
@@ -81,7 +89,9 @@ def restore(place: Path, engine: Any) -> tuple[int, dict[str, Any]]:
         parameter.data.copy_(weight)
         for moment in _MOMENTS:
             safe_set_full_optimizer_state(parameter, tensors[f"{name}.{moment}"].to(parameter.device), moment)
-    return seal["step"], seal["about"]
+    start = len(_OF_THE_LOOP)
+    kept = {name[start:]: each for name, each in tensors.items() if name.startswith(_OF_THE_LOOP)}
+    return seal["step"], seal["about"], kept
 
 
 def _state(engine: Any) -> dict[str, torch.Tensor]:

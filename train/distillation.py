@@ -18,10 +18,18 @@ from pipelines.teaching.logprobs import Likeliest, read_row, vocabulary_digest
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """What the teacher held likely at the first P places of a target: the likeliest tokens_PK, and their shares_PK."""
+    """What the teacher held likely at the first P places of a target: the likeliest tokens_PK, and their logprobs_PK in
+    float16."""
 
     tokens_PK: np.ndarray
-    shares_PK: np.ndarray
+    logprobs_PK: np.ndarray
+
+    @property
+    def shares_PK(self) -> np.ndarray:
+        """Their probabilities, in float32."""
+        shares_PK: np.ndarray = np.exp(self.logprobs_PK.astype(np.float32))
+        shares_PK /= np.maximum(1, shares_PK.sum(axis=1, keepdims=True))  # rounded, they can be more than all
+        return shares_PK
 
 
 def read(folder: Path, examples: Iterable[TrainingExample], tokenizer: Any, num_words: int) -> dict[str, Likeliest]:
@@ -66,6 +74,5 @@ def told(target_ids: list[int], rationale_id: str, known: Mapping[str, Likeliest
     num_same = int(is_other.argmax()) if is_other.any() else length
     if not num_same:
         return None
-    shares_PK = np.exp(likeliest.logprobs_TK[:num_same].astype(np.float32))
-    shares_PK /= np.maximum(1, shares_PK.sum(axis=1, keepdims=True))  # rounded, they can be a little more than all
-    return Told(likeliest.tokens_TK[:num_same], shares_PK)
+    # Copies, since a view would hold on to all that the teacher wrote.
+    return Told(likeliest.tokens_TK[:num_same].copy(), likeliest.logprobs_TK[:num_same].copy())

@@ -4,9 +4,9 @@ import dataclasses
 import logging
 import math
 import resource
-import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from typing import Any
 
@@ -23,7 +23,7 @@ from train import adapter, checkpoint, distillation, student, utilization, valid
 from train.encoding import Encoded, encode
 from train.packing import Share, plan
 from train.recipes import FitConfig
-from train.student import Student
+from train.student import Student, now
 from train.validation import Best
 from train.work import CurveWriter, Outcome, Point, Work
 
@@ -33,6 +33,8 @@ _GIB = 1 << 30
 def fit(work: Work) -> Outcome:
     """Fit the adapter with all ranks together, from the newest checkpoint on; the first one writes it."""
     _quieten()
+    # On the CPU everything is; on a GPU, attention would add gradients up in the order in which they come.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     config, rank = work.config, get_context().get_world_rank()
     rows = tables.read(work.examples, TrainingExample)
     model, processor = student.load(work.base, config.precision)
@@ -41,14 +43,22 @@ def fit(work: Work) -> Outcome:
         num_words = model.config.text_config.vocab_size
         known = distillation.read(work.rationales, rows, processor.tokenizer, num_words)
     examples, watched, reasons = _encoded(work, rows, processor, known)
+    num_rows = len(rows)
+    del rows, known  # large, and not looked at again
     adapted = adapter.attach(
         model.to(get_device()), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
     )
     if config.gradient_checkpointing:
         student.keep_little(adapted)
-    learner = Student(adapted, processor, config.image_cache_gib, distillation_weight=config.distillation_weight)
+    learner = Student(
+        adapted,
+        processor,
+        config.image_cache_gib,
+        distillation_weight=config.distillation_weight,
+        num_readers=config.cpus_per_worker,
+    )
     engine = zero.start(learner.loss, config)
-    step, best = _resumed(work, engine)
+    step, best = _resumed(work, engine, rank)
     with CurveWriter(work.checkpoints, rank) as curve:
         shares = plan(examples, config, rank, zero.num_ranks(), done=step)
         for share, following in pairwise(chain(shares, [None])):
@@ -56,21 +66,24 @@ def fit(work: Work) -> Outcome:
                 break
             learner.expect(following.packs if following else [])
             step += 1
-            point = take_step(engine, learner, share, config, step)
+            with _within_memory(config, step):
+                point = take_step(engine, learner, share, config, step)
             if watched and (step % config.evaluate_every == 0 or step == config.num_steps):
-                point, best = _watch(point, best, learner, watched, work, rank)
+                point, best = _watch(point, best, learner, watched, config, rank)
             curve.add(point)
             if step % config.checkpoint_every == 0 or step == config.num_steps:
-                checkpoint.save(work.checkpoints, engine, step, rank, dataclasses.asdict(best))
+                curve.sync()
+                about = {"loss": best.loss, "step": best.step, "num_worse": best.num_worse}
+                checkpoint.save(work.checkpoints, engine, step, rank, about, best.weights)
     if config.patience is not None:
-        validation.take_best(work.checkpoints, learner)
+        best.take(learner)
     if rank == 0:
         adapter.save(adapted, work.folder, work.card)
     # A seeded order without repeats within an epoch: what a first epoch that is cut short leaves out was never seen.
     num_seen = min(len(examples), step * config.batch_size)
     left_out = {"held_out": len(watched), "not_reached": len(examples) - num_seen}
     return Outcome(
-        num_examples=len(rows),
+        num_examples=num_rows,
         num_trained_on=num_seen,
         reasons=reasons | {reason: count for reason, count in left_out.items() if count},
         num_trainable=adapter.num_trainable(adapted),
@@ -100,18 +113,18 @@ def _encoded(
     return encoded, encoded_watched, reasons
 
 
-def _resumed(work: Work, engine: Any) -> tuple[int, Best]:
+def _resumed(work: Work, engine: Any, rank: int) -> tuple[int, Best]:
     """The step that the newest checkpoint was written after, with the engine put into its state; 0 without one."""
-    place = checkpoint.newest(work.checkpoints)
+    place = checkpoint.agreed(work.checkpoints, rank)
     if place is None:
         return 0, Best()
-    step, about = checkpoint.restore(place, engine)
-    return step, Best(**about)
+    step, about, weights = checkpoint.restore(place, engine)
+    return step, Best(**about, weights=weights)
 
 
 def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, step: int) -> Point:
     """One update of the adapter from this rank's share. Raises InputError when its loss is no number."""
-    started = time.monotonic()
+    started = now(learner.device)
     # Whatever is random in a step is a function of the seed, the step and the rank, and so the same after a restart.
     torch.manual_seed(hash((config.seed, step, engine.global_rank)) & 0x7FFFFFFF)
     rate = zero.learning_rate(config, step)
@@ -124,7 +137,7 @@ def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, st
             f"Step {step} has loss {loss:g} and gradient norm {norm:g}. What came before is in the checkpoints. Lower "
             f"fit.learning_rate (it was {rate:g}), or look at the examples of that batch."
         )
-    seconds = time.monotonic() - started
+    seconds = now(learner.device) - started
     return Point(
         step=step,
         loss=loss,
@@ -151,9 +164,9 @@ def update(engine: Any, learner: Student, share: Share, rate: float) -> tuple[fl
     sums_2 = torch.zeros(2, device=engine.device)
     reading_s = computing_s = 0.0
     for number, pack in enumerate(share.packs, 1):
-        started = time.monotonic()
+        started = now(engine.device)
         batch, sight = learner.read(pack)
-        read = time.monotonic()
+        read = now(engine.device)
         engine.set_gradient_accumulation_boundary(number == len(share.packs))
         objective, own_2 = engine(batch, sight)
         # DeepSpeed averages gradients over the ranks; meant is the mean over all supervised tokens. A batch
@@ -161,23 +174,26 @@ def update(engine: Any, learner: Student, share: Share, rate: float) -> tuple[fl
         engine.backward(objective * (num_ranks / (share.total_weight or 1)), scale_wrt_gas=False)
         sums_2 += own_2
         reading_s += read - started
-        computing_s += time.monotonic() - read
-    started = time.monotonic()
+        computing_s += now(engine.device) - read
+    started = now(engine.device)
     engine.step()
-    computing_s += time.monotonic() - started
+    computing_s += now(engine.device) - started
     torch.distributed.all_reduce(sums_2)
     loss, divergence = sums_2.tolist()
     return loss / (share.total_weight or 1), divergence / (share.told_weight or 1), reading_s, computing_s
 
 
 def _watch(
-    point: Point, best: Best, learner: Student, watched: list[Encoded], work: Work, rank: int
+    point: Point, best: Best, learner: Student, watched: list[Encoded], config: FitConfig, rank: int
 ) -> tuple[Point, Best]:
-    """Look at what is held out; the best adapter so far is kept where it will be taken."""
-    seen = validation.evaluate(learner, watched, work.config.tokens_per_pack, rank, zero.num_ranks())
-    best = best.after(seen.loss, point.step)
-    if best.step == point.step and work.config.patience is not None and rank == 0:
-        validation.keep_best(work.checkpoints, learner)
+    """Look at what is held out. Raises InputError when its loss is no number."""
+    seen = validation.evaluate(learner, watched, config.tokens_per_pack, rank, zero.num_ranks())
+    if not math.isfinite(seen.loss):
+        raise InputError(
+            f"After step {point.step} the validation loss is {seen.loss:g}. What came before is in the checkpoints. "
+            "Lower fit.learning_rate, or look at the examples that are held out."
+        )
+    best = best.after(seen.loss, point.step, learner if config.patience is not None else None)
     return dataclasses.replace(
         point,
         validation_loss=seen.loss,
@@ -193,6 +209,18 @@ def _utilization(learner: Student, share: Share, config: FitConfig, seconds: flo
     peak = utilization.peak(torch.cuda.get_device_name(learner.device))
     operations = learner.arithmetic.operations(share.lengths, share.num_targets)
     return operations / seconds / peak / zero.num_ranks() if peak else None
+
+
+@contextmanager
+def _within_memory(config: FitConfig, step: int) -> Iterator[None]:
+    """Turns the end of a GPU's memory into one clear InputError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"Step {step} needs more memory than its GPU has. Lower fit.tokens_per_pack (it is "
+            f"{config.tokens_per_pack}), or set fit.gradient_checkpointing=true; the fit goes on from its checkpoints."
+        ) from error
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -88,7 +88,8 @@ def share_out(batch: Sequence[Encoded], num_ranks: int, tokens_per_pack: int) ->
     A rank that has fewer examples than packs does one of the batch's once more, for nothing.
     """
     by_rank = _balanced(batch, num_ranks)
-    for num_packs in range(1, len(batch) + 1):
+    fewest = max(1, *(-(-_num_tokens(own) // tokens_per_pack) for own in by_rank))
+    for num_packs in range(fewest, len(batch) + 1):
         packs = [_balanced(own, num_packs) for own in by_rank]
         if all(_num_tokens(pack) <= tokens_per_pack for own in packs for pack in own):
             break

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from safetensors import SafetensorError
+from transformers import AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from infra.errors import InputError
+from infra.errors import InputError, first_line
 from train import attention
 from train.encoding import Encoded, read_image
 from train.loss import Objective, judge
@@ -34,17 +35,37 @@ def load(base: str, precision: str) -> tuple[Qwen3VLForConditionalGeneration, An
     """
     try:
         processor = Qwen3VLProcessor.from_pretrained(base)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(
+        model, about = Qwen3VLForConditionalGeneration.from_pretrained(
             base,
+            config=read_config(base),
             dtype=DTYPES[precision],
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        said = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
-            f"{base} cannot be loaded as a Qwen3-VL model: {said}. Set fit.base=... to another."
+            f"{base} cannot be loaded as a Qwen3-VL model: {first_line(error)}. Set fit.base=... to another."
         ) from error
+    # Transformers makes up what is missing.
+    if missing := sorted(about["missing_keys"]):
+        raise InputError(f"{base} lacks {len(missing)} of its weights, such as {missing[0]}. Get the model again.")
     return model, processor
+
+
+def read_config(base: str) -> Qwen3VLConfig:
+    """The config of a model folder, or of the hub's cache. Raises OSError, ValueError, or InputError when it is that of
+    another kind of model."""
+    config = AutoConfig.from_pretrained(base)
+    if not isinstance(config, Qwen3VLConfig):
+        raise InputError(f"{base} is a {config.model_type}, and no Qwen3-VL model. Set fit.base=... to another.")
+    return config
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that waits for what a GPU was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def keep_little(model: PeftModel) -> None:
@@ -119,19 +140,20 @@ class Eye:
             *(fresh[image] if image in fresh else self._seen[image][1:] for image in shown.images), strict=True
         )
         device = self._model.device
-        return Sight(shown.grid_N3, *(torch.cat(column).to(device) for column in map(list, columns)))
+        # What is kept is on the host, and what is new is not.
+        return Sight(shown.grid_N3, *(torch.cat([each.to(device) for each in column]) for column in columns))
 
     def _features(self, shown: Shown) -> list[tuple[torch.Tensor, ...]]:
         """For each new image: the tower's last features_VD, and those of each deepstack layer."""
         if shown.pixels is None or shown.grid_N3 is None:
             return []
         places = [shown.images.index(image) for image in shown.new]
-        started = time.monotonic()
+        started = now(self._model.device)
         with torch.no_grad():
             seen = self._model.get_image_features(
                 shown.pixels.to(self._model.device), shown.grid_N3[places].to(self._model.device), return_dict=True
             )
-        self.seconds_looking += time.monotonic() - started
+        self.seconds_looking += now(self._model.device) - started
         return list(zip(seen.pooler_output, *seen.deepstack_features, strict=True))
 
     def _keep(self, image: Path, grid_3: torch.Tensor, sight: tuple[torch.Tensor, ...]) -> None:
@@ -183,14 +205,22 @@ class TargetLoss(torch.nn.Module):
 class Student:
     """An adapted model at its lessons: what reads packs, and the loss that is learned from."""
 
-    def __init__(self, model: PeftModel, processor: Any, cache_gib: float, *, distillation_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: PeftModel,
+        processor: Any,
+        cache_gib: float,
+        *,
+        distillation_weight: float = 0.0,
+        num_readers: int = 1,
+    ) -> None:
         self.model = model
         self.loss = TargetLoss(model, distillation_weight)
         self.arithmetic = Arithmetic.of(model)
         self._eye = Eye(model, processor, cache_gib)
         self._image_token = processor.image_token_id
         self._num_merged = processor.image_processor.merge_size**2
-        self._reader = ThreadPoolExecutor(1)
+        self._readers = ThreadPoolExecutor(num_readers)
         self._expected: dict[int, Future[tuple[Batch, Shown]]] = {}
 
     @property
@@ -207,7 +237,7 @@ class Student:
     def expect(self, packs: Iterable[list[Encoded]]) -> None:
         """Begin to read packs that are asked for soon, while others are learned from."""
         for pack in packs:
-            self._expected[id(pack)] = self._reader.submit(self._prepared, pack)
+            self._expected[id(pack)] = self._readers.submit(self._prepared, pack)
 
     def read(self, pack: list[Encoded]) -> tuple[Batch, Sight | None]:
         """A pack as the loss takes it, on the model's device. Raises InputError for an image that cannot be read, or

@@ -2,20 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
 
 from infra.digests import digest_bytes
 from pipelines.records import TrainingExample
 from train.encoding import Encoded
 from train.packing import share_out
 from train.student import Student
-from train.work import writing
 
-_BEST = "best.safetensors"
 _DIGITS = 8
 
 
@@ -42,8 +38,10 @@ class Seen:
 
 def evaluate(student: Student, examples: Sequence[Encoded], tokens_per_pack: int, rank: int, num_ranks: int) -> Seen:
     """How well examples are known; all ranks together."""
+    packs = share_out(examples, num_ranks, tokens_per_pack)[rank]
+    student.expect(packs)
     sums_5 = torch.zeros(5, dtype=torch.float64, device=student.device)
-    for pack in share_out(examples, num_ranks, tokens_per_pack)[rank]:
+    for pack in packs:
         batch, sight = student.read(pack)
         losses_S, hits_S, divergences_S = student.loss.judge(batch, sight)
         counted_S = batch.lesson.weights_S > 0  # what a rank does over again for nothing has no weight
@@ -57,30 +55,21 @@ def evaluate(student: Student, examples: Sequence[Encoded], tokens_per_pack: int
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The lowest loss so far and its step, and how many evaluations since then were not lower."""
+    """The lowest loss so far and its step, how many evaluations since then were not lower, and the adapter's weights
+    where they are wanted."""
 
     loss: float = float("inf")
     step: int = 0
     num_worse: int = 0
+    weights: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)
 
-    def after(self, loss: float, step: int) -> "Best":
-        """With another evaluation."""
+    def after(self, loss: float, step: int, student: Student | None = None) -> "Best":
+        """With another evaluation, of an adapter that is kept where it is given."""
         if loss < self.loss:
-            return Best(loss, step)
+            weights = get_peft_model_state_dict(student.model, save_embedding_layers=False) if student else {}
+            return Best(loss, step, weights={name: each.detach().cpu().clone() for name, each in weights.items()})
         return dataclasses.replace(self, num_worse=self.num_worse + 1)
 
-
-def keep_best(folder: Path, student: Student) -> None:
-    """Write down the adapter as the best so far."""
-    weights = {
-        name: each.detach().cpu().contiguous()
-        for name, each in get_peft_model_state_dict(student.model, save_embedding_layers=False).items()
-    }
-    with writing(folder):
-        save_file(weights, folder / f".{_BEST}.draft")
-        (folder / f".{_BEST}.draft").replace(folder / _BEST)
-
-
-def take_best(folder: Path, student: Student) -> None:
-    """Put the best adapter in the place of the last one."""
-    set_peft_model_state_dict(student.model, load_file(folder / _BEST))
+    def take(self, student: Student) -> None:
+        """Put the best adapter in the place of the last one."""
+        set_peft_model_state_dict(student.model, self.weights)

@@ -6,10 +6,11 @@ finished step, and the driver reads along. After a restart it goes on at a check
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from infra.errors import ArtifactError
 from train.recipes import FitConfig
@@ -103,6 +104,12 @@ class CurveWriter:
             with writing(self._folder):
                 self._stream.write(json.dumps(dataclasses.asdict(point)) + "\n")
 
+    def sync(self) -> None:
+        """See to it that what was added outlives the machine."""
+        if self._stream:
+            with writing(self._folder):
+                os.fsync(self._stream.fileno())
+
     def __exit__(self, *error: object) -> None:
         if self._stream:
             self._stream.close()
@@ -138,6 +145,17 @@ def _parsed(line: str) -> Point | None:
         return Point(**json.loads(line))
     except (ValueError, TypeError):
         return None
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Write tensors as safetensors. Raises OSError on a full disk."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error  # what a full disk is to safetensors
 
 
 @contextmanager

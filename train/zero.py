@@ -8,6 +8,9 @@ import torch
 
 from train.recipes import FitConfig
 
+_SHARDED_GRADIENTS = 2  # the stage of ZeRO
+_LEAST_BUCKET = 1 << 16  # numbers
+
 # On a CPU, DeepSpeed would compile collectives over shared memory at its first start, for half a minute and with a
 # compiler that the machine may not have, and then use them in inference only.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -17,7 +20,9 @@ def start(module: torch.nn.Module, config: FitConfig) -> Any:
     """A DeepSpeed engine around the module; what requires a gradient learns, and its optimizer state is sharded."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config, num_ranks()))
+    num_learning = sum(parameter.numel() for parameter in learning)
+    told = deepspeed_config(config, num_ranks(), num_learning)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=told)
     return engine
 
 
@@ -26,8 +31,10 @@ def num_ranks() -> int:
     return int(torch.distributed.get_world_size())
 
 
-def deepspeed_config(config: FitConfig, num_ranks: int) -> dict[str, Any]:
+def deepspeed_config(config: FitConfig, num_ranks: int, num_learning: int) -> dict[str, Any]:
     """What DeepSpeed is told. How many packs make an update varies, and is told it update by update."""
+    # The packs of an update add up in float32; in stage 1, DeepSpeed would take that for another kind of optimizer.
+    exact_sums = {"data_types": {"grad_accum_dtype": "fp32"}} if config.zero_stage == _SHARDED_GRADIENTS else {}
     optimizer_on_cpu = {"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}
     return {
         "train_batch_size": num_ranks,
@@ -35,7 +42,15 @@ def deepspeed_config(config: FitConfig, num_ranks: int) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
         "bf16": {"enabled": config.precision == "bf16"},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False, **optimizer_on_cpu},
+        **exact_sums,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": max(
+                _LEAST_BUCKET, num_learning
+            ),  # by default a gigabyte, for models that learn whole
+            **optimizer_on_cpu,
+        },
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": config.num_steps + 1,
     }

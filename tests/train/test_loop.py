@@ -84,11 +84,15 @@ def test_a_fit_that_goes_on_from_a_checkpoint_takes_the_same_steps_to_the_last_b
     sdpa = {"text_config": "packed", "vision_config": "sdpa"}
     engine, learner = _engine(tiny(processor, sdpa), processor, settings)
     unbroken = steps(engine, learner, 0, 3)
-    checkpoint.save(tmp_path, engine, 3, 0, {"loss": 0.5})
+    kept = {"a.lora_A.weight": torch.ones(2)}
+    checkpoint.save(tmp_path, engine, 3, 0, {"loss": 0.5}, kept)
     unbroken += steps(engine, learner, 3, 6)
     again, other = _engine(tiny(processor, sdpa), processor, settings)
-    place = checkpoint.newest(tmp_path)
-    assert checkpoint.restore(place, again) == (3, {"loss": 0.5})
+    place = checkpoint.agreed(tmp_path, 0)
+    step, about, found = checkpoint.restore(place, again)
+    assert (step, about) == (3, {"loss": 0.5})
+    assert found.keys() == kept.keys()
+    assert torch.equal(found["a.lora_A.weight"], kept["a.lora_A.weight"])
     assert steps(again, other, 3, 6) == unbroken[3:]
     wanted = _weights(learner)
     for name, parameter in other.model.named_parameters():
@@ -104,7 +108,7 @@ def test_a_checkpoint_that_is_damaged_or_half_written_is_passed_over_and_only_th
     engine, learner = _engine(model, processor, settings)
     take_step(engine, learner, next(plan(encoded, settings, 0, 1)), settings, 1)
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, engine, step, 0, {})
+        checkpoint.save(tmp_path, engine, step, 0, {}, {})
     assert [place.name for place in checkpoint.sealed(tmp_path)] == ["step-000003", "step-000002"]
     assert checkpoint.newest(tmp_path).name == "step-000003"
     content = bytearray((tmp_path / "step-000003/state.safetensors").read_bytes())

@@ -1,6 +1,7 @@
 """A student sees an image once, and learns from its examples by their weights."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -101,6 +102,41 @@ def test_an_image_that_is_not_the_one_that_an_example_was_made_for_is_named_with
     Image.new("RGB", size).save(images / "0.png")
     with pytest.raises(InputError, match=r"0\.png has 4 visual tokens, and its images give (16|1): they are not"):
         Student(adapted, processor, 1).read(encoded)
+
+
+def test_what_is_kept_on_the_host_and_what_is_new_on_the_device_go_together(adapted, processor, encoded, monkeypatch):
+    """The device is one that holds nothing, and refuses what is elsewhere as a GPU does."""
+    paths = [image for one in encoded for image in one.images]
+    eye = Eye(adapted, processor, cache_gib=1)
+    _seen(eye, paths[:1])
+    new = [tuple(each.to("meta") for each in seen) for seen in eye._features(eye.show(paths))]
+    monkeypatch.setattr(eye, "_features", lambda _: new)
+    monkeypatch.setattr(type(eye._model), "device", torch.device("meta"))
+    sight = _seen(eye, paths)
+    assert {layer.device.type for layers in _layers(sight) for layer in layers} == {"meta"}
+
+
+def test_a_base_that_lacks_weights_is_named_with_the_first_of_them(model, processor, tmp_path):
+    weights = {name: each for name, each in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"lacks 3 of its weights, such as model\.language_model\.layers\.1\.mlp"):
+        student.load(str(tmp_path), "fp32")
+    model.save_pretrained(tmp_path)
+    assert student.load(str(tmp_path), "fp32")
+
+
+def test_weights_that_are_cut_off_or_of_another_kind_of_model_are_one_clear_error(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        student.load(str(tmp_path), "fp32")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "qwen2_5_vl"}))
+    with pytest.raises(InputError, match=r"is a qwen2_5_vl, and no Qwen3-VL model\. Set fit\.base"):
+        student.load(str(tmp_path), "fp32")
 
 
 def _seen(eye, paths):

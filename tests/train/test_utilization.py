@@ -67,6 +67,7 @@ def test_attention_counts_by_pairs_within_an_example():
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("Some other GPU", None),
     ],

@@ -5,7 +5,6 @@ import dataclasses
 import torch
 
 from tests.train.conftest import example
-from train import validation
 from train.adapter import attach
 from train.encoding import encode
 from train.student import Student
@@ -52,14 +51,15 @@ def test_the_best_is_the_lowest_and_what_came_after_it_is_counted():
     assert best.after(1.0, 5) == Best(loss=1.0, step=5, num_worse=0)
 
 
-def test_the_best_adapter_takes_the_place_of_the_last_one(model, processor, tmp_path):
+def test_the_best_adapter_takes_the_place_of_the_last_one(model, processor):
     learner = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
-    validation.keep_best(tmp_path, learner)
+    best = Best().after(1.0, 1, learner)
     before = {name: each.detach().clone() for name, each in learner.model.named_parameters()}
     with torch.no_grad():
         for name, each in learner.model.named_parameters():
             if "lora_" in name:
                 each.add_(1.0)
-    validation.take_best(tmp_path, learner)
+    best = best.after(2.0, 2, learner)
+    assert best == Best(loss=1.0, step=1, num_worse=1)
+    best.take(learner)
     assert all(torch.equal(each, before[name]) for name, each in learner.model.named_parameters())
-    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
