@@ -111,6 +111,7 @@ def test_what_is_kept_on_the_host_and_what_is_new_on_the_device_go_together(adap
     _seen(eye, paths[:1])
     new = [tuple(each.to("meta") for each in seen) for seen in eye._features(eye.show(paths))]
     monkeypatch.setattr(eye, "_features", lambda _: new)
+    monkeypatch.setattr(eye, "_room", 0)  # there is nothing to keep
     monkeypatch.setattr(type(eye._model), "device", torch.device("meta"))
     sight = _seen(eye, paths)
     assert {layer.device.type for layers in _layers(sight) for layer in layers} == {"meta"}
