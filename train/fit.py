@@ -1,6 +1,7 @@
 """Examples -> adapters: one arm's LoRA, fitted by Ray Train's workers with DeepSpeed. [edge]"""
 
 import dataclasses
+import gc
 import os
 import shutil
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import ray
 from ray.train import LoggingConfig, Result, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 import infra.stage
@@ -22,6 +24,7 @@ from infra.stage import Task
 from pipelines import tables
 from pipelines.records import TrainingExample
 from train.card import model_card
+from train.imports import thrift
 from train.recipes import FitConfig
 from train.work import CurveReader, Outcome, Point, Work, writing
 
@@ -29,8 +32,13 @@ _POLL_S = 0.5
 _METRIC_EVERY_STEPS = 10
 _NUM_FINAL_STEPS = 10  # one step's loss is noisy: a fit is said to end with the mean of its last ones
 # Ray Train notices the workers' end within this many seconds, by default 2. Its watcher for nodes about to be taken
-# away would start a fit over in silence, and is a process more.
-_RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_S), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# away would start a fit over in silence, and is a process more. Of a lost node it hears up to 20 seconds late; what it
+# waits for on one until then it gives up after this long, by default a minute, and asks for less.
+_RAY_TRAIN = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_S),
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+}
 # What may differ between a fit that was stopped and the one that goes on.
 _PIECES = frozenset(
     {"num_workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "max_restarts", "tokens_per_pack"}
@@ -168,16 +176,16 @@ def _settle(future: Future[Result], fitting: TorchTrainer) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train without its cleaner of placement groups.
+    """Ray Train without its cleaner of placement groups, and without its datasets.
 
-    That one looks for our controller in whichever Ray it finds first on the machine. Where a second one runs, it does
-    not find it, takes our workers for orphans, and has them killed in the middle of a step. What it would clean up
-    after ends with our job anyway.
+    The cleaner looks for our controller in whichever Ray it finds first on the machine. Where a second one runs, it
+    does not find it, takes our workers for orphans, and has them killed in the middle of a step. What it would clean up
+    after ends with our job anyway. Datasets, of which there are none, would have a process of their own.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
 def trainer(work: Work) -> TorchTrainer:
@@ -209,17 +217,20 @@ def _worker_environment(config: FitConfig) -> dict[str, str]:
 
 def _work(loop_config: dict[str, Any]) -> Outcome:
     """What each worker runs. The loop is imported here, since the driver has no use for the libraries it stands on."""
-    from train import loop
+    with thrift():
+        from train import loop
 
     return loop.fit(loop_config["work"])
 
 
 def _say_what_is_asked_for(task: Task) -> None:
     config: FitConfig = task.config
-    asked = {"CPU": config.num_workers * config.cpus_per_worker, "GPU": config.num_workers * config.gpus_per_worker}
-    words = " and ".join(f"{count} {name}" for name, count in asked.items() if count)
-    task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {words}")
-    cluster.require(task.progress.say, cpus=asked["CPU"], gpus=asked["GPU"])
+    each = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    fewest = config.min_workers or config.num_workers
+    words = " and ".join(f"{config.num_workers * count} {name}" for name, count in each.items() if count)
+    fewer = f", or as few as {fewest} where there is no more" if fewest < config.num_workers else ""
+    task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {words}{fewer}")
+    cluster.require(task.progress.say, cpus=fewest * each["CPU"], gpus=fewest * each["GPU"])
 
 
 def _show(task: Task, curve: CurveReader) -> None:
@@ -280,3 +291,6 @@ def tally(outcome: Outcome, points: list[Point]) -> Tally:
 
 if __name__ == "__main__":
     infra.stage.main("fit", "train")
+    if ray.is_initialized():
+        ray.shutdown()  # left to the end of the process, Ray would wait half a second first
+        gc.freeze()  # else Python ends by looking through all of torch and MLflow for garbage, for a second
