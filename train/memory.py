@@ -97,17 +97,16 @@ def need(config: FitConfig) -> Need:
     )
 
 
-def check(config: FitConfig) -> None:
-    """Raise InputError when a recipe says how large its GPUs are, and what it asks of them is more."""
-    if config.gpu_memory_gib is None or not config.gpus_per_worker:
-        return
+def check(config: FitConfig) -> Need:
+    """What one worker will hold. Raises InputError when a recipe says how large its GPUs are, and that is more."""
     asked = need(config)
-    if asked.gib > config.gpu_memory_gib:
+    if config.gpu_memory_gib is not None and config.gpus_per_worker and asked.gib > config.gpu_memory_gib:
         raise InputError(
             f"A worker needs about {asked.gib:.1f} GiB, and the recipe's GPUs have {config.gpu_memory_gib:g} "
             f"({asked.as_json()['gib_per_worker']}). Lower fit.tokens_per_pack (it is {config.tokens_per_pack}), set "
             "fit.gradient_checkpointing=true, or take a smaller base."
         )
+    return asked
 
 
 def read_shape(base: str) -> Qwen3VLConfig:

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from infra.stage import StageConfig
 from pipelines.records import Arm
 from pipelines.settings import ARMS
+from train.imports import thrift
 
 POCKET_BASE = "train/pocket/base"
 _SHARDED_WEIGHTS = 3  # the stage of ZeRO
@@ -91,10 +92,10 @@ class FitConfig(StageConfig):
         return {"base": self.base}
 
     def estimate(self, run_dir: Path) -> dict[str, Any]:
-        from train import memory
+        with thrift():
+            from train import memory
 
-        memory.check(self)
-        return memory.need(self).as_json() | {
+        return memory.check(self).as_json() | {
             "steps": self.num_steps,
             "examples_seen": self.num_steps * self.batch_size,
         }
