@@ -115,7 +115,7 @@ def _init(dashboard: bool) -> BaseContext:
         for name, value in _LOCAL_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ[LOCAL_VARIABLE] = "1"
-        with _any_free_agent_port():
+        with _as_a_guest():
             return ray.init(
                 "local",
                 num_cpus=max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
@@ -135,16 +135,17 @@ def _init(dashboard: bool) -> BaseContext:
 
 
 @contextmanager
-def _any_free_agent_port() -> Iterator[None]:
-    """Let Ray's agent, which starts the jobs, listen on a free port.
+def _as_a_guest() -> Iterator[None]:
+    """Let a local Ray start without what only a cluster of its own machines needs; `ray.init` has no argument for it.
 
-    Its default is one fixed port, and `ray.init` has no argument for another one: a second cluster on the machine would
-    come up without an agent and take no job.
+    Its agent, which starts the jobs, listens on a free port: its default is one fixed port, and a second cluster on the
+    machine would come up without an agent and take no job. Its autoscaler, a process that has no node to add, stays
+    away: its start and its end take a second each.
     """
     construct = RayParams.__init__
 
-    def with_free_port(self: RayParams, *arguments: Any, **named: Any) -> None:
-        construct(self, *arguments, **{"dashboard_agent_listen_port": None, **named})
+    def as_a_guest(self: RayParams, *arguments: Any, **named: Any) -> None:
+        construct(self, *arguments, **{"dashboard_agent_listen_port": None, "no_monitor": True, **named})
 
-    with patch.object(RayParams, "__init__", with_free_port):
+    with patch.object(RayParams, "__init__", as_a_guest):
         yield

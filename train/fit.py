@@ -1,6 +1,7 @@
 """Examples -> adapters: one arm's LoRA, fitted by Ray Train's workers with DeepSpeed. [edge]"""
 
 import dataclasses
+import gc
 import os
 import shutil
 import threading
@@ -10,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import LoggingConfig, Result, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 import infra.stage
 from infra import cluster
 from infra.digests import digest_json
-from infra.errors import InputError
+from infra.errors import ArtifactError, ClusterError, InputError, first_line
 from infra.manifest import Tally, write_json
 from infra.stage import Task
 from pipelines import tables
 from pipelines.records import TrainingExample
 from train.card import model_card
+from train.imports import thrift
 from train.recipes import FitConfig
 from train.work import CurveReader, Outcome, Point, Work, writing
 
@@ -30,8 +34,13 @@ _POLL_S = 0.5
 _METRIC_EVERY_STEPS = 10
 _NUM_FINAL_STEPS = 10  # one step's loss is noisy: a fit is said to end with the mean of its last ones
 # Ray Train notices the workers' end within this many seconds, by default 2. Its watcher for nodes about to be taken
-# away would start a fit over in silence, and is a process more.
-_RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_S), "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# away would start a fit over in silence, and is a process more. Of a lost node it hears up to 20 seconds late; what it
+# waits for on one until then it gives up after this long, by default a minute, and asks for less.
+_RAY_TRAIN = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_S),
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+}
 # What may differ between a fit that was stopped and the one that goes on.
 _PIECES = frozenset(
     {"num_workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "max_restarts", "tokens_per_pack"}
@@ -69,12 +78,16 @@ def run(task: Task) -> Tally:
     _check_memory(config)
     make_room(work.checkpoints, task.progress.say)
     cluster.connect()
-    _say_what_is_asked_for(task)
     curve = CurveReader(work.checkpoints)
     outcome = run_to_the_end(task, work, curve)
     with writing(work.checkpoints):
         (work.checkpoints / _ENDED).touch()
     points = curve.points(outcome.last_step)
+    if [point.step for point in points] != list(range(1, outcome.last_step + 1)):
+        raise ArtifactError(
+            f"{work.checkpoints} has {len(points)} of {outcome.last_step} steps in its loss curve, so that what the "
+            "adapter rests on cannot be told. Delete that folder, and run the stage again."
+        )
     write_json(task.draft / "training.json", {"steps": [dataclasses.asdict(point) for point in points]})
     return tally(outcome, points)
 
@@ -113,15 +126,26 @@ def make_room(checkpoints: Path, say: Callable[[str], None]) -> None:
 
 
 def run_to_the_end(task: Task, work: Work, curve: CurveReader) -> Outcome:
-    """Run the workers, and after a death run them again from the newest checkpoint, as often as the recipe allows."""
+    """Run the workers, and after a death run them again from the newest checkpoint, as often as the recipe allows.
+
+    Raises ClusterError when that was not enough, or when the same error came back where nothing was learned in between.
+    """
+    last: tuple[str, str] | None = None
     for num_restarts in range(work.config.max_restarts + 1):
+        _say_what_is_asked_for(task)
         try:
             return run_workers(task, work, curve)
         except WorkerGroupError as error:
-            if num_restarts == work.config.max_restarts:
-                raise
+            failures = list(error.worker_failures.values())
+            died = ", ".join(sorted({type(failure).__name__ for failure in failures}))
             checkpoint = max((path.name for path in work.checkpoints.glob("step-*")), default="the start")
-            died = ", ".join(type(failure).__name__ for failure in error.worker_failures.values())
+            is_hopeless = last == (checkpoint, died) and not any(isinstance(each, RayActorError) for each in failures)
+            if num_restarts == work.config.max_restarts or is_hopeless:
+                raise ClusterError(
+                    f"The workers died {num_restarts + 1} times, now with {died} ({first_line(failures[0])}). Run the "
+                    f"stage again when that is mended: it goes on from {checkpoint}."
+                ) from error
+            last = checkpoint, died
             task.progress.say(f"workers died ({died}); starting again from {checkpoint}")
         finally:
             shutil.rmtree(work.folder / _ENGINE, ignore_errors=True)
@@ -143,7 +167,7 @@ def locate_base(base: str) -> str:
 
 def check_examples(folder: Path) -> None:
     """Raises InputError when there is nothing to learn."""
-    if not tables.read(folder, TrainingExample):
+    if not tables.count(folder, TrainingExample):
         raise InputError(f"{folder} has no example: no rationale was accepted. The manifest of verdicts/ says why")
 
 
@@ -177,16 +201,16 @@ def _settle(future: Future[Result], fitting: TorchTrainer) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train without its cleaner of placement groups.
+    """Ray Train without its cleaner of placement groups, and without its datasets.
 
-    That one looks for our controller in whichever Ray it finds first on the machine. Where a second one runs, it does
-    not find it, takes our workers for orphans, and has them killed in the middle of a step. What it would clean up
-    after ends with our job anyway.
+    The cleaner looks for our controller in whichever Ray it finds first on the machine. Where a second one runs, it
+    does not find it, takes our workers for orphans, and has them killed in the middle of a step. What it would clean up
+    after ends with our job anyway. Datasets, of which there are none, would have a process of their own.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
 def trainer(work: Work) -> TorchTrainer:
@@ -213,22 +237,26 @@ def trainer(work: Work) -> TorchTrainer:
 
 def _worker_environment(config: FitConfig) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(config.cpus_per_worker)}
-    return threads if config.gpus_per_worker else threads | {"DS_ACCELERATOR": "cpu"}
+    # With the former, cuBLAS adds up in the same order every time, as an exact resume needs.
+    return threads | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if config.gpus_per_worker else {"DS_ACCELERATOR": "cpu"})
 
 
 def _work(loop_config: dict[str, Any]) -> Outcome:
     """What each worker runs. The loop is imported here, since the driver has no use for the libraries it stands on."""
-    from train import loop
+    with thrift():
+        from train import loop
 
     return loop.fit(loop_config["work"])
 
 
 def _say_what_is_asked_for(task: Task) -> None:
     config: FitConfig = task.config
-    asked = {"CPU": config.num_workers * config.cpus_per_worker, "GPU": config.num_workers * config.gpus_per_worker}
-    words = " and ".join(f"{count} {name}" for name, count in asked.items() if count)
-    task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {words}")
-    cluster.require(task.progress.say, cpus=asked["CPU"], gpus=asked["GPU"])
+    each = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    fewest = config.min_workers or config.num_workers
+    words = " and ".join(f"{config.num_workers * count} {name}" for name, count in each.items() if count)
+    fewer = f", or as few as {fewest} where there is no more" if fewest < config.num_workers else ""
+    task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {words}{fewer}")
+    cluster.require(task.progress.say, cpus=fewest * each["CPU"], gpus=fewest * each["GPU"])
 
 
 def _show(task: Task, curve: CurveReader) -> None:
@@ -296,3 +324,6 @@ def tally(outcome: Outcome, points: list[Point]) -> Tally:
 
 if __name__ == "__main__":
     infra.stage.main("fit", "train")
+    if ray.is_initialized():
+        ray.shutdown()  # left to the end of the process, Ray would wait half a second first
+        gc.freeze()  # else Python ends by looking through all of torch and MLflow for garbage, for a second

@@ -5,7 +5,7 @@ import logging
 import math
 import resource
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from typing import Any
@@ -18,7 +18,6 @@ from ray.train.torch import get_device
 from infra.errors import InputError
 from pipelines import tables
 from pipelines.records import TrainingExample
-from pipelines.teaching.logprobs import Likeliest
 from train import adapter, checkpoint, distillation, student, utilization, validation, zero
 from train.encoding import Encoded, encode
 from train.packing import Share, plan
@@ -30,63 +29,40 @@ from train.work import CurveWriter, Outcome, Point, Work
 _GIB = 1 << 30
 
 
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """What a fit goes through. num_rows: examples of the arm's table; reasons: those of them that were left out."""
+
+    examples: list[Encoded]
+    held_out: list[Encoded]
+    num_rows: int
+    reasons: dict[str, int]
+
+
 def fit(work: Work) -> Outcome:
     """Fit the adapter with all ranks together, from the newest checkpoint on; the first one writes it."""
     _quieten()
     # On the CPU everything is; on a GPU, attention would add gradients up in the order in which they come.
     torch.use_deterministic_algorithms(True, warn_only=True)
     config, rank = work.config, get_context().get_world_rank()
-    rows = tables.read(work.examples, TrainingExample)
     model, processor = student.load(work.base, config.precision)
-    known = {}
-    if config.distillation_weight:
-        num_words = model.config.text_config.vocab_size
-        known = distillation.read(work.rationales, rows, processor.tokenizer, num_words)
-    examples, watched, reasons = _encoded(work, rows, processor, known)
-    num_rows = len(rows)
-    del rows, known  # large, and not looked at again
-    adapted = adapter.attach(
-        model.to(get_device()), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
-    )
-    if config.gradient_checkpointing:
-        student.keep_little(adapted)
-    learner = Student(
-        adapted,
-        processor,
-        config.image_cache_gib,
-        distillation_weight=config.distillation_weight,
-        num_readers=config.cpus_per_worker,
-    )
+    lessons = _lessons(work, processor, num_words=model.config.text_config.vocab_size)
+    learner = _learner(model, processor, config)
     engine = zero.start(learner.loss, config)
-    step, best = _resumed(work, engine, rank)
-    with CurveWriter(work.checkpoints, rank) as curve:
-        shares = plan(examples, config, rank, zero.num_ranks(), done=step)
-        for share, following in pairwise(chain(shares, [None])):
-            if share is None or (config.patience is not None and best.num_worse >= config.patience):
-                break
-            learner.expect(following.packs if following else [])
-            step += 1
-            with _within_memory(config, step):
-                point = take_step(engine, learner, share, config, step)
-            if watched and (step % config.evaluate_every == 0 or step == config.num_steps):
-                point, best = _watch(point, best, learner, watched, config, rank)
-            curve.add(point)
-            if step % config.checkpoint_every == 0 or step == config.num_steps:
-                curve.sync()
-                about = {"loss": best.loss, "step": best.step, "num_worse": best.num_worse}
-                checkpoint.save(work.checkpoints, engine, step, rank, about, best.weights)
+    step, best = _learn(work, lessons, learner, engine, rank)
     if config.patience is not None:
         best.take(learner)
     if rank == 0:
-        adapter.save(adapted, work.folder, work.card)
+        adapter.save(learner.model, work.folder, work.card)
     # A seeded order without repeats within an epoch: what a first epoch that is cut short leaves out was never seen.
+    examples = lessons.examples
     num_seen = min(len(examples), step * config.batch_size)
-    left_out = {"held_out": len(watched), "not_reached": len(examples) - num_seen}
+    left_out = {"held_out": len(lessons.held_out), "not_reached": len(examples) - num_seen}
     return Outcome(
-        num_examples=num_rows,
+        num_examples=lessons.num_rows,
         num_trained_on=num_seen,
-        reasons=reasons | {reason: count for reason, count in left_out.items() if count},
-        num_trainable=adapter.num_trainable(adapted),
+        reasons=lessons.reasons | {reason: count for reason, count in left_out.items() if count},
+        num_trainable=adapter.num_trainable(learner.model),
         num_targets=sum(example.num_targets for example in examples),
         num_told=sum(example.num_told for example in examples),
         last_step=step,
@@ -94,11 +70,13 @@ def fit(work: Work) -> Outcome:
     )
 
 
-def _encoded(
-    work: Work, rows: list[TrainingExample], processor: Any, known: Mapping[str, Likeliest]
-) -> tuple[list[Encoded], list[Encoded], dict[str, int]]:
-    """The examples that are trained on, those that are held out, and how many of all were left out by reason."""
+def _lessons(work: Work, processor: Any, num_words: int) -> Lessons:
+    """The examples that are trained on, and those that are held out."""
     config = work.config
+    rows = tables.read(work.examples, TrainingExample)
+    known = {}
+    if config.distillation_weight:
+        known = distillation.read(work.rationales, rows, processor.tokenizer, num_words)
     kept, watched = validation.held_out(rows, config.validation_share)
     encoded, reasons = encode(kept, work.images, processor, config.max_length, known)
     encoded_watched, reasons_watched = encode(watched, work.images, processor, config.max_length, known)
@@ -110,7 +88,46 @@ def _encoded(
         raise InputError(
             f"fit.validation_share {config.validation_share:g} of {len(rows)} examples holds none out. Set it to more."
         )
-    return encoded, encoded_watched, reasons
+    return Lessons(encoded, encoded_watched, len(rows), reasons)
+
+
+def _learner(model: torch.nn.Module, processor: Any, config: FitConfig) -> Student:
+    """The student with a fresh adapter, where it will learn."""
+    adapted = adapter.attach(
+        model.to(get_device()), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
+    )
+    if config.gradient_checkpointing:
+        student.keep_little(adapted)
+    return Student(
+        adapted,
+        processor,
+        config.image_cache_gib,
+        distillation_weight=config.distillation_weight,
+        num_readers=config.cpus_per_worker,
+    )
+
+
+def _learn(work: Work, lessons: Lessons, learner: Student, engine: Any, rank: int) -> tuple[int, Best]:
+    """Take all steps that are left, with their points in the curve and checkpoints between; the last step."""
+    config = work.config
+    step, best = _resumed(work, engine, rank)
+    shares = plan(lessons.examples, config, rank, zero.num_ranks(), done=step)
+    with CurveWriter(work.checkpoints, rank) as curve:
+        for share, following in pairwise(chain(shares, [None])):
+            if share is None or (config.patience is not None and best.num_worse >= config.patience):
+                break
+            learner.expect(following.packs if following else [])
+            step += 1
+            with _within_memory(config, step):
+                point = take_step(engine, learner, share, config, step)
+            if lessons.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
+                point, best = _watch(point, best, learner, lessons.held_out, config, rank)
+            curve.add(point)
+            if step % config.checkpoint_every == 0 or step == config.num_steps:
+                curve.sync()
+                about = {"loss": best.loss, "step": best.step, "num_worse": best.num_worse}
+                checkpoint.save(work.checkpoints, engine, step, rank, about, best.weights)
+    return step, best
 
 
 def _resumed(work: Work, engine: Any, rank: int) -> tuple[int, Best]:

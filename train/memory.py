@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import AttentionInterface, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from infra.errors import InputError
 from train import adapter, student
@@ -91,23 +91,25 @@ def need(config: FitConfig) -> Need:
         num_parameters=num_parameters - num_trainable,
         num_trainable=num_trainable,
         weights=num_parameters * size,
-        learning=optimizer + num_trainable * size,
+        # Gradients as they are made, as they add up in float32, and in the buffer in which they meet those of others.
+        learning=optimizer + num_trainable * (size + 4 + size),
         activations=activations,
-        logits=min(LOGITS_AT_ONCE, config.tokens_per_pack * head) * (4 + size),
+        # As they are made, in float32, once more while they are summed up, and what a teacher did not tell of them.
+        logits=min(LOGITS_AT_ONCE, config.tokens_per_pack * head)
+        * (size + 4 + 4 + (4 if config.distillation_weight else 0)),
     )
 
 
-def check(config: FitConfig) -> None:
-    """Raise InputError when a recipe says how large its GPUs are, and what it asks of them is more."""
-    if config.gpu_memory_gib is None or not config.gpus_per_worker:
-        return
+def check(config: FitConfig) -> Need:
+    """What one worker will hold. Raises InputError when a recipe says how large its GPUs are, and that is more."""
     asked = need(config)
-    if asked.gib > config.gpu_memory_gib:
+    if config.gpu_memory_gib is not None and config.gpus_per_worker and asked.gib > config.gpu_memory_gib:
         raise InputError(
             f"A worker needs about {asked.gib:.1f} GiB, and the recipe's GPUs have {config.gpu_memory_gib:g} "
             f"({asked.as_json()['gib_per_worker']}). Lower fit.tokens_per_pack (it is {config.tokens_per_pack}), set "
             "fit.gradient_checkpointing=true, or take a smaller base."
         )
+    return asked
 
 
 def read_shape(base: str) -> Qwen3VLConfig:
@@ -115,14 +117,11 @@ def read_shape(base: str) -> Qwen3VLConfig:
     if base in SHAPES and not Path(base).exists():
         return Qwen3VLConfig(**SHAPES[base])
     try:
-        shape = AutoConfig.from_pretrained(base)
+        return student.read_config(base)
     except (OSError, ValueError) as error:
         raise InputError(
             f"The shape of {base} is not known: neither a folder nor the hub's cache has its config.json."
         ) from error
-    if not isinstance(shape, Qwen3VLConfig):
-        raise InputError(f"{base} is a {shape.model_type}, and no Qwen3-VL model. Set fit.base=... to another.")
-    return shape
 
 
 def _laid_out(shape: Qwen3VLConfig, config: FitConfig, num_layers: int) -> torch.nn.Module:

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from infra.stage import StageConfig
 from pipelines.records import Arm
 from pipelines.settings import ARMS, check_arms
+from train.imports import thrift
 
 POCKET_BASE = "train/pocket/base"
 _SHARDED_WEIGHTS = 3  # the stage of ZeRO
@@ -20,16 +21,17 @@ class FitConfig(StageConfig):
 
     base: model folder, or a hub's model id. num_steps: updates; each sees `batch_size` examples over all workers.
     max_length: tokens of a whole example with its image's; longer examples are left out and counted, never cut.
-    tokens_per_pack: of the examples that share a forward pass; a share of more is accumulated. warmup_share: share of
-    the steps in which the learning rate rises; then it falls to zero on a cosine. gradient_checkpointing: compute the
-    layers twice and keep little of them. zero_stage, offload_optimizer: how DeepSpeed shards, and whether the optimizer
-    is in host memory. image_cache_gib: host memory of each worker for what the frozen vision tower sees, which is
-    computed once for every image that fits. gpu_memory_gib: of each GPU; what cannot fit is refused. min_workers: the
-    fit may go on with so few; None asks for all of them. max_restarts: how often workers that died are started again.
-    checkpoint_every, evaluate_every: steps. validation_share: of the questions, which are held out. patience:
-    evaluations without a lower loss until the fit stops; the best adapter is taken then. None goes to the end and takes
-    the last one. distillation_weight: how much the forward KL divergence from the teacher counts beside the cross
-    entropy, at every token of a target of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all.
+    tokens_per_pack: of the examples that share a forward pass; a share of more is accumulated. warmup_share: share
+    of the steps in which the learning rate rises; then it falls to zero on a cosine. gradient_checkpointing:
+    compute the layers twice and keep little of them. zero_stage, offload_optimizer: how DeepSpeed shards, and
+    whether the optimizer is in host memory. image_cache_gib: host memory of each worker for what the frozen vision
+    tower sees in an image, which it then computes once; worth it where images come back to the same worker.
+    gpu_memory_gib: of each GPU; what cannot fit is refused. min_workers: the fit may go on with so few; None asks
+    for all of them. max_restarts: how often workers that died are started again. checkpoint_every, evaluate_every:
+    steps. validation_share: of the questions, which are held out. patience: evaluations without a lower loss until
+    the fit stops; the best adapter is taken then. None goes to the end and takes the last one. distillation_weight:
+    how much the forward KL divergence from the teacher counts beside the cross entropy, at every token of a target
+    of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all.
     """
 
     stage: ClassVar[str] = "fit"
@@ -55,7 +57,7 @@ class FitConfig(StageConfig):
     num_workers: Annotated[int, Gt(0)]
     min_workers: Annotated[int, Gt(0)] | None = None
     cpus_per_worker: Annotated[int, Gt(0)]
-    gpus_per_worker: Annotated[int, Ge(0)]
+    gpus_per_worker: Annotated[int, Ge(0), Le(1)]
     gpu_memory_gib: Annotated[float, Gt(0)] | None = None
     max_restarts: Annotated[int, Ge(0)] = 3
     checkpoint_every: Annotated[int, Gt(0)] = 50
@@ -95,10 +97,10 @@ class FitConfig(StageConfig):
         return {"base": self.base}
 
     def estimate(self, run_dir: Path) -> dict[str, Any]:
-        from train import memory
+        with thrift():
+            from train import memory
 
-        memory.check(self)
-        return memory.need(self).as_json() | {
+        return memory.check(self).as_json() | {
             "steps": self.num_steps,
             "examples_seen": self.num_steps * self.batch_size,
         }
@@ -148,7 +150,7 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
         "num_workers": 1,
         "cpus_per_worker": 8,
         "gpus_per_worker": 1,
-        "image_cache_gib": 32.0,
+        "image_cache_gib": 4.0,  # an image of 1,024 tokens takes 16 MiB, and few come twice in so many steps
     }
     return TrainRecipe(fit=FitConfig(**(common | settings)))
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray.cluster_utils import Cluster
 
 from infra import manifest, stage
 from infra.progress import Progress
 from pipelines import recipes, tables
 from pipelines.records import Fate, Rationale, Verdict
 from tests.flow.conftest import PROJECT
+from tests.flow.nodes import ray_nodes
 from tests.pipelines.teaching.fixtures import many, put_many
 
 # Ray's Cluster leaves a socket open for each node that it starts.
@@ -32,21 +32,14 @@ SETTINGS = {"num_rationales": 1, "grounding_share": 0.0, "batch_size": 4, "attem
 ACTOR = "MapBatches(TeacherActor)"
 
 
-@contextmanager
-def ray_nodes():
+def room_for_two():
     """A head that has a CPU for small tasks, and two nodes that have room for one engine each."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
-    try:
-        for _ in range(2):
-            nodes.add_node(num_cpus=2, object_store_memory=100 << 20)
-        yield nodes
-    finally:
-        nodes.shutdown()
+    return ray_nodes([2, 2], head_cpus=1)
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    with ray_nodes() as made:
+    with room_for_two() as made:
         yield made
 
 
@@ -156,7 +149,7 @@ def test_an_engine_that_cannot_start_ends_the_stage_with_its_own_words(nodes, tm
 
 
 def test_a_node_that_goes_for_good_loses_nothing(tmp_path):
-    with ray_nodes() as nodes:
+    with room_for_two() as nodes:
         teaching = Teaching(tmp_path)
         with teaching.running(nodes) as process:
             teaching.wait_until_written(60)
@@ -181,11 +174,11 @@ def test_a_driver_that_is_killed_leaves_what_is_finished_and_the_next_one_does_t
 
 def test_a_cluster_that_is_gone_leaves_what_is_finished_and_the_next_one_does_the_rest(tmp_path):
     teaching = Teaching(tmp_path)
-    with ray_nodes() as nodes, teaching.running(nodes) as process:
+    with room_for_two() as nodes, teaching.running(nodes) as process:
         teaching.wait_until_written(60)
         nodes.remove_node(nodes.head_node, allow_graceful=False)
         assert process.wait(timeout=240) != 0
-    with ray_nodes() as nodes:
+    with room_for_two() as nodes:
         teaching.finish(nodes)
     teaching.check_account()
     teaching.check_repeated(deaths=2)

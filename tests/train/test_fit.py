@@ -5,9 +5,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 
-from infra.errors import ArtifactError, ConfigError, InputError
+from infra.errors import ArtifactError, ClusterError, ConfigError, InputError
 from infra.recipes import resolve
 from pipelines import tables
 from pipelines.records import TrainingExample
@@ -196,6 +197,33 @@ def test_nothing_of_another_ray_on_the_machine_can_end_a_fit(tmp_path):
 def _work(folder):
     places = ("examples", "images", "rationales", "checkpoints", "folder")
     return Work(config=config(), base="base", card="", **dict.fromkeys(places, folder))
+
+
+@pytest.mark.parametrize(
+    ("failure", "makes_progress", "num_runs"),
+    [
+        (RuntimeError("a bug"), False, 2),
+        (RuntimeError("a bug"), True, 4),
+        (RayActorError(), False, 4),
+    ],
+)
+def test_what_dies_is_run_again_and_an_error_that_comes_back_at_the_same_place_is_not(
+    tmp_path, monkeypatch, failure, makes_progress, num_runs
+):
+    work, runs, said = _work(tmp_path), [], []
+
+    def run_workers(task, work, curve):
+        runs.append(1)
+        if makes_progress:
+            (tmp_path / f"step-{len(runs):06}").mkdir()
+        raise WorkerGroupError("snippet", {0: failure})
+
+    monkeypatch.setattr(fit, "run_workers", run_workers)
+    monkeypatch.setattr(fit, "_say_what_is_asked_for", lambda task: None)
+    task = SimpleNamespace(progress=SimpleNamespace(say=said.append))
+    with pytest.raises(ClusterError, match=f"died {num_runs} times, now with {type(failure).__name__}"):
+        fit.run_to_the_end(task, work, CurveReader(tmp_path))
+    assert len(runs) == num_runs == len(said) + 1
 
 
 def test_the_users_error_comes_out_of_rays_wrapping(tmp_path, monkeypatch):

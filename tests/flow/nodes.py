@@ -1,0 +1,22 @@
+"""A Ray cluster of several nodes on this machine, for tests of what its loss of one does."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ray.cluster_utils import Cluster
+
+_OBJECT_STORE_BYTES = 100 << 20
+
+
+@contextmanager
+def ray_nodes(cpus: Sequence[int], head_cpus: int) -> Iterator[Cluster]:
+    """A head, and a node for each number of CPUs."""
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": head_cpus, "object_store_memory": _OBJECT_STORE_BYTES}
+    )
+    try:
+        for each in cpus:
+            nodes.add_node(num_cpus=each, object_store_memory=_OBJECT_STORE_BYTES)
+        yield nodes
+    finally:
+        nodes.shutdown()
