@@ -305,7 +305,8 @@ def tally(outcome: Outcome, points: list[Point]) -> Tally:
         figures={
             "steps": outcome.last_step,
             "best_step": outcome.best_step,
-            "loop_seconds": round(seconds, 3),
+            "step_seconds": round(seconds, 3),
+            "seconds_since_start": round(outcome.seconds, 3),
             "final_loss": sum(final) / len(final),
             "tokens_per_second": sum(point.num_tokens for point in points) / seconds,
             "target_tokens_per_second": sum(point.num_targets for point in points) / seconds,

@@ -49,7 +49,9 @@ def fit(work: Work) -> Outcome:
     lessons = _lessons(work, processor, num_words=model.config.text_config.vocab_size)
     learner = _learner(model, processor, config)
     engine = zero.start(learner.loss, config)
+    started = now(learner.device)
     step, best = _learn(work, lessons, learner, engine, rank)
+    seconds = now(learner.device) - started
     if config.patience is not None:
         best.take(learner)
     if rank == 0:
@@ -67,6 +69,7 @@ def fit(work: Work) -> Outcome:
         num_told=sum(example.num_told for example in examples),
         last_step=step,
         best_step=best.step if config.patience is not None else step,
+        seconds=seconds,
     )
 
 

@@ -40,7 +40,8 @@ class Work:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What the workers counted. reasons: examples left out, by reason. num_targets: supervised tokens of an epoch;
-    num_told: of these at which the teacher's distribution is known. best_step: the one whose adapter was taken."""
+    num_told: of these at which the teacher's distribution is known. best_step: the one whose adapter was taken.
+    seconds: that all steps since the last start took, with what is done between them."""
 
     num_examples: int
     num_trained_on: int
@@ -50,6 +51,7 @@ class Outcome:
     num_told: int
     last_step: int
     best_step: int
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

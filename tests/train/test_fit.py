@@ -158,6 +158,7 @@ def test_the_tally_accounts_for_every_example():
         num_told=20,
         last_step=20,
         best_step=20,
+        seconds=3.0,
     )
     tally = fit.tally(outcome, [_point(step, float(step)) for step in range(1, 21)])
     assert tally.rows == {"examples": 10, "trained_on": 8}
