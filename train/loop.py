@@ -42,8 +42,7 @@ class Lessons:
 def fit(work: Work) -> Outcome:
     """Fit the adapter with all ranks together, from the newest checkpoint on; the first one writes it."""
     _quieten()
-    # On the CPU everything is; on a GPU, attention would add gradients up in the order in which they come.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    _add_up_in_order(get_device())
     config, rank = work.config, get_context().get_world_rank()
     model, processor = student.load(work.base, config.precision)
     lessons = _lessons(work, processor, num_words=model.config.text_config.vocab_size)
@@ -241,6 +240,13 @@ def _within_memory(config: FitConfig, step: int) -> Iterator[None]:
             f"Step {step} needs more memory than its GPU has. Lower fit.tokens_per_pack (it is "
             f"{config.tokens_per_pack}), or set fit.gradient_checkpointing=true; the fit goes on from its checkpoints."
         ) from error
+
+
+def _add_up_in_order(device: torch.device) -> None:
+    """On a GPU, attention would add gradients up in the order in which they come; on the CPU nothing does."""
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # to find mistakes with, and it costs time
 
 
 def _peak_memory(device: torch.device) -> int:

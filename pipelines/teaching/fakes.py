@@ -13,6 +13,7 @@ from pipelines import images
 from pipelines.settings import TeachConfig
 from pipelines.teaching.engines import Completion, RowError
 
+_GLANCE_S = 0.1
 _OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
 
 
@@ -23,7 +24,7 @@ class FakeEngine:
     kernel does. reads_images: as real ones do, so that a damaged image is met. calls: file to which every request is
     appended, so that a test can count what was asked twice. disk_bytes: no file of the engine's process grows beyond
     it, as on a full disk. broken: the reason for which every request fails. starts: file to which every start is
-    appended; failing_starts: which of them, from 1, fail.
+    appended; failing_starts: which of them, from 1, fail; answers wait until there were waits_for_starts of them.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class FakeEngine:
         broken: str = "",
         starts: Path | None = None,
         failing_starts: Sequence[int] = (),
+        waits_for_starts: int = 0,
     ) -> None:
         if starts is not None:
             with starts.open("a") as stream:
@@ -49,6 +51,8 @@ class FakeEngine:
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
         self.num_at_once = config.engine.max_num_seqs
         self._seconds = seconds
+        self._starts = starts
+        self._waits_for_starts = waits_for_starts
         self._broken = broken
         self._deadly = deadly
         self._reads_images = reads_images
@@ -64,6 +68,8 @@ class FakeEngine:
         if self._reads_images:
             for path in paths:
                 images.read(path)
+        while self._starts and len(self._starts.read_text().splitlines()) < self._waits_for_starts:
+            await asyncio.sleep(_GLANCE_S)
         if self._seconds:
             await asyncio.sleep(self._seconds)
         if self._deadly and self._deadly in prompt:

@@ -134,7 +134,7 @@ def test_an_engine_that_is_killed_is_started_again_if_need_be_twice_and_nothing_
 
 
 def test_engines_are_added_while_there_is_work_for_them(nodes, tmp_path):
-    teaching = Teaching(tmp_path)
+    teaching = Teaching(tmp_path, starts=str(tmp_path / "starts"), waits_for_starts=2)
     teaching.finish(nodes, min_replicas=1)
     teaching.check_account()
     files = list(teaching.run_dir.parent.glob("ledger/*/*.jsonl"))
