@@ -237,8 +237,11 @@ def trainer(work: Work) -> TorchTrainer:
 
 def _worker_environment(config: FitConfig) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(config.cpus_per_worker)}
-    # With the former, cuBLAS adds up in the same order every time, as an exact resume needs.
-    return threads | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if config.gpus_per_worker else {"DS_ACCELERATOR": "cpu"})
+    if config.gpus_per_worker:
+        # cuBLAS then adds up in the same order every time, as an exact resume needs.
+        return threads | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    # The loop is not in the process's first thread, where OpenMP would let threads sleep at every meeting of theirs.
+    return threads | {"DS_ACCELERATOR": "cpu", "OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "100000"}
 
 
 def _work(loop_config: dict[str, Any]) -> Outcome:
