@@ -17,7 +17,7 @@ from train.student import Student
 from train.validation import evaluate
 
 ARM = Arm.RATIONALE_THEN_ANSWER
-NUM_EPOCHS, BATCH_SIZE, NUM_WATCHED = 4, 8, 24
+NUM_EPOCHS, BATCH_SIZE, NUM_WATCHED = 24, 8, 24  # long enough for hard labels alone to be learned by heart
 
 
 def test_the_engine_told_what_the_teacher_itself_holds_likely(small_run):
@@ -51,7 +51,7 @@ def test_a_fit_learned_from_the_teacher_along_nearly_all_of_its_rationales(small
     sealed = json.loads((small_run.folder / f"adapters/{ARM}/manifest.json").read_text())
     assert sealed["tally"]["figures"]["told_share"] > 0.9
     steps = json.loads((small_run.folder / f"adapters/{ARM}/training.json").read_text())["steps"]
-    assert steps[-1]["divergence"] < 0.5 * steps[0]["divergence"]
+    assert steps[-1]["divergence"] < 0.9 * steps[0]["divergence"]
 
 
 @pytest.fixture(scope="module")
@@ -82,5 +82,5 @@ def taught(small_run):
 
 
 def test_distilling_lowers_the_divergence_from_the_real_teacher_on_questions_that_were_held_out(taught):
-    assert taught[1.0].divergence < 0.9 * taught[0.0].divergence
+    assert taught[1.0].divergence < 0.8 * taught[0.0].divergence
     assert taught[1.0].loss < 1.1 * taught[0.0].loss

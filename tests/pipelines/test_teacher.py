@@ -52,7 +52,7 @@ def teach(tmp_path, asked, settings=None, name="a", without=(), **fake):
         metric=lambda *number: logged.append(number),
     )
     tally = teacher.run(task, partial(FakeEngine, **fake))
-    assert [path.name for path in draft.iterdir()] == ["rationales.parquet"]
+    assert sorted(path.name for path in draft.iterdir()) == ["rationales.parquet", "top_logprobs.parquet"]
     return tables.read(draft, Rationale), tally
 
 
