@@ -79,6 +79,13 @@ def _check_inputs(configs: dict[str, StageConfig]) -> None:
             if missing := set(config.inputs()) - made:
                 raise _contradiction(f"{name} reads {min(missing)}, which no stage before it makes", config)
             made |= set(config.outputs())
+    teach: Any = configs["teach"]
+    fit: Any = configs["fit"]
+    if fit.distillation_weight and not teach.top_logprobs:
+        raise ConfigError(
+            f"fit.distillation_weight is {fit.distillation_weight:g}, and the teacher keeps nothing to learn from: "
+            "--set teach.top_logprobs=8"
+        )
     examine = configs["examine"]
     if unserved := set(examine.inputs()) - set(configs["deploy"].inputs()):
         raise _contradiction(f"examine.plan asks {min(unserved)}, which deploy does not serve", examine)

@@ -122,8 +122,8 @@ def _learn(work: Work, lessons: Lessons, learner: Student, engine: Any, rank: in
             step += 1
             with _within_memory(config, step):
                 point = take_step(engine, learner, share, config, step)
-            if lessons.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
-                point, best = _watch(point, best, learner, lessons.held_out, config, rank)
+                if lessons.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
+                    point, best = _watch(point, best, learner, lessons.held_out, config, rank)
             curve.add(point)
             if step % config.checkpoint_every == 0 or step == config.num_steps:
                 curve.sync()

@@ -48,6 +48,11 @@ class Teaching:
     @classmethod
     def of(cls, config: TeachConfig, run_dir: Path) -> "Teaching":
         """What a recipe and a run folder say. Raises ArtifactError when the questions are not sealed yet."""
+        if config.top_logprobs:
+            raise ConfigError(
+                f"teach.top_logprobs is {config.top_logprobs}, and a file of answers tells no token's number. Leave it "
+                "out, or have the stage itself ask the teacher."
+            )
         stage.check_materials(config)
         questions = stage.sealed_inputs(config, run_dir)["questions"].path
         teacher = Teacher.of(config, teacher_digest(config))

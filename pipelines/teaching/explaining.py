@@ -201,7 +201,7 @@ def judged(request: Request, seed: int, said: Completion, options: tuple[str, ..
     if not request.is_probe:
         error = "truncated" if said.finish_reason != "stop" else "no_answer" if letter is None else None
     # Kept for what can teach, and only where the text is all that was written: else its tokens would not be the text's.
-    is_whole = said.likeliest is not None and not (error or request.is_probe or num_stray or thoughts)
+    likeliest = None if error or request.is_probe or num_stray or thoughts else said.likeliest
     return Attempt(
         id=request.id,
         fate=Fate.FAILED if error else Fate.EXPLAINED,
@@ -215,7 +215,7 @@ def judged(request: Request, seed: int, said: Completion, options: tuple[str, ..
         num_stray_tokens=num_stray,
         mean_logprob=round(sum(said.logprobs) / len(said.logprobs), 6) if said.logprobs else None,
         min_logprob=round(min(said.logprobs), 6) if said.logprobs else None,
-        top_logprobs=said.likeliest.as_json() if said.likeliest is not None and is_whole else None,
+        top_logprobs=likeliest.as_json() if likeliest is not None else None,
         error=error,
     )
 

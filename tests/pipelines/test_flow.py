@@ -105,6 +105,12 @@ def test_a_dry_run_finds_arms_that_contradict_each_other(tmp_path, capsys):
     assert "--arms answer_only rationale_then_answer" in capsys.readouterr().err
 
 
+def test_to_distil_what_the_teacher_does_not_keep_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match=r"distillation_weight is 0\.5, .* --set teach\.top_logprobs=8"):
+        flow.describe("pocket", tmp_path, ["fit.distillation_weight=0.5"])
+    assert flow.describe("pocket", tmp_path, ["fit.distillation_weight=0.5", "teach.top_logprobs=8"])
+
+
 def test_pocket_questions_are_not_drawn_for_questions_of_the_world(tmp_path):
     assert flow._is_pending("draw", flow.resolve("pocket", []), tmp_path)
     assert not flow._is_pending("draw", flow.resolve("pocket", [f"questions.folder={tmp_path}"]), tmp_path)

@@ -1,6 +1,5 @@
 """A student learns what its teacher held likely, only where the teacher wrote what the student is to write."""
 
-import dataclasses
 from itertools import chain
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from infra.errors import InputError
 from pipelines import tables
 from pipelines.records import TopLogprobs
-from pipelines.teaching.logprobs import Likeliest, read_row, row_of, vocabulary_digest
+from pipelines.teaching.logprobs import Likeliest, row_of, vocabulary_digest
 from tests.train.conftest import example, tiny
 from train import distillation
 from train.adapter import attach
@@ -172,10 +171,3 @@ def test_without_a_weight_what_is_known_changes_no_gradient(model, processor, im
         learner.loss(*learner.read(encoded))[0].backward()
         gradients.append([p.grad.clone() for p in learner.model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-
-
-def test_a_row_of_the_table_is_what_the_engine_told():
-    told = likeliest([4, 5, 6])
-    again = read_row(row_of("r", told.as_json()))
-    assert dataclasses.replace(again).tokens_TK.tolist() == told.tokens_TK.tolist()
-    assert again.logprobs_TK.tolist() == told.logprobs_TK.tolist()

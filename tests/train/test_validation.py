@@ -43,6 +43,18 @@ def test_an_evaluation_is_the_mean_over_all_supervised_tokens_of_all_ranks(model
     assert torch.allclose(torch.tensor([loss / count, right / count]).double(), wanted, rtol=1e-5)
 
 
+def test_no_more_than_one_pack_is_read_ahead_of_the_one_that_is_looked_at(model, processor, images, monkeypatch):
+    encoded, _ = encode([example(n) for n in range(12)], images, processor, 500)
+    learner = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    waiting, read = [], learner.read
+    monkeypatch.setattr(learner, "read", lambda pack: waiting.append(len(learner._expected)) or read(pack))
+    evaluate(learner, encoded, 100, 0, 1)
+    assert len(waiting) > 4
+    assert max(waiting) == 2  # the one whose turn it is, and the next
+    assert learner._expected == {}
+
+
 def test_the_best_is_the_lowest_and_what_came_after_it_is_counted():
     best = Best()
     for step, loss in enumerate([3.0, 2.0, 2.5, 2.0], 1):

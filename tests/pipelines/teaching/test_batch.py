@@ -94,6 +94,11 @@ def test_a_request_is_what_an_endpoint_is_sent_with_the_image_in_its_sealed_byte
     assert text == {"type": "text", "text": request.prompt}
 
 
+def test_likeliest_tokens_are_not_asked_for_in_files(tmp_path):
+    with pytest.raises(ConfigError, match="top_logprobs is 8, and a file of answers tells no token's number"):
+        Teaching.of(config(top_logprobs=8), tmp_path)
+
+
 def test_a_file_that_is_read_twice_adds_nothing(tmp_path):
     made = teaching(tmp_path)
     (requests,), _ = written(made, tmp_path / "requests.jsonl")

@@ -1,6 +1,7 @@
 """One engine's work, with an engine that costs nothing; tests/flow has it on Ray, and with the real one."""
 
 import asyncio
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from pipelines.images import UnreadableImageError
 from pipelines.teaching import ledger
 from pipelines.teaching.engines import Completion, EngineDiedError, RowError
 from pipelines.teaching.explaining import Account, Explainer
+from pipelines.teaching.logprobs import Likeliest
 from tests.pipelines.teaching.fixtures import attempt, config, lines, many, prepare, requests
 
 ANSWER = "It is round, and it has a smooth border.\nAnswer: cast (B)"
@@ -131,6 +133,34 @@ def test_a_probe_is_whatever_it_is(tmp_path):
         account.asked += each.asked
     assert account.settled == {"explained": 5}  # two rationales, two with the other's image, one without any
     assert account.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "is_kept"),
+    [
+        (completion(ANSWER), True),
+        (completion(ANSWER, finish_reason="length"), False),
+        (completion("It is round."), False),
+        (completion(f"Let me see.</think>{ANSWER}"), False),
+        (completion(f"<|image_pad|>{ANSWER}"), False),
+    ],
+)
+def test_the_likeliest_tokens_are_kept_of_what_can_teach_and_is_all_that_was_written(tmp_path, written, is_kept):
+    likeliest = Likeliest.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
+    work, plan, _ = prepare(tmp_path, many(1), config(attempts=1))
+    explain(work, plan, Scripted(lambda *_: dataclasses.replace(written, likeliest=likeliest)))
+    (made,) = ledger.attempts(next(work.ledger.glob("*.jsonl")))
+    assert made.top_logprobs == (likeliest.as_json() if is_kept else None)
+
+
+def test_of_a_probe_no_likeliest_tokens_are_kept(tmp_path):
+    likeliest = Likeliest.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
+    work, plan, asking = prepare(tmp_path, many(2), config(grounding_share=1.0))
+    explain(work, plan, Scripted(lambda *_: completion(ANSWER, likeliest=likeliest)))
+    real = {request.id for request in requests(asking) if not request.is_probe}
+    made = list(ledger.attempts(next(work.ledger.glob("*.jsonl"))))
+    assert len(made) > len(real) == 2
+    assert {attempt.id for attempt in made if attempt.top_logprobs} == real
 
 
 def test_the_gold_answer_is_told_only_when_no_rationale_was_right(tmp_path):
