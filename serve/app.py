@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import ipaddress
 import logging
 import os
 import re
@@ -17,7 +16,6 @@ from pathlib import Path
 import ray
 import ray.serve
 from ray.serve.api import RunTarget
-from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from infra import cluster, stage
@@ -29,7 +27,9 @@ from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
 from pipelines.engine import EngineConfig
 from pipelines.records import Question
 from serve import loading, models, readiness
-from serve.ingress import Ingress, app, digest_key
+from serve.api.endpoint import HttpEndpoint
+from serve.api.guard import digest_key, is_loopback
+from serve.api.validation import Limits
 from serve.models import Catalogue
 from serve.recipes import DeployConfig
 from serve.replica import ModelReplica
@@ -37,7 +37,7 @@ from serve.replica import ModelReplica
 APPLICATION = "preceptor"
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 5.0
-_MAX_ONGOING_REQUESTS = 256
+_REQUESTS_PER_SEQUENCE = 4  # more than the endpoint gives turns to, also when replicas have unequal shares
 _ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception): ", re.MULTILINE)
 _ERROR_LINES_SHOWN = 4
 _ENVIRONMENT = {
@@ -47,8 +47,10 @@ _ENVIRONMENT = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-    "VLLM_MAX_IMAGE_PIXELS": str(1 << 26),
+    "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",
+    "VLLM_MEDIA_LOADING_THREAD_COUNT": "4",  # images that are decoded at the same time
 }
+_ON_THE_HEAD = {"node:__internal_head__": 0.001}  # where clients look for the endpoint
 
 
 def run(task: Task) -> Tally:
@@ -97,37 +99,50 @@ def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) ->
     adapters = {adapter.name: adapter.source for adapter in catalogue.adapters}
     rank = loading.loadable_rank(folder.rank for folder in folders)
     student, teacher = catalogue.base.name, catalogue.teacher.name
+    limits = Limits(
+        max_answer_tokens=config.max_answer_tokens,
+        max_image_pixels=config.max_image_pixels,
+        image_domains=config.image_domains,
+    )
     engines = {
-        student: _engine("Student", config.student).bind(
-            student, catalogue.base.source, config.student, adapters, rank, config.image_domains
+        student: _engine("Student", config.student, limits).bind(
+            student, catalogue.base.source, config.student, adapters, rank, limits
         ),
-        teacher: _engine("Teacher", config.teacher).bind(
-            teacher, catalogue.teacher.source, config.teacher, {}, 0, config.image_domains
+        teacher: _engine("Teacher", config.teacher, limits).bind(
+            teacher, catalogue.teacher.source, config.teacher, {}, 0, limits
         ),
     }
+    sequences = {
+        name: engine.replicas * engine.max_num_seqs
+        for name, engine in ((student, config.student), (teacher, config.teacher))
+    }
     engine_of = {model.name: teacher if model.name == teacher else student for model in catalogue.models}
-    ingress = ray.serve.deployment(
-        ray.serve.ingress(app)(Ingress),
+    endpoint = ray.serve.deployment(
+        HttpEndpoint,
         name="Endpoint",
         num_replicas=1,
-        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ENVIRONMENT}},
+        graceful_shutdown_timeout_s=_STOP_TIMEOUT_S,
+        ray_actor_options={"num_cpus": 0, "resources": _ON_THE_HEAD, "runtime_env": {"env_vars": _ENVIRONMENT}},
     )
-    return ingress.bind(engines, engine_of, key_digest, config.image_domains)
+    return endpoint.bind(
+        engines, sequences, engine_of, key_digest, limits, config.answer_timeout_s, config.host, config.port
+    )
 
 
-def _engine(name: str, config: EngineConfig) -> ray.serve.Deployment:
+def _engine(name: str, config: EngineConfig, limits: Limits) -> ray.serve.Deployment:
+    """A deployment of one engine's replicas."""
+    environment = _ENVIRONMENT | config.environment() | {"VLLM_MAX_IMAGE_PIXELS": str(limits.max_image_pixels)}
     return ray.serve.deployment(
         ModelReplica,
         name=name,
         num_replicas=config.replicas,
-        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        max_ongoing_requests=_REQUESTS_PER_SEQUENCE * config.max_num_seqs,
         # A model that does not start once does not start the second time; the error is wanted now.
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=_STOP_TIMEOUT_S,
         placement_group_bundles=bundles(config),
-        ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": _ENVIRONMENT | config.environment()}},
+        ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": environment}},
     )
 
 
@@ -142,12 +157,11 @@ def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:
     """Start Serve and the application, until all replicas are up. Raises ClusterError when one does not start."""
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     ray.serve.start(
-        http_options=HTTPOptions(host=config.host, port=config.port),
-        proxy_location="HeadOnly",
+        proxy_location="Disabled",
         logging_config=quiet,
         controller_options={"runtime_env": {"env_vars": _ENVIRONMENT}},
     )
-    target = RunTarget(target=application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+    target = RunTarget(target=application, name=APPLICATION, route_prefix=None, logging_config=quiet)
     ray.serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     deadline = time.monotonic() + config.start_timeout_s
     while (status := ray.serve.status().applications[APPLICATION]).status is not ApplicationStatus.RUNNING:
@@ -205,19 +219,12 @@ def base_url(config: DeployConfig) -> str:
 def key_digest(host: str) -> str | None:
     """The digest of the key that requests carry; raises ConfigError when others could reach an endpoint without one."""
     key = os.environ.get(API_KEY_VARIABLE)
-    if not key and not _is_loopback(host):
+    if not key and not is_loopback(host):
         raise ConfigError(
             f"deploy.host={host} lets other machines ask the models, so it needs a key: "
             f"export {API_KEY_VARIABLE}=$(openssl rand -hex 32)"
         )
     return digest_key(key) if key else None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pipelines.engine import EngineConfig, keep_in_one_process
+from serve.api.validation import Limits
 
 __all__ = ["REQUESTS", "ErrorResponse", "llm_config", "start"]
 
@@ -53,7 +54,7 @@ def llm_config(
     config: EngineConfig,
     adapters: Mapping[str, str],
     max_lora_rank: int,
-    image_domains: tuple[str, ...],
+    limits: Limits,
 ) -> LLMConfig:
     """The settings of one engine in Ray Serve LLM's words. adapters: name -> folder."""
     return LLMConfig(
@@ -61,7 +62,9 @@ def llm_config(
         accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
         engine_kwargs={
             **config.arguments(),
-            "allowed_media_domains": list(image_domains) or [_NO_DOMAIN],
+            "allowed_media_domains": list(limits.image_domains) or [_NO_DOMAIN],
+            # The length of an answer whose request does not say: vLLM's own is all that is left of the context.
+            "override_generation_config": {"max_new_tokens": limits.max_answer_tokens},
             **_lora_arguments(config, adapters, max_lora_rank),
         },
         experimental_configs={"stream_batching_interval_ms": 0},

@@ -1,7 +1,9 @@
 """How models are served, recipe by recipe."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt
 
 from infra.stage import StageConfig
 from pipelines.engine import EngineConfig
@@ -19,7 +21,9 @@ class DeployConfig(StageConfig):
     """One endpoint for the base student, an adapter for each arm, and the teacher.
 
     host: anything but loopback demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none
-    by default. start_timeout_s: for the engines to be up, and then for every model's first answer.
+    by default. max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
+    answer_timeout_s: for a whole answer. start_timeout_s: for the engines to be up, and then for every model's first
+    answer.
     """
 
     stage: ClassVar[str] = "deploy"
@@ -32,7 +36,10 @@ class DeployConfig(StageConfig):
     student: EngineConfig
     teacher: EngineConfig
     image_domains: tuple[str, ...] = ()
-    start_timeout_s: float = 600.0
+    max_image_pixels: Annotated[int, Gt(0)] = 1 << 22
+    max_answer_tokens: Annotated[int, Gt(0)] = 4096
+    answer_timeout_s: Annotated[float, Gt(0)] = 600.0
+    start_timeout_s: Annotated[float, Gt(0)] = 600.0
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -89,4 +96,11 @@ def pmc_vqa_8xh100_32b() -> ServeRecipe:
 def _beside_teacher(gpus: int, max_model_len: int = 8192) -> ServeRecipe:
     student = EngineConfig(cpus=8, gpus=1, max_model_len=8192)
     teacher = dataclasses.replace(student, gpus=gpus, max_model_len=max_model_len)
-    return ServeRecipe(deploy=DeployConfig(student=student, teacher=teacher, start_timeout_s=3600))
+    deploy = DeployConfig(
+        student=student,
+        teacher=teacher,
+        max_answer_tokens=max_model_len,
+        answer_timeout_s=1800,
+        start_timeout_s=3600,
+    )
+    return ServeRecipe(deploy=deploy)

@@ -4,14 +4,28 @@ Requests and answers cross as plain JSON, so that only the replica imports vLLM.
 """
 
 import importlib
+import logging
+import re
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from infra.errors import ClusterError
 from pipelines.engine import EngineConfig
-from serve import refusals
+from serve.api import errors
+from serve.api.validation import Limits
 
+_log = logging.getLogger(__name__)
+_MEDIA_CODE = "/vllm/multimodal/media/"
+# What vLLM says of a request is told only where it is known to repeat nothing of it.
+_TOLD = re.compile(
+    r"This model's maximum context length is \d+ tokens[\w ,.]*"
+    r"|max_(?:completion_)?tokens=\d+ cannot be greater than max_model_len=\w*=?\d+"
+    r"|Input length \(\d+\) exceeds model's maximum context length \(\d+\)"
+    r"|At most \d+ image\(s\) may be provided in one prompt"
+    r"|n must be 1 when using greedy sampling"
+    r"|min_tokens must be less than or equal to max_tokens"
+)
 _IMPORT_ATTEMPTS = 10  # Ray registers four parts, each of which another replica can be first with
 
 
@@ -25,11 +39,11 @@ class ModelReplica:
         config: EngineConfig,
         adapters: Mapping[str, str],
         max_lora_rank: int,
-        image_domains: tuple[str, ...],
+        limits: Limits,
     ) -> None:
         self._engine = import_engine()
         self._server = await self._engine.start(
-            self._engine.llm_config(name, source, config, adapters, max_lora_rank, image_domains)
+            self._engine.llm_config(name, source, config, adapters, max_lora_rank, limits)
         )
 
     async def check_health(self) -> None:
@@ -40,25 +54,70 @@ class ModelReplica:
         """HTTP status and JSON of a whole answer. kind: `chat` or `completions`."""
         async for status, text in self.stream(kind, body):
             return status, text
-        return self._refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The engine ended without an answer.")
+        return _refused(HTTPStatus.INTERNAL_SERVER_ERROR, "")
 
     async def stream(self, kind: str, body: dict[str, Any]) -> AsyncIterator[tuple[int, str]]:
-        """Pieces of an answer as they are written, each with its HTTP status: server-sent events, or one JSON."""
+        """Pieces of an answer as they are written, each with its HTTP status: server-sent events, or one JSON.
+
+        Whatever the engine raises becomes an answer: an error that left this method would carry the request into Ray's
+        logs, and one that Ray cannot pass on would end the replica.
+        """
         try:
             request = self._engine.REQUESTS[kind].model_validate(body)
             async for piece in await getattr(self._server, kind)(request):
                 yield self._as_text(piece)
-        except ValueError as error:
-            yield self._refused(HTTPStatus.BAD_REQUEST, _reason(error))
+        except Exception as error:  # noqa: BLE001 - see above
+            yield _answer_to(error)
 
     def _as_text(self, piece: Any) -> tuple[int, str]:
         pieces = piece if isinstance(piece, list) else [piece]
         if isinstance(pieces[0], self._engine.ErrorResponse):
-            return self._refused(pieces[0].error.code, pieces[0].error.message)
-        return HTTPStatus.OK, "".join(part if isinstance(part, str) else part.model_dump_json() for part in pieces)
+            return _refused(pieces[0].error.code, pieces[0].error.message)
+        text = "".join(part if isinstance(part, str) else part.model_dump_json() for part in pieces)
+        return HTTPStatus.OK, _as_utf8(text)
 
-    def _refused(self, status: int, message: str) -> tuple[int, str]:
-        return int(status), refusals.as_json(status, message)
+
+def _answer_to(error: Exception) -> tuple[int, str]:
+    """The answer to a request on which the engine raised an error: the request's fault, or ours."""
+    if _is_of_media(error):
+        return HTTPStatus.BAD_REQUEST, errors.as_json(
+            HTTPStatus.BAD_REQUEST, "An image is damaged: it does not decode."
+        )
+    # vLLM's own errors about requests are told by name, so that only the engine's module imports vLLM.
+    if any(kind.__name__ in ("ValueError", "VLLMClientError") for kind in type(error).__mro__):
+        return _refused(HTTPStatus.BAD_REQUEST, str(error))
+    _log.error("the engine failed on a request: %s", errors.place_of(error))
+    is_dead = type(error).__name__ == "EngineDeadError"
+    return _refused(HTTPStatus.SERVICE_UNAVAILABLE if is_dead else HTTPStatus.INTERNAL_SERVER_ERROR, "")
+
+
+def _is_of_media(error: BaseException | None) -> bool:
+    """Whether vLLM raised it while it decoded an image: decoders raise all kinds of errors on damaged bytes."""
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            if _MEDIA_CODE in trace.tb_frame.f_code.co_filename:
+                return True
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _refused(status: int, said: str) -> tuple[int, str]:
+    """An error's status and JSON; of what the engine said only that which is known to hold nothing of the request."""
+    told = _TOLD.search(said)
+    if told:
+        message = f"{told[0].rstrip('. ')}."
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        message = "The engine failed on this request."
+    else:
+        message = "The engine does not take this request: a setting, or a combination of settings, is out of its range."
+    return int(status), errors.as_json(status, message)
+
+
+def _as_utf8(text: str) -> str:
+    """The text without half characters, which no answer can carry."""
+    return text.encode(errors="replace").decode()
 
 
 def import_engine() -> Any:
@@ -74,12 +133,3 @@ def import_engine() -> Any:
             if "is already registered" not in str(error):
                 raise
     raise ClusterError(f"Ray's own parts could not be registered in {_IMPORT_ATTEMPTS} attempts; deploy again.")
-
-
-def _reason(error: ValueError) -> str:
-    """What is wrong with a request, without repeating the request: it may hold a patient's image."""
-    details = getattr(error, "errors", None)
-    if details is None:
-        return str(error)
-    first = details()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

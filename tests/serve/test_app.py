@@ -12,7 +12,7 @@ from pipelines import tables
 from pipelines.endpoint import API_KEY_VARIABLE, Endpoint, ServedModel
 from pipelines.records import Arm, Question
 from serve import app
-from serve.ingress import digest_key
+from serve.api.guard import digest_key
 from serve.models import Catalogue, Weights
 from serve.recipes import pocket
 from tests.pipelines.fixtures import question

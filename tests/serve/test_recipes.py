@@ -55,9 +55,7 @@ def test_hardware_counts_replicas_of_both_engines():
 
 
 def test_light_modules_import_no_engine():
-    modules = (
-        "serve.recipes, serve.models, serve.loading, serve.admission, serve.ingress, serve.replica, serve.readiness"
-    )
+    modules = "serve.recipes, serve.models, serve.loading, serve.api.endpoint, serve.replica, serve.readiness"
     heavy = "{'ray', 'torch', 'vllm', 'transformers'}"
     code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

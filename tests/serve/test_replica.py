@@ -69,29 +69,87 @@ def test_stream_joins_what_arrived_together():
     assert asyncio.run(read()) == [(200, "data: 1\n\ndata: 2\n\n"), (200, "data: [DONE]\n\n")]
 
 
-def test_error_of_the_engine_keeps_its_code():
-    status, body = answer(replica(ErrorAnswer("too long", 400)))
-    assert (status, body["error"]["message"], body["error"]["type"]) == (400, "too long", "BadRequestError")
+def test_error_of_the_engine_keeps_its_code_and_what_it_says_of_the_context():
+    said = "This model's maximum context length is 64 tokens. However, you requested 4 output tokens and your prompt "
+    status, body = answer(replica(ErrorAnswer(said + "contains 99 input tokens: PATIENT", 400)))
+    assert (status, body["error"]["type"]) == (400, "BadRequestError")
+    assert body["error"]["message"].startswith("This model's maximum context length is 64 tokens.")
+    assert "PATIENT" not in body["error"]["message"]
+
+
+@pytest.mark.parametrize("code", [400, 422, 500])
+def test_error_of_the_engine_is_told_without_the_request(code):
+    status, body = answer(replica(ErrorAnswer("cannot read data:image/png;base64,PATIENT", code)))
+    assert status == code
+    assert "PATIENT" not in json.dumps(body)
 
 
 def test_invalid_request_is_refused_without_repeating_it():
     status, body = answer(replica(), temperature="PATIENT 7")
     assert status == 400
-    assert "temperature" in body["error"]["message"]
     assert "PATIENT" not in json.dumps(body)
 
 
-def test_value_that_the_engine_refuses_is_the_requests_fault():
-    assert answer(replica(ValueError("temperature must be non-negative")))[0] == 400
+class VLLMClientError(Exception):
+    """Has the name of vLLM's own error about a request."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, UnicodeDecodeError, VLLMClientError])
+def test_value_that_the_engine_refuses_is_the_requests_fault(kind):
+    error = kind("utf-8", b"", 0, 1, "PATIENT") if kind is UnicodeDecodeError else kind("PATIENT")
+    status, body = answer(replica(error))
+    assert status == 400
+    assert "PATIENT" not in json.dumps(body)
 
 
 def test_engine_that_says_nothing_is_our_fault():
     assert answer(replica())[0] == 500
 
 
-def test_error_that_is_ours_is_not_hidden():
-    with pytest.raises(RuntimeError):
-        answer(replica(RuntimeError("broken")))
+@pytest.mark.parametrize("said", ["broken PATIENT", "half a character \ud800 PATIENT"])
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, MemoryError, RecursionError, AssertionError, OverflowError])
+def test_whatever_the_engine_raises_is_an_answer_and_its_place_is_logged_without_its_words(kind, said, caplog):
+    status, body = answer(replica(kind(said)))
+    assert status == 500
+    assert "PATIENT" not in json.dumps(body) + caplog.text
+    assert f"{kind.__name__} at " in caplog.text
+
+
+class EngineDeadError(RuntimeError):
+    """Has the name of vLLM's error of an engine that has died."""
+
+
+def test_dead_engine_is_a_503_so_that_clients_ask_again():
+    assert answer(replica(EngineDeadError("dead")))[0] == 503
+
+
+def test_error_in_the_middle_of_a_stream_is_its_last_piece():
+    async def read():
+        made = replica("data: 1\n\n", RuntimeError("PATIENT"))
+        return [piece async for piece in made.stream("chat", {"model": "m"})]
+
+    pieces = asyncio.run(read())
+    assert [status for status, _ in pieces] == [200, 500]
+    assert "PATIENT" not in pieces[1][1]
+
+
+def test_error_that_vllm_raises_while_it_decodes_an_image_is_the_requests_fault():
+    code = compile(
+        "def load():\n    raise SyntaxError('PATIENT')", "/site-packages/vllm/multimodal/media/image.py", "exec"
+    )
+    names = {}
+    exec(code, names)
+    try:
+        names["load"]()
+    except SyntaxError as error:
+        damaged = error
+    status, body = answer(replica(damaged))
+    assert (status, "damaged" in body["error"]["message"]) == (400, True)
+
+
+def test_half_characters_of_an_answer_are_replaced():
+    assert answer(replica(ChatAnswer.model_construct(text="mill"))) == (200, {"text": "mill"})
+    assert replica_module._as_utf8("a\ud800b") == "a?b"
 
 
 def importing(monkeypatch, *outcomes):

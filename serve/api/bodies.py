@@ -1,0 +1,58 @@
+"""The bodies of requests, read in bounded time and in bounded memory over all clients."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from starlette.requests import Request
+
+from serve.api.errors import Refused
+from serve.api.schema import MAX_BODY_BYTES
+
+_READ_TIMEOUT_S = 30.0
+_MAX_HELD_BYTES = 1 << 30
+
+
+class Bodies:
+    """Reads bodies. read_timeout_s: for all of a body. max_held_bytes: of all requests that are not answered yet."""
+
+    def __init__(self, *, read_timeout_s: float = _READ_TIMEOUT_S, max_held_bytes: int = _MAX_HELD_BYTES) -> None:
+        self._read_timeout_s = read_timeout_s
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """A request's body, which counts as held until the block ends. Raises Refused when it is too large, comes too
+        slowly, or finds no room; ClientDisconnect when its client goes away.
+        """
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                await self._read(request, parts)
+            yield b"".join(parts)
+        except TimeoutError:
+            raise Refused(
+                HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {self._read_timeout_s:g} s to arrive."
+            ) from None
+        finally:
+            self._held_bytes -= sum(map(len, parts))
+
+    async def _read(self, request: Request, parts: list[bytes]) -> None:
+        announced = request.headers.get("content-length", "0")
+        size = 0
+        if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+            raise _too_large()
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_BODY_BYTES:
+                raise _too_large()
+            if self._held_bytes + len(part) > self._max_held_bytes:
+                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "The endpoint is busy; ask again later.", retry_after_s=5)
+            self._held_bytes += len(part)
+            parts.append(part)
+
+
+def _too_large() -> Refused:
+    return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES >> 20} MiB.")

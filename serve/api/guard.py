@@ -1,0 +1,76 @@
+"""Who may ask, by the headers alone: before a body is read, and before anything is answered."""
+
+import hashlib
+import hmac
+import ipaddress
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from serve.api.errors import Refused
+
+
+def digest_key(key: str) -> str:
+    """What the endpoint keeps of its key: enough to know it again, useless to whoever reads Ray's state."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is of the machine itself alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard:
+    """Checks the headers of every request. key_digest: of the key that it must carry, None on loopback without one."""
+
+    def __init__(self, key_digest: str | None) -> None:
+        self._key_digest = key_digest
+
+    def check(self, headers: Headers) -> None:
+        """Raise Refused for a request that may not be made."""
+        self._check_origin(headers)
+        if self._key_digest is None:
+            self._check_host(headers)
+        else:
+            self._check_key(headers)
+
+    def _check_key(self, headers: Headers) -> None:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else ""
+        if not given or not hmac.compare_digest(digest_key(given), str(self._key_digest)):
+            raise Refused(HTTPStatus.UNAUTHORIZED, "This endpoint needs its API key: Authorization: Bearer KEY")
+
+    def _check_host(self, headers: Headers) -> None:
+        """Without a key only this machine asks. A web page can have a name of its own point here (DNS rebinding); its
+        browser then names that host."""
+        host = headers.get("host", "")
+        if not is_loopback(_hostname(host)):
+            raise Refused(
+                HTTPStatus.MISDIRECTED_REQUEST, f"This endpoint is no {host[:80]!r}: ask it as 127.0.0.1 or localhost."
+            )
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Browsers name the site whose page asks; only a page of the endpoint's own may."""
+        origin = headers.get("origin")
+        if origin is not None and _site(origin) != headers.get("host", "").lower():
+            raise Refused(HTTPStatus.FORBIDDEN, "Web pages of other sites may not ask this endpoint.")
+
+
+def _hostname(host: str) -> str:
+    """A Host header without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _site(origin: str) -> str:
+    """The host and port of an origin, empty where it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,253 @@
+"""HTTP -> the replica of the model that a request names: one OpenAI-compatible endpoint for all models.
+
+What a request passes, in this order: its headers (`guard`), its body (`bodies`), the schema and limits (`validation`),
+the model's name, and the queue of that model's engine (`queueing`). Only then does an engine see it.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from infra.errors import nearest
+from serve.api import errors
+from serve.api.bodies import Bodies
+from serve.api.document import body_of, document_requests
+from serve.api.errors import Refused
+from serve.api.guard import Guard
+from serve.api.queueing import FairQueue
+from serve.api.validation import Admitted, Limits, admit
+
+_RESTART_PAUSE_S = 5
+_CLIENT_WENT_AWAY = 499  # what servers log for it; nobody reads the answer
+_SHOWN_CHARACTERS = 80
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine as the endpoint sees it: the handle of its replicas, and the turns at them."""
+
+    handle: Any
+    queue: FairQueue
+
+
+class Ingress:
+    """The endpoint. engines: engine name -> engine. models: model name -> engine name. answer_timeout_s: from the
+    moment that a request is admitted to the last word of its answer.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        models: Mapping[str, str],
+        guard: Guard,
+        limits: Limits,
+        *,
+        answer_timeout_s: float,
+        bodies: Bodies | None = None,
+    ) -> None:
+        self._engines = dict(engines)
+        self._models = dict(models)
+        self._guard = guard
+        self._limits = limits
+        self._answer_timeout_s = answer_timeout_s
+        self._bodies = bodies or Bodies()
+        self._created = int(time.time())
+
+    def app(self) -> Callable[..., Awaitable[None]]:
+        """The endpoint as an ASGI application."""
+        app = FastAPI(title="Preceptor", docs_url=None, redoc_url=None)  # the pages would load scripts from elsewhere
+        app.add_api_route("/v1/models", self.models, methods=["GET"])
+        app.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"])
+        app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], openapi_extra=body_of("chat"))
+        app.add_api_route("/v1/completions", self.completions, methods=["POST"], openapi_extra=body_of("completions"))
+        document_requests(app)
+        app.add_exception_handler(Refused, _on_refused)
+        app.add_exception_handler(HTTPException, _on_unknown_path)
+        app.add_exception_handler(Exception, _on_fault)
+
+        async def guarded(scope: Any, receive: Any, send: Any) -> None:
+            request = Request(scope, receive)
+            try:
+                self._guard.check(request.headers)
+            except Refused as refused:
+                await _refusal(refused)(scope, receive, send)
+                return
+            try:
+                await app(scope, receive, send)
+            except Exception as error:  # noqa: BLE001 - a fault of ours, which `_on_fault` has answered
+                _log.error("request failed: %s", errors.place_of(error))
+
+        return guarded
+
+    async def models(self) -> Response:
+        """Base, adapters and teacher."""
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self._models]})
+
+    async def model(self, name: str) -> Response:
+        """One model."""
+        return JSONResponse(self._card(self._known(name)))
+
+    async def chat(self, request: Request) -> Response:
+        """An answer to messages, with images or without."""
+        return await self._answer("chat", request)
+
+    async def completions(self, request: Request) -> Response:
+        """The continuation of a text."""
+        return await self._answer("completions", request)
+
+    async def _answer(self, kind: str, request: Request) -> Response:
+        """Everything that an answer holds on to is in `held`, and is let go when its last byte is out."""
+        held = AsyncExitStack()
+        try:
+            body = await held.enter_async_context(self._bodies.body(request))
+            admitted = admit(kind, body, self._limits)
+            del body
+            engine = self._engines[self._models[self._known(admitted.model)]]
+            client = f"{request.client.host if request.client else ''} {admitted.user}"
+            deadline = asyncio.get_running_loop().time() + self._answer_timeout_s
+            answering = self._streamed if admitted.streams else self._whole
+            turn = engine.queue.turn(client, admitted.answers, admitted.tokens)
+            await _before(deadline, _unless_gone(request, held.enter_async_context(turn)))
+            response = await _before(deadline, _unless_gone(request, answering(kind, admitted, engine, held)))
+        except BaseException as error:
+            await held.aclose()
+            if isinstance(error, ClientDisconnect):
+                return Response(status_code=_CLIENT_WENT_AWAY)
+            raise
+        return response
+
+    async def _whole(self, kind: str, admitted: Admitted, engine: Engine, held: AsyncExitStack) -> Response:
+        answer = engine.handle.answer.remote(kind, admitted.body)
+        try:
+            status, text = await answer
+        except asyncio.CancelledError:
+            answer.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - Ray raises what it likes
+            raise _engine_lost(error) from None
+        await held.aclose()
+        return _json(status, text)
+
+    async def _streamed(self, kind: str, admitted: Admitted, engine: Engine, held: AsyncExitStack) -> Response:
+        """Server-sent events; what is wrong is known with the first piece, and then the answer is an error as a
+        whole."""
+        pieces = engine.handle.options(stream=True).stream.remote(kind, admitted.body)
+        held.callback(pieces.cancel)
+        try:
+            status, first = await anext(pieces)
+        except Exception as error:  # noqa: BLE001 - Ray raises what it likes
+            raise _engine_lost(error) from None
+        if status != HTTPStatus.OK:
+            await held.aclose()
+            return _json(status, first)
+        return _EventStream(_texts(first, pieces), held, self._answer_timeout_s)
+
+    def _known(self, model: str) -> str:
+        if model in self._models:
+            return model
+        shown = model[:_SHOWN_CHARACTERS]
+        raise Refused(HTTPStatus.NOT_FOUND, f"No model is named {shown!r}.{nearest(shown, self._models)}")
+
+    def _card(self, model: str) -> dict[str, Any]:
+        engine = self._models[model]
+        card = {"id": model, "object": "model", "created": self._created, "owned_by": "preceptor", "root": model}
+        return card if model == engine else card | {"parent": engine}
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events; lets go of what the answer holds when it ends, however it ends."""
+
+    def __init__(self, texts: AsyncIterator[str], held: AsyncExitStack, timeout_s: float) -> None:
+        super().__init__(texts, media_type="text/event-stream")
+        self._held = held
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Called by the server; a client that does not read is not waited for."""
+        async with self._held:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await super().__call__(scope, receive, send)
+
+
+async def _texts(first: str, pieces: AsyncIterator[tuple[int, str]]) -> AsyncIterator[str]:
+    yield first
+    try:
+        async for _, text in pieces:
+            yield text
+    except Exception as error:  # noqa: BLE001 - the status is out; what is left is an event that clients read as an error
+        lost = _engine_lost(error)
+        yield f"data: {errors.as_json(lost.status, lost.message)}\n\n"
+
+
+async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
+    """The result of work that is given up when its client goes away; raises ClientDisconnect then."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _before(deadline: float, work: Awaitable[_T]) -> _T:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await work
+    except TimeoutError:
+        raise _timed_out() from None
+
+
+def _timed_out() -> Refused:
+    return Refused(HTTPStatus.GATEWAY_TIMEOUT, "The answer took too long; ask for fewer tokens.", retry_after_s=30)
+
+
+def _engine_lost(error: Exception) -> Refused:
+    """Replicas answer whatever an engine raises; what arrives here is the loss of the replica itself."""
+    _log.error("a replica did not answer: %s", errors.place_of(error))
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "The engine is being started again.", retry_after_s=_RESTART_PAUSE_S)
+
+
+async def _on_refused(request: Request, refused: Exception) -> Response:
+    return _refusal(refused) if isinstance(refused, Refused) else Response(status_code=500)
+
+
+async def _on_unknown_path(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else int(HTTPStatus.NOT_FOUND)
+    return _json(status, errors.as_json(status, "The endpoint has /v1/chat/completions, /v1/completions, /v1/models."))
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    return _json(500, errors.as_json(500, "The endpoint failed on this request; its log says where."))
+
+
+def _refusal(refused: Refused) -> Response:
+    return _json(refused.status, errors.as_json(refused.status, refused.message), refused.headers())
+
+
+def _json(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text, status, headers=headers, media_type="application/json")

@@ -1,0 +1,96 @@
+"""A socket -> HTTP requests for an ASGI application, with a time limit on all that a client sends."""
+
+import asyncio
+import resource
+import socket
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_HEADERS_TIMEOUT_S = 10.0
+_KEEP_ALIVE_S = 60
+_MAX_CONNECTIONS = 4096
+_FILES_OF_THE_PROCESS = 512  # what the process has open beside the connections
+_MAX_HEADER_BYTES = 32 << 10
+_BACKLOG = 1024
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection whose request does not get on: uvicorn has no time limit for headers, and none
+    for a body that goes on after its answer."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by asyncio."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio."""
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Set a deadline while headers, or an answered body's rest, are awaited; more bytes do not put it off."""
+        awaits_headers = self.conn.their_state is h11.IDLE
+        drops_body = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if not (awaits_headers or drops_body):
+            self._stop_watching()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(_HEADERS_TIMEOUT_S, self.transport.abort)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def server(app: Any) -> uvicorn.Server:
+    """A server for this application that writes no log, believes no forwarded address, and opens no web sockets."""
+    limit = _raise_file_limit()
+    config = uvicorn.Config(
+        app,
+        http=TimedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        limit_concurrency=min(_MAX_CONNECTIONS, max(16, limit - _FILES_OF_THE_PROCESS)),
+    )
+    return uvicorn.Server(config)
+
+
+def _raise_file_limit() -> int:
+    """Let this process have as many files open as it may; returns how many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_CONNECTIONS + _FILES_OF_THE_PROCESS
+    limit = wanted if most == resource.RLIM_INFINITY else min(most, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    return limit
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises OSError when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening

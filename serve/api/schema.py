@@ -1,0 +1,143 @@
+"""What a request may say, as pydantic models: they admit requests, and they are the published OpenAPI document.
+
+Everything that is not named here is refused. vLLM takes much more from a request (templates, processor settings, names
+and cache keys of media, further ways to hand over an image), and some of it makes the engine fetch an address, read a
+file, answer one client with another's image, or work without bounds.
+"""
+
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_BODY_BYTES = 32 << 20
+MAX_ANSWERS = 16
+MAX_LOGPROBS = 20
+MAX_MESSAGES = 64
+MAX_PARTS = 64
+MAX_TEXT_CHARACTERS = 1 << 20
+_LARGEST_SEED = (1 << 63) - 1
+
+Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Text: TypeAlias = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
+Tokens: TypeAlias = Annotated[int, Field(ge=1, le=1 << 20)]
+Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
+
+
+class _Strict(BaseModel):
+    """Exact types, finite numbers, no further keys; what was refused is not repeated in the error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True)
+
+
+class TextPart(_Strict):
+    """A piece of text in a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ImageUrl(_Strict):
+    """An image as a `data:` URL (PNG, JPEG, WebP or GIF in base64), or an address on a host that the endpoint lists.
+
+    detail: taken for compatibility; the model's own image processor decides.
+    """
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_BODY_BYTES)]
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(_Strict):
+    """An image in a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part: TypeAlias = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(_Strict):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
+
+
+class StreamOptions(_Strict):
+    """include_usage: the last event of a stream counts the tokens."""
+
+    include_usage: bool | None = None
+
+
+StopText: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class _Request(_Strict):
+    """What both kinds of request have in common: the model, how it samples, and in which form it answers."""
+
+    model: Name
+    max_tokens: Tokens | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1 << 20)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
+    seed: Annotated[int, Field(ge=-_LARGEST_SEED, le=_LARGEST_SEED)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    ignore_eos: bool | None = None
+    user: Name | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options goes with stream = true")
+        return self
+
+    def engine_request(self) -> dict[str, Any]:
+        """The request as plain JSON for an engine: what was validated, and nothing else."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Tokens of one answer at most, where the request says so."""
+        return self.max_tokens
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`: an answer to messages, with images or without."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _check_top_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs goes with logprobs = true")
+        return self
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Tokens of one answer at most, where the request says so."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(_Request):
+    """`POST /v1/completions`: the continuation of a text."""
+
+    prompt: Text
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+
+Request: TypeAlias = ChatRequest | CompletionRequest
+REQUESTS: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
+    "chat": ChatRequest,
+    "completions": CompletionRequest,
+}

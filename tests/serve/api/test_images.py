@@ -1,0 +1,135 @@
+"""Images of requests: what an engine may decode, and what it never sees."""
+
+import base64
+import io
+import struct
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from serve.api.errors import Refused
+from serve.api.images import checked_url
+from tests.serve.api.stands import data_url, picture
+
+PIXELS = 1 << 22
+PNG = picture()
+
+
+def refusal(url, domains=()):
+    with pytest.raises(Refused) as refused:
+        checked_url(url, PIXELS, domains)
+    assert (refused.value.status, len(refused.value.message) < 400) == (400, True)
+    return refused.value.message
+
+
+@pytest.mark.parametrize(("kind", "named"), [("PNG", "png"), ("JPEG", "jpeg"), ("WEBP", "webp"), ("GIF", "gif")])
+def test_image_is_passed_on_under_the_name_of_what_it_is(kind, named):
+    data = picture(kind=kind)
+    for claimed in (named, "png", "x-unknown"):
+        assert checked_url(data_url(data, claimed), PIXELS, ()) == data_url(data, named)
+    assert checked_url(data_url(data).replace("data:image", "DATA:Image"), PIXELS, ()) == data_url(data, named)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "PPM", "ICO", "PCX", "TGA", "EPS", "PDF", "SGI"])
+def test_other_formats_are_refused(kind):
+    assert "cannot be read" in refusal(data_url(picture(kind=kind)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["data:", "data:,", "data:,x", "data:image/png,AAAA", "data:image/png;base64", "data:text/plain;base64,AAAA",
+     "data:image/png;base64;x,AAAA", "data:image/png;charset=x;base64,AAAA", "data:image/;base64,AAAA"],
+)  # fmt: skip
+def test_data_url_that_is_none_is_refused(url):
+    assert "data URL reads" in refusal(url)
+
+
+@pytest.mark.parametrize("payload", ["A", "AAA", "====", "AA=A", "\n", "AAAA AAAA", "-_-_", "ä", "\x00"])
+def test_base64_that_is_none_is_refused(payload):
+    assert "no valid base64" in refusal(f"data:image/png;base64,{payload}")
+
+
+def header_of_png(width, height):
+    chunk = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + b"IHDR"
+        + chunk
+        + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
+        + b"\0\0\0\0IDAT5\xaf\x06\x1e"
+    )
+
+
+@pytest.mark.parametrize("size", [(8192, 8192), (2049, 2048), (1 << 30, 1), (0x7FFFFFFF, 0x7FFFFFFF)])
+def test_image_of_too_many_pixels_is_refused_before_memory_is_taken_for_it(size):
+    tracemalloc.start()
+    assert f"{size[0]} x {size[1]} pixels" in refusal(data_url(header_of_png(*size)))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_image_of_as_many_pixels_as_are_taken_is_admitted():
+    checked_url(data_url(header_of_png(2048, 2048)), PIXELS, ())
+
+
+def test_elongated_image_is_refused():
+    assert "over 200 times" in refusal(data_url(picture(4000, 8)))
+
+
+def test_jpeg_that_draws_itself_a_thousand_times_is_refused():
+    data = picture(64, 64, "JPEG", progressive=True)
+    checked_url(data_url(data, "jpeg"), PIXELS, ())
+    first = data.index(b"\xff\xda")
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:last] + data[last:-2] * 1000 + data[-2:]
+    assert len(bomb) < 1 << 20
+    assert first < last
+    assert "scans" in refusal(data_url(bomb, "jpeg"))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", PNG[:8], PNG[:20], b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"\xff\xd8\xff", b"%!PS", b"PATIENT"]
+)
+def test_damaged_image_is_refused_without_its_content(data):
+    assert "PATIENT" not in refusal(data_url(data))
+
+
+@given(st.data())
+def test_any_mutation_of_an_image_is_admitted_or_refused(draw):
+    data = bytearray(picture(kind=draw.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]))))
+    for _ in range(draw.draw(st.integers(1, 6))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    data = bytes(data[: draw.draw(st.integers(0, len(data)))])
+    try:
+        url = checked_url(data_url(data), PIXELS, ())
+    except Refused as refused:
+        assert refused.status == 400
+    else:
+        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+            assert image.width * image.height <= PIXELS
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.org/a.png", "https://example.org/a.png", "file:///etc/passwd", "ftp://example.org/a.png",
+     "//example.org/a.png", "http://[broken", "x", "/etc/passwd", "http://127.0.0.1:1/a", "http://169.254.169.254/"],
+)  # fmt: skip
+def test_image_from_elsewhere_is_refused(url):
+    assert "data: URLs" in refusal(url) or "cannot be read" in refusal(url)
+
+
+def test_only_listed_hosts_are_fetched_from():
+    listed = ("images.example.org",)
+    assert checked_url("https://images.example.org/a.png", PIXELS, listed) == "https://images.example.org/a.png"
+    for url in (
+        "https://example.org/a.png",
+        "https://images.example.org@evil.org/a.png",
+        "file://images.example.org/a",
+        "https://images.example.org.evil.org/a",
+    ):
+        assert "or from images.example.org" in refusal(url, listed)
