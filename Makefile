@@ -6,7 +6,9 @@
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-train  a fit against TRL, as it comes and grouped by length, and what our machinery costs
+#   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz-images  mutated files of every format through the door for images
+#   make fuzz-endpoint  hostile requests at the endpoint of the last demo
 #   make ui             MLflow over the runs
 #   make up             the endpoint of the last demo, until Ctrl-C
 #   make pocket-models  train the pocket teacher and base student again, from scratch
@@ -18,7 +20,7 @@ RUNS ?= runs
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-teacher bench-train fuzz-images ui up pocket-models
+.PHONY: help setup demo test check bench-questions bench-teacher bench-train bench-overload fuzz-images fuzz-endpoint ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -43,8 +45,14 @@ bench-teacher: setup
 bench-train: setup
 	@$(RUN) -m tests.benchmarks.bench_train $(REPETITIONS)
 
+bench-overload: setup
+	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)
+
 fuzz-images: setup
 	@$(RUN) -m tests.benchmarks.fuzz_images
+
+fuzz-endpoint: setup
+	@$(RUN) -m tests.benchmarks.fuzz_endpoint --run-dir $(RUNS)/pocket $(if $(REQUESTS),--requests $(REQUESTS))
 
 ui: setup
 	@MLFLOW_DISABLE_TELEMETRY=true $(RUN) -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/$(RUNS)/mlflow.db
