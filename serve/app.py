@@ -29,6 +29,7 @@ from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
 from pipelines.engine import EngineConfig
 from pipelines.records import Question
 from serve import loading, models, readiness
+from serve.base import open_base
 from serve.ingress import Ingress, app, digest_key
 from serve.models import Catalogue
 from serve.recipes import DeployConfig
@@ -93,7 +94,8 @@ def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) ->
     """The application: an ingress before two engines, the student's with the adapters. Raises InputError for an adapter
     that the engine could not load.
     """
-    folders = [loading.open_adapter(Path(adapter.source)) for adapter in catalogue.adapters]
+    base = open_base(catalogue.base.source, catalogue.base.served.digest)
+    folders = [loading.open_adapter(Path(adapter.source), base) for adapter in catalogue.adapters]
     adapters = {adapter.name: adapter.source for adapter in catalogue.adapters}
     rank = loading.loadable_rank(folder.rank for folder in folders)
     student, teacher = catalogue.base.name, catalogue.teacher.name
