@@ -141,6 +141,8 @@ HOSTILE_CONFIGS = {
     "alpha immense": (config(lora_alpha=1e30), "lora_alpha = 1e+30"),
     "no targets": (config(target_modules=None), "target_modules = None"),
     "targets empty": (config(target_modules=[]), "target_modules = []"),
+    "targets of numbers": (config(target_modules=[1] * 4000), "target_modules = [1, 1"),
+    "targets without number": (config(target_modules=["q_proj"] * 5000), "target_modules = ['q_proj'"),
     "other targets": (config(target_modules=["k_proj"]), "k_proj is a target and has no weights"),
     "one target less": (config(target_modules=[Q_PROJ]), f"{DOWN_PROJ} has weights and is no target"),
     "one target more": (config(target_modules=["q_proj", DOWN_PROJ]), "is a target and has no weights"),
