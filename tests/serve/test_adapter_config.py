@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 
 from serve import adapter_config
 from serve.adapter_config import AdapterConfig, read_config
-from tests.serve.adapter_folders import config, pocket_base
+from tests.serve.adapter_folders import POCKET, config, pocket_base
 
 # Neither is ever in a file: what PEFT sets at run time, and the one that it only computes with.
 NEVER_SAVED = {"runtime_config"}
@@ -67,3 +69,21 @@ def test_pattern_selects_what_peft_selects(pattern):
     theirs = LoraConfig(target_modules=pattern)
     ours = AdapterConfig(**config(target_modules=pattern))
     assert ours.targeted(names) == {name for name in names if check_target_module_exists(theirs, name)}
+
+
+def test_pattern_that_would_take_all_memory_is_refused_in_little():
+    code = """if True:
+        import resource
+        from serve.adapter_config import AdapterConfig
+        config = AdapterConfig(peft_type="LORA", r=1, lora_alpha=1, target_modules="(?:a|){2000000000}")
+        try:
+            config.targeted(["model"])
+        except ValueError as error:
+            print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, error)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=POCKET.parents[2], capture_output=True, text=True, check=True
+    )
+    kibibytes, reason = done.stdout.split(maxsplit=1)
+    assert int(kibibytes) < 300 << 10
+    assert "is none, or takes too long" in reason

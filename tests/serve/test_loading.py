@@ -60,6 +60,24 @@ def test_peft_folder_opens(folder, base):
     assert opened == loading.AdapterFolder(path=folder, rank=RANK, modules=(Q_PROJ, DOWN_PROJ))
 
 
+def test_adapter_as_fitting_saves_it_is_served(tmp_path, base):
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from train import adapter
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(base.source, dtype="auto")
+    adapted = adapter.attach(model, rank=16, alpha=32, seed=0, base=base.source)
+    adapter.save(adapted, tmp_path, "# An adapter")
+    (tmp_path / "training.json").write_text("{}")
+    assert "nothing was learned" in refusal(tmp_path, base)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1
+    adapter.save(adapted, tmp_path, "# An adapter")
+    opened = loading.open_adapter(tmp_path, base)
+    assert (opened.rank, set(opened.modules)) == (16, set(base.layers))
+
+
 @pytest.mark.parametrize(
     "served",
     [
