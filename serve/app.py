@@ -30,6 +30,7 @@ from serve import loading, models, readiness
 from serve.api.endpoint import HttpEndpoint
 from serve.api.guard import digest_key, is_loopback
 from serve.api.validation import Limits
+from serve.base import open_base
 from serve.models import Catalogue
 from serve.recipes import DeployConfig
 from serve.replica import ModelReplica
@@ -95,7 +96,8 @@ def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) ->
     """The application: an ingress before two engines, the student's with the adapters. Raises InputError for an adapter
     that the engine could not load.
     """
-    folders = [loading.open_adapter(Path(adapter.source)) for adapter in catalogue.adapters]
+    base = open_base(catalogue.base.source, catalogue.base.served.digest)
+    folders = [loading.open_adapter(Path(adapter.source), base) for adapter in catalogue.adapters]
     adapters = {adapter.name: adapter.source for adapter in catalogue.adapters}
     rank = loading.loadable_rank(folder.rank for folder in folders)
     student, teacher = catalogue.base.name, catalogue.teacher.name

@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
-from infra.errors import InputError
-from infra.manifest import Artifact
+from infra.errors import ArtifactError, InputError
+from infra.manifest import MANIFEST, Artifact
 from pipelines.endpoint import ServedModel
 from pipelines.records import Arm
 
@@ -71,17 +71,31 @@ def adapter_name(base: str, arm: str, digest: str) -> str:
 
 
 def _check_one_base(adapters: Mapping[str, Artifact]) -> None:
-    bases = {arm: artifact.made_from["materials"]["base"] for arm, artifact in adapters.items()}
-    if len(set(bases.values())) > 1:
-        listed = ", ".join(f"{arm} on {adapters[arm].made_from['paths']['base']} ({d[:8]})" for arm, d in bases.items())
+    bases = {arm: _made_from(artifact, "base") for arm, artifact in adapters.items()}
+    if len({digest for _, digest in bases.values()}) > 1:
+        listed = ", ".join(f"{arm} on {path} ({digest[:8]})" for arm, (path, digest) in bases.items())
         raise InputError(f"The adapters rest on different base models: {listed}. Fit them again on one base.")
 
 
 def _model(artifact: Artifact, role: str, arm: Arm) -> Weights:
-    path = artifact.made_from["paths"][role]
-    served = ServedModel(name=model_name(path), arm=arm, digest=artifact.made_from["materials"][role])
+    path, digest = _made_from(artifact, role)
+    served = ServedModel(name=model_name(path), arm=arm, digest=digest)
     # An engine's process has another working directory; what is no folder here is a hub's id and stays as it is.
     return Weights(served=served, source=str(Path(path).absolute()) if Path(path).exists() else path)
+
+
+def _made_from(artifact: Artifact, role: str) -> tuple[str, str]:
+    """Path and digest of the model that an artifact was made with; raises ArtifactError when its manifest has none."""
+    try:
+        path, digest = artifact.made_from["paths"][role], artifact.made_from["materials"][role]
+    except (KeyError, TypeError):
+        path = digest = None
+    if not isinstance(path, str) or not isinstance(digest, str):
+        raise ArtifactError(
+            f"{artifact.path / MANIFEST} does not say which {role} was used. Delete {artifact.path} to have it made "
+            "again."
+        )
+    return path, digest
 
 
 def _adapter(base: str, arm: Arm, artifact: Artifact) -> Weights:

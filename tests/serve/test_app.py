@@ -1,7 +1,6 @@
 """Where the endpoint listens, who may ask it, and what is put together before anything starts."""
 
 import dataclasses
-import json
 import socket
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from serve.api.guard import digest_key
 from serve.models import Catalogue, Weights
 from serve.recipes import pocket
 from tests.pipelines.fixtures import question
-from tests.serve.test_loading import TENSOR, write_weights
+from tests.serve import adapter_folders
 
 POCKET = pocket().deploy
 
@@ -27,11 +26,12 @@ def weights(name: str, arm: Arm, source: str) -> Weights:
 
 @pytest.fixture
 def catalogue(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16}))
-    write_weights(tmp_path / "adapter_model.safetensors", TENSOR)
+    adapter_folders.write(tmp_path)
+    base = adapter_folders.pocket_base()
+    served = ServedModel(name="base", arm=Arm.ZERO_SHOT, digest=base.digest)
     return Catalogue(
         teacher=weights("teacher", Arm.TEACHER, "t"),
-        base=weights("base", Arm.ZERO_SHOT, "b"),
+        base=Weights(served=served, source=base.source),
         adapters=(weights("base:answer_only-d", Arm.ANSWER_ONLY, str(tmp_path)),),
     )
 

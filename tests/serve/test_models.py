@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import InputError
+from infra.errors import ArtifactError, InputError
 from infra.manifest import Artifact, Manifest
 from pipelines.records import Arm
 from serve import models
@@ -53,6 +53,23 @@ def test_one_arm_can_be_served_alone(tmp_path):
 def test_adapters_on_different_bases_are_refused_by_name(tmp_path):
     inputs = run_of(tmp_path, ("old/base", "0" * 64), ("new/base", "1" * 64))
     with pytest.raises(InputError, match=r"answer_only on old/base.*rationale_then_answer on new/base"):
+        models.catalogue(inputs, ARMS)
+
+
+@pytest.mark.parametrize(
+    "made_from",
+    [
+        {},
+        {"paths": [], "materials": {"base": "0"}},
+        {"paths": {"base": 7}, "materials": {"base": "0"}},
+        {"paths": {"base": "b"}, "materials": {"base": None}},
+    ],
+)
+def test_adapter_whose_manifest_names_no_base_is_refused(tmp_path, made_from):
+    inputs = run_of(tmp_path, ("b", "0" * 64), ("b", "0" * 64))
+    inputs[f"adapters/{ARMS[1]}"].manifest.made_from.clear()
+    inputs[f"adapters/{ARMS[1]}"].manifest.made_from.update(made_from)
+    with pytest.raises(ArtifactError, match=rf"adapters/{ARMS[1]}/manifest\.json does not say which base"):
         models.catalogue(inputs, ARMS)
 
 
