@@ -25,7 +25,7 @@ from ray._private.authentication import authentication_token_setup
 from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 
-from infra import credentials, leftovers, privacy
+from infra import credentials, leftovers, privacy, worker
 from infra.errors import ClusterError, first_line
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 
@@ -69,6 +69,11 @@ def connect() -> None:
     running = ExitStack()
     running.enter_context(_local(dashboard=False))
     atexit.register(running.close)
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that this process starts, or that has started it, is reachable from this machine alone."""
+    return not ray_constants.ENABLE_RAY_CLUSTER
 
 
 def require(say: Callable[[str], None], *, cpus: float, gpus: float) -> None:
@@ -181,16 +186,14 @@ def job_environment(credentials_file: Path | None) -> dict[str, object]:
     """The runtime environment of a job: our packages and no other file, privacy, the code's revision, and where the
     credentials are, if they are in a file. Everybody who sees the cluster sees it."""
     variables = {name: os.environ[name] for name in privacy.SILENCE}
-    handed_over = {}
     if credentials_file is not None:
         variables[credentials.FILE_VARIABLE] = str(credentials_file)
-        handed_over["worker_process_setup_hook"] = f"{credentials.__name__}.{credentials.load_in_worker.__name__}"
     variables[CODE_REVISION_VARIABLE] = json.dumps(code_revision())
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
         "env_vars": variables,
-        **handed_over,
+        **worker.SETUP_HOOK,
     }
 
 
@@ -223,6 +226,7 @@ def _local(dashboard: bool) -> Iterator[BaseContext]:
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=not dashboard,
+                    runtime_env=worker.SETUP_HOOK,
                     _temp_dir=str(folder / "ray"),  # Ray opens its own folder to everybody
                 )
             yield context

@@ -227,7 +227,7 @@ def trainer(work: Work) -> TorchTrainer:
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
         ),
-        torch_config=LoopbackConfig() if os.environ.get(cluster.LOCAL_VARIABLE) else None,
+        torch_config=LoopbackConfig() if cluster.is_on_loopback() else None,
         run_config=RunConfig(
             name=_ENGINE,
             storage_path=str(work.folder),
