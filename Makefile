@@ -55,7 +55,9 @@ fuzz-endpoint: setup
 	@$(RUN) -m tests.benchmarks.fuzz_endpoint --run-dir $(RUNS)/pocket $(if $(REQUESTS),--requests $(REQUESTS))
 
 ui: setup
-	@MLFLOW_DISABLE_TELEMETRY=true $(RUN) -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/$(RUNS)/mlflow.db
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --workers 1 \
+	  --host 127.0.0.1 --allowed-hosts 'localhost:*,127.0.0.1:*' \
+	  --backend-store-uri sqlite:///$(CURDIR)/$(RUNS)/mlflow.db
 
 up: setup
 	@$(RUN) -m serve.app pocket --run-dir $(RUNS)/pocket --wait

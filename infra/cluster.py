@@ -1,21 +1,31 @@
-"""Ray: the cluster that RAY_ADDRESS names, or one of our own on this machine for as long as it is needed. [edge]"""
+"""Ray: the cluster that RAY_ADDRESS names, or one of our own on this machine for as long as it is needed. [edge]
 
+Whoever reaches a Ray runs code as its user. So our own one listens on loopback alone, takes only who has its token, and
+keeps its files, the token and logs among them, in a folder that nobody else can enter.
+"""
+
+import atexit
 import dataclasses
 import json
 import logging
 import os
+import secrets
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import ray
+from ray._private import ray_constants
+from ray._private.authentication import authentication_token_setup
 from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 
-from infra import privacy
+from infra import credentials, leftovers, privacy, worker
 from infra.errors import ClusterError, first_line
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 
@@ -24,6 +34,17 @@ LOCAL_VARIABLE = "PRECEPTOR_LOCAL_RAY"
 _SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
+_FOLDER_PREFIX = "preceptor-ray-"
+
+# What makes Ray and all that runs on it listen on loopback alone. Ray itself would replace 127.0.0.1 by an address that
+# others reach, unless it believes to be on Windows or macOS, where that is refused.
+_ON_LOOPBACK = {
+    ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Set before a local Ray starts, since its daemons read them once. Ray runs its workers at nice 15, which on a small
 # machine lets everything else go before the engine; and it starts some for tasks that it does not know of yet.
@@ -40,8 +61,19 @@ def connect() -> None:
 
     Raises ClusterError when Ray cannot be reached or does not start.
     """
-    if not ray.is_initialized():
-        _init(dashboard=False)
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        _init()
+        return
+    running = ExitStack()
+    running.enter_context(_local(dashboard=False))
+    atexit.register(running.close)
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that this process starts, or that has started it, is reachable from this machine alone."""
+    return not ray_constants.ENABLE_RAY_CLUSTER
 
 
 def require(say: Callable[[str], None], *, cpus: float, gpus: float) -> None:
@@ -85,45 +117,91 @@ def cluster() -> Iterator[Addresses]:
     if os.environ.get("RAY_ADDRESS"):
         yield Addresses(None, None)
         return
-    context = _init(dashboard=True)
-    try:
+    with _local(dashboard=True) as context:
         yield Addresses(f"http://{context.dashboard_url}", context.address_info["gcs_address"])
+
+
+@contextmanager
+def private() -> Iterator[Path]:
+    """Whatever Ray is started meanwhile, by this process, is reachable from this machine alone, and with a token alone.
+
+    Yields a folder that only the user can enter, for Ray's files. Unless the body raises it is removed in the end, else
+    its logs are kept until this is called again.
+    """
+    leftovers.remove(Path(_temporary()), f"{_FOLDER_PREFIX}*")
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=_temporary()))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(token)}
+    with (
+        leftovers.held(folder),
+        _variables(_ON_LOOPBACK | _without_proxy() | authentication),
+        patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),  # Ray has read its variable when it was imported
+    ):
+        authentication_token_setup.AuthenticationTokenLoader.instance().reset_cache()
+        authentication_token_setup._enable_token_auth()
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary() -> str:
+    """Where the folders are; not TMPDIR, which may be too long for the path of a socket, 107 bytes at most."""
+    return os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
+
+
+def _without_proxy() -> dict[str, str | None]:
+    """Variables that keep what is sent to loopback from a proxy; what the user excepts from it is kept."""
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host for host in excepted.split(",") if host]
+    joined = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
+    return {"no_proxy": joined, "NO_PROXY": joined}
+
+
+@contextmanager
+def _variables(values: dict[str, str | None]) -> Iterator[None]:
+    """Environment variables for as long as the body runs; None for one that must not be set."""
+
+    def put(all_of_them: dict[str, str | None]) -> None:
+        for name, value in all_of_them.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    before = {name: os.environ.get(name) for name in values}
+    put(values)
+    try:
+        yield
     finally:
-        ray.shutdown()
+        put(before)
 
 
-def job_environment() -> dict[str, object]:
-    """The runtime environment of a job: our packages and no other file, privacy, and the code's revision."""
+def credentials_for(addresses: Addresses, folder: Path) -> AbstractContextManager[Path | None]:
+    """The file in `folder` by which jobs get the credentials; None for a local Ray, which inherits them."""
+    return credentials.handed_over(folder) if addresses.jobs is None else nullcontext()
+
+
+def job_environment(credentials_file: Path | None) -> dict[str, object]:
+    """The runtime environment of a job: our packages and no other file, privacy, the code's revision, and where the
+    credentials are, if they are in a file. Everybody who sees the cluster sees it."""
     variables = {name: os.environ[name] for name in privacy.SILENCE}
-    for name in ("MLFLOW_TRACKING_URI", "PRECEPTOR_API_KEY"):
-        if name in os.environ:
-            variables[name] = os.environ[name]
+    if credentials_file is not None:
+        variables[credentials.FILE_VARIABLE] = str(credentials_file)
     variables[CODE_REVISION_VARIABLE] = json.dumps(code_revision())
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
         "env_vars": variables,
+        **worker.SETUP_HOOK,
     }
 
 
-def _init(dashboard: bool) -> BaseContext:
+def _init(**settings: Any) -> BaseContext:
     asked = os.environ.get("RAY_ADDRESS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        if asked:
-            return ray.init(logging_level=logging.ERROR)
-        for name, value in _LOCAL_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        os.environ[LOCAL_VARIABLE] = "1"
-        with _as_a_guest():
-            return ray.init(
-                "local",
-                num_cpus=max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=dashboard,
-                logging_level=logging.ERROR,
-                log_to_driver=not dashboard,
-            )
+        return ray.init(logging_level=logging.ERROR, **settings)
     except Exception as error:
         hint = (
             f"No cluster answers at RAY_ADDRESS={asked}; unset it to use this machine" if asked else "Ray did not start"
@@ -132,6 +210,28 @@ def _init(dashboard: bool) -> BaseContext:
     finally:
         # Ray has put a handler of its own there, under which a polite kill aborts us with our drafts left behind.
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+@contextmanager
+def _local(dashboard: bool) -> Iterator[BaseContext]:
+    """A Ray of our own; in the end it is stopped."""
+    for name, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with private() as folder, _variables({LOCAL_VARIABLE: "1"}):
+        try:
+            with _as_a_guest():
+                context = _init(
+                    address="local",
+                    num_cpus=max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=dashboard,
+                    log_to_driver=not dashboard,
+                    runtime_env=worker.SETUP_HOOK,
+                    _temp_dir=str(folder / "ray"),  # Ray opens its own folder to everybody
+                )
+            yield context
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

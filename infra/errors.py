@@ -3,12 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+from infra.redaction import redacted
+
 
 class PreceptorError(Exception):
     """An error that the user can mend: printed as its message alone, without a traceback.
 
-    The message says what was wrong, with the value, and what to type instead.
+    The message says what was wrong, with the value, and what to type instead. Credentials in it are redacted.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(PreceptorError):

@@ -15,6 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from infra.cluster import LOCAL_VARIABLE
 from infra.errors import ArtifactError, ClusterError, PreceptorError, first_line
+from infra.redaction import redacted
 
 _AGENT_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
@@ -62,6 +63,7 @@ def run(
             _submit(client, job_id, shlex.join([*start, *arguments]), environment)
 
             def take(line: str) -> None:
+                line = redacted(line)
                 stream.write(line + "\n")
                 stream.flush()
                 lines.append(line)
@@ -78,7 +80,7 @@ def run(
             raise ClusterError(f"Ray lost the job of {stage}: {first_line(error)}") from error
         raise
     if status is not JobStatus.SUCCEEDED:
-        said = client.get_job_info(job_id).message or ""
+        said = redacted(client.get_job_info(job_id).message or "")
         raise StageError(f"{_reason(stage, lines, said)}\nThe whole log is {log}")
 
 

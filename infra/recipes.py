@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import ConfigError, nearest
+from infra.redaction import redacted
 
 
 def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ())
     stages = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
     for override in overrides:
         stages = _apply(stages, override)
+    _refuse_credentials(stages, "")
     return stages
 
 
@@ -34,7 +36,28 @@ def changed(config: Any, stage: str, overrides: Sequence[str]) -> Any:
     stages = {stage: config}
     for override in overrides:
         stages = _apply(stages, f"{stage}.{override}")
+    _refuse_credentials(stages, "")
     return stages[stage]
+
+
+def _refuse_credentials(value: Any, path: str) -> None:
+    """Raise ConfigError for credentials in a URI: manifests, MLflow and Ray's logs would keep them."""
+    if isinstance(value, str) and "://" in value and (shown := redacted(value)) != value:
+        instead = (
+            "Export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in their place"
+            if value.startswith("s3:")
+            else "Export PRECEPTOR_API_KEY, the key of an endpoint, in their place"
+        )
+        raise ConfigError(
+            f"{path}={shown} has credentials in it, which whatever keeps the config would keep. {instead}."
+        )
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        value = {str(number): each for number, each in enumerate(value)}
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _refuse_credentials(each, f"{path}.{name}".lstrip("."))
 
 
 def known_recipes(package: str) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import manifest, privacy, recipes, storage
+from infra import credentials, manifest, privacy, recipes, storage
 from infra.digests import digest_json, digest_material
 from infra.errors import ArtifactError, InputError, PreceptorError
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
+from infra.redaction import redacted
 
 privacy.silence()  # before any engine is imported
 
@@ -185,6 +186,7 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
     parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
     with reporting_errors(stage):
         options = parser.parse_args(arguments)
+        credentials.load()
         config = recipes.resolve(options.recipe, [package], options.set)[stage]
         run_dir = run_directory(options)
         if options.dry_run:
@@ -238,8 +240,8 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
         if cause := prerequisite(error):
             print(f"{self._stage}: error: {cause}", file=sys.stderr, flush=True)
             sys.exit(1)
-        traceback.print_exception(error)
-        print(f"{self._stage}: error: {_in_one_line(error)}", file=sys.stderr, flush=True)
+        whole = "".join(traceback.format_exception(error))
+        print(redacted(f"{whole}{self._stage}: error: {_in_one_line(error)}"), file=sys.stderr, flush=True)
         sys.exit(1)
 
 

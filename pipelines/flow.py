@@ -103,9 +103,9 @@ def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[s
     """A cluster and a function that runs a stage's command on it as a job."""
     from infra import cluster, jobs  # heavy, and not needed when everything is up to date
 
-    with cluster.cluster() as addresses:
+    with cluster.cluster() as addresses, cluster.credentials_for(addresses, run_dir) as credentials:
         client = jobs.connect(addresses.jobs)
-        environment = cluster.job_environment()
+        environment = cluster.job_environment(credentials)
 
         def submit(name: str, arguments: list[str]) -> None:
             log = run_dir / "logs" / f"{name}.log"

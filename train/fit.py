@@ -28,6 +28,7 @@ from pipelines.records import TrainingExample
 from train.card import model_card
 from train.imports import thrift
 from train.recipes import FitConfig
+from train.rendezvous import LoopbackConfig
 from train.work import CurveReader, Outcome, Point, Work, writing
 
 _POLL_S = 0.5
@@ -226,6 +227,7 @@ def trainer(work: Work) -> TorchTrainer:
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
         ),
+        torch_config=LoopbackConfig() if cluster.is_on_loopback() else None,
         run_config=RunConfig(
             name=_ENGINE,
             storage_path=str(work.folder),

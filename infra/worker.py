@@ -1,0 +1,27 @@
+"""What every process that Ray starts for us runs first; Ray is told so by a runtime environment. [edge]"""
+
+from typing import Any
+
+from ray._common import tls_utils
+from ray._private import ray_constants
+
+from infra import credentials
+
+
+def prepare() -> None:
+    """Take the job's credentials; and where Ray listens on loopback alone, have Serve's replicas do so too.
+
+    A replica takes pickled requests from other replicas, on every interface, and never from the endpoint's callers.
+    """
+    credentials.load_in_worker()
+    if not ray_constants.ENABLE_RAY_CLUSTER:
+        tls_utils.add_port_to_grpc_server = _add_port_on_loopback  # Serve takes it from here when it is imported
+
+
+def _add_port_on_loopback(server: Any, address: str) -> int:
+    port: int = _add_port(server, address.replace("[::]:", "127.0.0.1:"))
+    return port
+
+
+_add_port = tls_utils.add_port_to_grpc_server
+SETUP_HOOK = {"worker_process_setup_hook": f"{__name__}.{prepare.__name__}"}
