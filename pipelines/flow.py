@@ -86,9 +86,22 @@ def _check_inputs(configs: dict[str, StageConfig]) -> None:
             f"fit.distillation_weight is {fit.distillation_weight:g}, and the teacher keeps nothing to learn from: "
             "--set teach.top_logprobs=8"
         )
-    examine = configs["examine"]
+    examine: Any = configs["examine"]
+    _check_limits(configs["questions"], configs["deploy"], examine)
     if unserved := set(examine.inputs()) - set(configs["deploy"].inputs()):
         raise _contradiction(f"examine.plan asks {min(unserved)}, which deploy does not serve", examine)
+
+
+def _check_limits(questions: Any, deploy: Any, examine: Any) -> None:
+    """Raise ConfigError when the endpoint would refuse what the examination will ask."""
+    for asked, named, limit, limited in (
+        (examine.max_tokens, "examine.max_tokens", deploy.max_answer_tokens, "deploy.max_answer_tokens"),
+        (questions.max_pixels, "questions.max_pixels", deploy.max_image_pixels, "deploy.max_image_pixels"),
+    ):
+        if asked > limit:
+            raise ConfigError(
+                f"{named} is {asked}, and the endpoint takes {limit}: --set {limited}={asked}, or ask for less."
+            )
 
 
 def _contradiction(what: str, config: StageConfig) -> ConfigError:

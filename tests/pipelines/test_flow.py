@@ -57,6 +57,8 @@ def test_a_recipe_without_drawn_questions_has_no_draw_stage(tmp_path):
         ('fit.arms=["answer_only", "teacher"]', "name at least one arm of answer_only, .*, and no other"),
         ('report.arms=["fast"]', "Input should be .*'multi_task'"),
         ('examine.plan=["multi_task/real"]', r"reads adapters/multi_task, which no .* --arms multi_task$"),
+        ("examine.max_tokens=4097", "examine.max_tokens is 4097, and the endpoint takes 4096: --set deploy.max_answer"),
+        ("questions.max_pixels=9000000", "endpoint takes 4194304: --set deploy.max_image_pixels=9000000"),
         ('deploy.arms=["answer_only"]', "asks adapters/rationale_then_answer, which deploy does not serve"),
         ("questions.folder=tests", r"questions\.folder=tests: jobs run in another folder"),
         ("questions.folder=no/where", r"questions\.folder: there is nothing at 'no/where'"),
