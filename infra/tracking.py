@@ -238,6 +238,13 @@ def _say(word: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nobody listens any more, and there is work to end
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line; of a server that was not reached, MLflow says each layer that noticed."""
+    if isinstance(error.__context__, OSError) and (uri := os.environ.get(journal.STORE_VARIABLE)):
+        return f"{uri} does not answer: {type(error.__context__).__name__}"
+    return first_line(error)
+
+
 def _follow(folder: Path) -> None:
     """Record until the stage says the end, or is gone, and then a last time."""
     stage = os.getppid()
@@ -262,7 +269,7 @@ def main(arguments: Sequence[str]) -> None:
             case _:
                 raise PreceptorError("python -m infra.tracking follow FOLDER, or store")
     except Exception as error:  # noqa: BLE001 - a store can fail in any way, and this process has one way to say it
-        print(first_line(error), flush=True)
+        _say(_reason(error))
         sys.exit(1)
 
 
