@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import credentials, manifest, privacy, recipes, storage
+from infra import credentials, journal, manifest, privacy, recipes, storage
 from infra.digests import digest_json, digest_material
 from infra.errors import ArtifactError, InputError, PreceptorError
+from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 from infra.redaction import redacted
@@ -139,7 +140,8 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
 def carry_out(config: StageConfig, run_dir: Path, progress: Progress) -> dict[str, Artifact]:
     """Run a stage: reuse what is current, make and seal the rest, record it. Returns the sealed outputs by name."""
     inputs = sealed_inputs(config, run_dir)
-    return {output: make(config, output, run_dir / output, run_dir, inputs, progress) for output in config.outputs()}
+    with journal.recorder(run_dir, run_dir / journal.FOLDER, progress) as recorder:
+        return {output: _make(config, output, run_dir / output, inputs, recorder) for output in config.outputs()}
 
 
 def make(
@@ -157,8 +159,21 @@ def make(
 
     run: in the place of the one that the stage's module has.
     """
-    from infra import tracking
+    with journal.recorder(run_dir, journal.folder(run_dir, place), progress) as recorder:
+        return _make(config, output, place, inputs, recorder, run=run, afresh=afresh)
 
+
+def _make(
+    config: StageConfig,
+    output: str,
+    place: Path,
+    inputs: Mapping[str, Artifact],
+    recorder: Recorder,
+    *,
+    run: Callable[[Task], Tally] | None = None,
+    afresh: bool = False,
+) -> Artifact:
+    progress = recorder.progress
     origin = made_from(config, output, inputs)
     own = config.outputs()[output]
     artifact = None if config.service or afresh else _current(place, origin)
@@ -166,16 +181,24 @@ def make(
         progress.say(f"{output} is up to date")
         return artifact
     own_inputs = {name: inputs[name] for name in own.inputs()}
-    with tracking.stage_run(run_dir, config.stage, output) as tracked, manifest.draft(place) as draft:
+    with (
+        recorder.journal(config.stage, output, place, manifest.key(origin)) as lines,
+        manifest.draft(place) as draft,
+    ):
         started = time.monotonic()
         task = Task(
-            config=own, run_dir=run_dir, inputs=own_inputs, draft=draft, progress=progress, metric=tracked.metric
+            config=own,
+            run_dir=recorder.run_dir,
+            inputs=own_inputs,
+            draft=draft,
+            progress=progress,
+            metric=lines.metric,
         )
         tally = (run or importlib.import_module(config.module).run)(task)
         artifact = manifest.seal(
             draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
         )
-        tracked.record(artifact, own_inputs)
+        lines.sealed(artifact)
     progress.say(f"sealed {output} {counts(artifact)}")
     return artifact
 

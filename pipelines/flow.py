@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import recipes, stage
+from infra import journal, recipes, stage
 from infra.digests import digest_json
 from infra.errors import ConfigError
-from infra.progress import Screen
+from infra.progress import Progress, Screen
 from infra.stage import StageConfig
 from pipelines.records import TAUGHT
 from pipelines.settings import plan_for
@@ -53,6 +53,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
             started = time.monotonic()
             submit(name, _command(configs[name], recipe, run_dir, overrides))
             screen.show(f"flow: {name} took {time.monotonic() - started:.0f} s")
+    journal.catch_up(run_dir, Progress("flow"))
     screen.show(f"flow: the report is {run_dir / 'report' / 'index.html'}")
 
 
