@@ -24,7 +24,7 @@ def merge(adapter: Path, folder: Path, base: str | None = None, dtype: str = "au
     """
     try:
         named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{adapter} is no adapter: it has no readable adapter_config.json. Name a folder that `fit` sealed."
         ) from error
