@@ -61,6 +61,7 @@ def llm_config(
         accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
         engine_kwargs={
             **config.arguments(),
+            "trust_remote_code": False,
             "allowed_media_domains": list(image_domains) or [_NO_DOMAIN],
             **_lora_arguments(config, adapters, max_lora_rank),
         },
