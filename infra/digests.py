@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from infra.folders import linked_files, open_file
+
 LARGE_FILE_BYTES = 1 << 30
 _PROBE_BYTES = 1 << 20
 
@@ -21,7 +23,7 @@ def digest_json(value: Any) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, read in blocks."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -29,17 +31,18 @@ def digest_material(path: Path) -> str:
     """Digest of a file or folder of the world: every name and content below it, in sorted order.
 
     A file of over 1 GiB (the shards of a large model) counts by its size and its first and last MiB: reading half a
-    terabyte to find that nothing changed would cost more than the stage. Raises FileNotFoundError.
+    terabyte to find that nothing changed would cost more than the stage. Links are followed, as a hub's cache has them.
+    Raises FileNotFoundError, and OSError for a pipe, socket or device.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return digest_json({str(file.relative_to(path)): _digest_possibly_large(file) for file in files})
+    files = linked_files(path) if path.is_dir() else {".": path}
+    return digest_json({name: _digest_possibly_large(file) for name, file in files.items()})
 
 
 def _digest_possibly_large(path: Path) -> str:
     size = path.stat().st_size
     if size <= LARGE_FILE_BYTES:
         return digest_file(path)
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         head = stream.read(_PROBE_BYTES)
         stream.seek(-_PROBE_BYTES, 2)
         return digest_json({"size": size, "head": digest_bytes(head), "tail": digest_bytes(stream.read())})

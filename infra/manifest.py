@@ -6,19 +6,21 @@ folder. What has no manifest is not finished, and is never read.
 
 import dataclasses
 import errno
-import fcntl
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
+from infra import folders, stamps
 from infra.digests import digest_file, digest_json
 from infra.errors import ArtifactError
 
@@ -26,6 +28,15 @@ MANIFEST = "manifest.json"
 _DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
 )
+_MOST_BYTES = 64 << 20  # of a manifest: a few hundred thousand files
+_MOST_LEVELS = 40
+_ATTEMPTS = 10  # of reading an artifact whose place others take
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("stage", "key", "digest"), str),
+    **dict.fromkeys(("made_from", "tally", "code", "packages", "files"), dict),
+    "seconds": int | float,
+}
 CODE_REVISION_VARIABLE = "PRECEPTOR_CODE_REVISION"
 _PACKAGES = (
     "ray",
@@ -105,47 +116,131 @@ def key(made_from: Mapping[str, Any]) -> str:
 def find(path: Path, *, every_byte: bool = False) -> Artifact | None:
     """The sealed artifact at this path, or None. Raises ArtifactError when it was changed after it was sealed.
 
-    Names and sizes of the files are compared, which is quick; with every_byte their digests too, before a read.
+    Names, sizes and times are compared, which is quick: a file whose inode was touched since its digest was last taken
+    is digested again. So every write is noticed but one that is under way while this looks, or that a machine made
+    whose clock stood still. With every_byte all files are digested, before a read.
     """
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        folders.restore(path)
+        before = _identity(path)
+        try:
+            artifact = _found(path, every_byte=every_byte)
+        except ArtifactError:
+            if not attempts_left or _identity(path) == before:
+                raise
+        else:
+            is_between = artifact is None and folders.is_set_aside(path)
+            if not attempts_left or (not is_between and _identity(path) == before):
+                return artifact  # else another one took its place meanwhile
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
-    except FileNotFoundError:
+        status = path.stat()
+    except OSError:
         return None
-    except (ValueError, TypeError, OSError) as error:
-        raise ArtifactError(
-            f"{path / MANIFEST} cannot be read ({error}). Delete {path} to have it made again."
-        ) from error
-    for name, entry in manifest.files.items():
-        file = path / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"]:
-            raise ArtifactError(
-                f"{file} has {'gone' if size is None else f'{size} bytes'}, sealed with {entry['bytes']} bytes. "
-                f"Delete {path} to have it made again."
-            )
-        if every_byte and digest_file(file) != entry["sha256"]:
-            raise ArtifactError(f"{file} was changed after it was sealed. Delete {path} to have it made again.")
-    if strangers := _files(path) - {*manifest.files, MANIFEST}:
-        raise ArtifactError(
-            f"{path} has a file that was not sealed with it: {min(strangers)}. Delete {path} to have it made again."
-        )
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def _found(path: Path, *, every_byte: bool) -> Artifact | None:
+    again = f"Delete {path} to have it made again."
+    try:
+        if not os.path.lexists(path / MANIFEST):
+            return None
+        there = folders.plain_files(path)
+        with folders.open_file(path / MANIFEST) as stream:
+            manifest = read(stream)
+        _check_names(path, manifest, there, again)
+        checked = {} if every_byte else stamps.read(path, manifest.digest)
+        for name, entry in manifest.files.items():
+            if checked.get(name) != stamps.stamp(there[name]) and digest_file(path / name) != entry["sha256"]:
+                raise ArtifactError(f"{path / name} was changed after it was sealed. {again}")
+    except ValueError as error:
+        raise ArtifactError(f"{path / MANIFEST} cannot be read ({error}). {again}") from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). {again}") from error
+    sealed = {name: there[name] for name in manifest.files}
+    if checked != {name: stamps.stamp(status) for name, status in sealed.items()}:
+        stamps.write(path, manifest.digest, sealed)
     return Artifact(path, manifest)
 
 
-def _files(folder: Path) -> set[str]:
-    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+def _check_names(path: Path, manifest: Manifest, there: Mapping[str, os.stat_result], again: str) -> None:
+    for name, entry in manifest.files.items():
+        size = there[name].st_size if name in there else None
+        if size != entry["bytes"]:
+            raise ArtifactError(
+                f"{path / name} has {'gone' if size is None else f'{size} bytes'}, sealed with {entry['bytes']} bytes. "
+                f"{again}"
+            )
+    if strangers := there.keys() - {*manifest.files, MANIFEST}:
+        raise ArtifactError(f"{path} has a file that was not sealed with it: {min(strangers)}. {again}")
+
+
+def read(stream: BinaryIO) -> Manifest:
+    """The manifest that a file holds. Raises ValueError, saying what is wrong, for any bytes that are none."""
+    data = stream.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES >> 20} MiB")
+    try:
+        stated = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(stated, dict) or stated.keys() != _TYPES.keys():
+        raise ValueError(f"it is no object with the fields {', '.join(_TYPES)}")
+    if wrong := [name for name, kind in _TYPES.items() if not isinstance(stated[name], kind)]:
+        raise ValueError(f"its `{wrong[0]}` is a {type(stated[wrong[0]]).__name__}")
+    if _is_deep(stated):
+        raise ValueError("it is nested too deeply")
+    if not _is_tally(stated["tally"]) or not all(isinstance(version, str) for version in stated["packages"].values()):
+        raise ValueError("its `tally` or `packages` is not what a stage writes")
+    if wrong := [name for name, entry in stated["files"].items() if not _is_file(name, entry)]:
+        raise ValueError(f"its file {wrong[0][:200]!r} has no name below the folder, size and SHA-256")
+    return Manifest(**stated)
+
+
+def _is_deep(value: Any, levels: int = _MOST_LEVELS) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not levels or any(_is_deep(each, levels - 1) for each in inner)
+
+
+def _is_tally(stated: dict[str, Any]) -> bool:
+    if stated.keys() != {field.name for field in dataclasses.fields(Tally)}:
+        return False
+    counts = [stated[name] for name in ("rows", "reasons", "quarantined")]
+    return (
+        all(isinstance(part, dict) for part in stated.values())
+        and all(type(count) is int for part in counts for count in part.values())
+        and all(type(figure) in (int, float) for figure in stated["figures"].values())
+    )
+
+
+def _is_file(name: str, entry: Any) -> bool:
+    path = PurePosixPath(name)
+    is_below = str(path) == name != MANIFEST and not path.is_absolute() and not {"..", "."} & {*path.parts, name}
+    return (
+        is_below
+        and isinstance(entry, dict)
+        and entry.keys() == {"bytes", "sha256"}
+        and type(entry["bytes"]) is int
+        and isinstance(entry["sha256"], str)
+        and _SHA256.fullmatch(entry["sha256"]) is not None
+    )
 
 
 @contextmanager
 def draft(place: Path) -> Iterator[Path]:
     """A new folder beside `place` to write into; removed at the end unless `seal` has moved it into place."""
-    folder = place.with_name(f".{place.name}.draft-{uuid.uuid4().hex[:8]}")
+    folder = folders.new_draft(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(place):
-            _remove_drafts(place)
+        with folders.only_writer(place):
+            folders.clear(place)
             folder.mkdir()
             yield folder
+    except folders.BusyError:
+        raise ArtifactError(f"{place} is being written by another process; wait for it, or stop it.") from None
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise  # a stage's own trouble, which more space would not mend
@@ -156,30 +251,13 @@ def draft(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _only_writer(place: Path) -> Iterator[None]:
-    """Hold the lock of an artifact's place; it ends with the process that holds it, however that ends."""
-    lock = place.with_name(f".{place.name}.lock")
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(f"{place} is being written by another process; wait for it, or stop it.") from None
-        yield
-
-
-def _remove_drafts(place: Path) -> None:
-    """Remove what killed stages left beside `place`; called by the only writer."""
-    for leftover in place.parent.glob(f".{place.name}.draft-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], tally: Tally, seconds: float) -> Artifact:
-    """Digest the draft's files, write the manifest last, and put the folder in its place, over an older artifact."""
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": digest_file(folder / name)}
-        for name in sorted(_files(folder))
-    }
+    """Digest the draft's files, write the manifest last, and put the folder in its place, over an older artifact.
+
+    All of it is on the disk before it has the place. Raises ArtifactError when the draft holds links or pipes.
+    """
+    there = folders.plain_files(folder)
+    files = {name: {"bytes": there[name].st_size, "sha256": _synced_digest(folder / name)} for name in sorted(there)}
     manifest = Manifest(
         stage=stage,
         key=key(made_from),
@@ -192,8 +270,17 @@ def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], ta
         files=files,
     )
     write_json(folder / MANIFEST, dataclasses.asdict(manifest))
-    _replace_folder(folder, place)
+    for within in {folder, *((folder / name).parent for name in files)}:
+        folders.sync(within)
+    folders.put_in_place(folder, place)
+    stamps.write(place, manifest.digest, there)
     return Artifact(place, manifest)
+
+
+def _synced_digest(path: Path) -> str:
+    with folders.open_file(path) as stream:
+        os.fsync(stream.fileno())
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -205,16 +292,6 @@ def write_json(path: Path, value: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
-
-
-def _replace_folder(folder: Path, place: Path) -> None:
-    # A folder cannot be renamed over another, so the old one steps aside first; a kill in between leaves no artifact
-    # at `place`, which is an artifact to be made again, never a wrong one.
-    aside = place.with_name(f".{place.name}.draft-{uuid.uuid4().hex[:8]}")
-    if place.exists():
-        place.rename(aside)
-    folder.rename(place)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 @functools.cache

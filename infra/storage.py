@@ -1,23 +1,38 @@
-"""Where files of the world lie: a path of this machine or a URI such as s3://bucket/prefix, read in the same words."""
+"""Where files of the world lie: a path of this machine or s3://bucket/prefix, read in the same words.
+
+A store has a limited time for each answer, and none is asked but S3: other schemes are refused by name, before anything
+looks for their servers or credentials.
+"""
 
 import dataclasses
 import hashlib
 import io
 import os
+import queue
+import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.digests import digest_json
 from infra.errors import InputError, first_line
+from infra.folders import open_file, plain_files
+from infra.redaction import redacted
 
 _COPY_BYTES = 1 << 20
 _MANIFEST = "manifest.json"
+_CONNECT_S, _SILENT_S, _ATTEMPTS = 4.0, 4.0, 3  # of a store: until it accepts, until its next byte, how often asked
+_ANSWER_S = 30.0  # for all of that, and a second more for each MiB
+_MANY_ANSWERS_S = 600.0  # for a prefix's whole listing, which is asked for in many parts
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-_]{0,254}", re.IGNORECASE)
+_OPTIONS = re.compile(r"\?[a-z_]+=")  # as Arrow would take them: secrets, another endpoint
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +78,7 @@ def kind(uri: str) -> str | None:
         path = Path(uri)
         return "folder" if path.is_dir() else "file" if path.is_file() else None
     store, path_in_store = _store(uri)
-    with _telling(uri):
-        found = store.get_file_info(path_in_store).type
+    found = _answer(uri, lambda: store.get_file_info(path_in_store).type)
     return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(found)
 
 
@@ -73,19 +87,45 @@ def size(uri: str) -> int:
     if not is_remote(uri):
         return Path(uri).stat().st_size
     store, path = _store(uri)
-    with _telling(uri):
-        return int(store.get_file_info(path).size or 0)
+    return int(_answer(uri, lambda: store.get_file_info(path).size) or 0)
 
 
 def open_binary(uri: str) -> BinaryIO:
     """A file's bytes as a seekable stream; raises InputError when they cannot be read."""
+    if is_remote(uri):
+        return cast("BinaryIO", io.BufferedReader(_Remote(uri), _COPY_BYTES))
     try:
-        if not is_remote(uri):
-            return Path(uri).open("rb")
+        return open_file(Path(uri))
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read: {error.strerror}") from error
+
+
+class _Remote(io.RawIOBase):
+    """A store's file, each read of which has its limited time."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
         store, path = _store(uri)
-        return cast("BinaryIO", io.BufferedReader(store.open_input_file(path), _COPY_BYTES))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri} cannot be read: {first_line(error)}") from error
+        self._uri = uri
+        self._file = _answer(uri, lambda: store.open_input_file(path))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer)
+        data = _answer(self._uri, lambda: self._file.read(size), _ANSWER_S + size / _COPY_BYTES)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def listing(uri: str) -> Iterator[Entry]:
@@ -94,9 +134,8 @@ def listing(uri: str) -> Iterator[Entry]:
         yield from _local_listing(Path(uri))
         return
     store, path = _store(uri)
-    with _telling(uri):
-        infos = store.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
-    for info in infos:
+    below = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    for info in _answer(uri, lambda: store.get_file_info(below), _MANY_ANSWERS_S):
         if info.is_file:
             yield Entry(info.path[len(path) :].lstrip("/"), info.size, info.mtime_ns or 0)
 
@@ -125,7 +164,7 @@ def digest_listing(uri: str) -> str:
 
 def digest(uri: str) -> str:
     """SHA-256 of a file's content; raises InputError when it cannot be read."""
-    with open_binary(uri) as stream, _telling(uri):
+    with open_binary(uri) as stream:
         digest = hashlib.sha256()
         while block := stream.read(_COPY_BYTES):
             digest.update(block)
@@ -135,34 +174,74 @@ def digest(uri: str) -> str:
 def remove(uri: str) -> None:
     """Delete all that lies below a folder of a store; raises InputError when the store does not take it."""
     store, path = _store(uri)
-    with _telling(uri):
-        store.delete_dir(path)
+    _answer(uri, lambda: store.delete_dir(path), _MANY_ANSWERS_S)
 
 
 def upload(folder: Path, uri: str) -> None:
     """Copy a sealed artifact into a store, its manifest last; raises InputError when the store does not take it."""
     store, path = _store(uri)
-    files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == _MANIFEST)
-    with _telling(uri):
-        for file in files:
-            target = f"{path}/{file.relative_to(folder)}"
-            with file.open("rb") as source, store.open_output_stream(target) as sink:
-                while block := source.read(_COPY_BYTES):
-                    sink.write(block)
+    for name in sorted(plain_files(folder), key=lambda name: (name == _MANIFEST, name)):
+        sink = _answer(uri, partial(store.open_output_stream, f"{path}/{name}"))
+        with open_file(folder / name) as source:
+            while block := source.read(_COPY_BYTES):
+                _answer(uri, partial(sink.write, block))
+        _answer(uri, sink.close, _MANY_ANSWERS_S)
 
 
-@contextmanager
-def _telling(uri: str) -> Iterator[None]:
-    """Turns a store's trouble into one clear InputError."""
+def _answer(uri: str, ask: Callable[[], T], limit_s: float = _ANSWER_S) -> T:
+    """What a store answers; InputError when it does not, in time or at all.
+
+    Asked for in another thread: in the store's own code no signal is heard, so that Ctrl-C would wait for it.
+    """
+    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            answers.put((ask(), None))
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that asked
+            answers.put((None, error))
+
+    threading.Thread(target=wait, daemon=True, name="store").start()
     try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: the store does not answer as it should: {first_line(error)}") from error
+        answer, error = answers.get(timeout=limit_s)
+    except queue.Empty:
+        raise InputError(f"{redacted(uri)}: the store did not answer within {limit_s:g} s.") from None
+    if isinstance(error, OSError | pa.ArrowException):
+        said = redacted(first_line(error))
+        raise InputError(f"{redacted(uri)} cannot be read or written in its store: {said}") from error
+    if error is not None:
+        raise error
+    return cast("T", answer)
 
 
 def _store(uri: str) -> tuple[Any, str]:
-    try:
-        store, path = pafs.FileSystem.from_uri(uri)
-        return store, str(path)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{uri} names no store that can be reached: {first_line(error)}") from error
+    """The store of a URI, and its path there. Raises InputError for any store but S3."""
+    scheme, _, rest = uri.partition("://")
+    if scheme != "s3":
+        instead = f"Write the path alone: {rest}" if scheme == "file" else "Copy it to either."
+        raise InputError(
+            f"{redacted(uri)} names no store that is read here: s3://bucket/prefix is, and a path of this machine. "
+            f"{instead}"
+        )
+    bucket, _, name = rest.rstrip("/").partition("/")
+    if not _BUCKET.fullmatch(bucket) or _OPTIONS.search(name):
+        raise InputError(
+            f"{redacted(uri)} is no s3://bucket/prefix alone. Who asks, where and in which region is said "
+            "in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION."
+        )
+    return _answer(uri, lambda: _s3(bucket)), f"{bucket}/{name}".rstrip("/")
+
+
+def _s3(bucket: str) -> Any:
+    """S3 as the environment says. Only where it says neither endpoint nor region is Amazon asked for the bucket's."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    scheme, _, host = endpoint.rpartition("://")
+    return pafs.S3FileSystem(
+        region=region or ("us-east-1" if endpoint else pafs.resolve_s3_region(bucket)),
+        endpoint_override=host.rstrip("/") or None,
+        scheme=scheme or "https",
+        connect_timeout=_CONNECT_S,
+        request_timeout=_SILENT_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+    )

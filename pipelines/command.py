@@ -112,9 +112,9 @@ def _is_sealed(out: str) -> bool:
         return False
     names = {entry.name for entry in storage.listing(out)} if kind == "folder" else {""}
     if manifest.MANIFEST in names:
-        with storage.open_binary(storage.join(out, manifest.MANIFEST)) as stream, suppress(ValueError, LookupError):
-            stated = json.load(stream)
-            if stated["stage"] == STAGE and not names - {manifest.MANIFEST, *stated["files"]}:
+        with storage.open_binary(storage.join(out, manifest.MANIFEST)) as stream, suppress(ValueError):
+            stated = manifest.read(stream)
+            if stated.stage == STAGE and not names - {manifest.MANIFEST, *stated.files}:
                 return True
     raise ConfigError(f"--out {out} is there and holds no sealed questions, or more than them. Name another folder.")
 

@@ -60,7 +60,7 @@ class Endpoint:
             stored = json.loads(path.read_text())
             models = tuple(ServedModel(name=m["name"], arm=Arm(m["arm"]), digest=m["digest"]) for m in stored["models"])
             return cls(base_url=stored["base_url"], models=models)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(
                 f"{path} names no endpoint ({error!r}). Deploy first: python -m serve.app RECIPE"
             ) from error

@@ -5,6 +5,18 @@ from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Gt, Le
 
+from infra.errors import InputError
+
+
+def needs_own_code(error: BaseException) -> bool:
+    """Whether transformers or vLLM did not load a model because that would have run code which comes with it."""
+    return "trust_remote_code" in str(error)
+
+
+def own_code_is_refused(model: str) -> InputError:
+    """The error for such a model."""
+    return InputError(f"{model} can only be loaded by code that it brings along, and that is never run. Name another.")
+
 
 def keep_in_one_process(vllm_config: Any) -> None:
     """Let a CPU engine hold its model itself: a worker process of its own would import everything once more.

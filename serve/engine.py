@@ -62,6 +62,7 @@ def llm_config(
         accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
         engine_kwargs={
             **config.arguments(),
+            "trust_remote_code": False,
             "allowed_media_domains": list(limits.image_domains) or [_NO_DOMAIN],
             # The length of an answer whose request does not say: vLLM's own is all that is left of the context.
             "override_generation_config": {"max_new_tokens": limits.max_answer_tokens},

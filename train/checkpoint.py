@@ -73,7 +73,7 @@ def newest(folder: Path) -> Path | None:
             about = json.loads((place / _SEAL).read_text())
             if about["sha256"] == digest_file(place / _STATE):
                 return place
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
 

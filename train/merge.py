@@ -24,7 +24,7 @@ def merge(adapter: Path, folder: Path, base: str | None = None, dtype: str = "au
     """
     try:
         named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{adapter} is no adapter: it has no readable adapter_config.json. Name a folder that `fit` sealed."
         ) from error
@@ -32,8 +32,8 @@ def merge(adapter: Path, folder: Path, base: str | None = None, dtype: str = "au
         raise InputError(f"{folder} is there already. Name a folder that is not.")
     base = base or named
     try:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=dtype)
-        processor = Qwen3VLProcessor.from_pretrained(base)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=dtype, trust_remote_code=False)
+        processor = Qwen3VLProcessor.from_pretrained(base, trust_remote_code=False)
         adapted = PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]

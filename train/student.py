@@ -18,6 +18,7 @@ from transformers import AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGenerat
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from infra.errors import InputError, first_line
+from pipelines.engine import needs_own_code, own_code_is_refused
 from train import attention
 from train.encoding import Encoded, read_image
 from train.loss import Objective, judge
@@ -34,13 +35,14 @@ def load(base: str, precision: str) -> tuple[Qwen3VLForConditionalGeneration, An
     The class is named on purpose: an adapter's keys carry the class's module paths, and vLLM ignores those of another.
     """
     try:
-        processor = Qwen3VLProcessor.from_pretrained(base)
+        processor = Qwen3VLProcessor.from_pretrained(base, trust_remote_code=False)
         model, about = Qwen3VLForConditionalGeneration.from_pretrained(
             base,
             config=read_config(base),
             dtype=DTYPES[precision],
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
@@ -54,8 +56,13 @@ def load(base: str, precision: str) -> tuple[Qwen3VLForConditionalGeneration, An
 
 def read_config(base: str) -> Qwen3VLConfig:
     """The config of a model folder, or of the hub's cache. Raises OSError, ValueError, or InputError when it is that of
-    another kind of model."""
-    config = AutoConfig.from_pretrained(base)
+    another kind of model, or can only be read by running code."""
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except ValueError as error:
+        if needs_own_code(error):
+            raise own_code_is_refused(base) from error
+        raise
     if not isinstance(config, Qwen3VLConfig):
         raise InputError(f"{base} is a {config.model_type}, and no Qwen3-VL model. Set fit.base=... to another.")
     return config

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from infra import storage
 from infra.errors import InputError, first_line
+from infra.redaction import redacted
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_ROW_BYTES = 16 << 20
@@ -33,7 +34,7 @@ def read(uri: str) -> Iterator[tuple[int, Row | str]]:
     """
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(uri[uri.rfind(".") :].lower())
     if reader is None:
-        raise InputError(f"{uri} is no table that can be read. Known: {', '.join(SUFFIXES)}")
+        raise InputError(f"{redacted(uri)} is no table that can be read. Known: {', '.join(SUFFIXES)}")
     with storage.open_binary(uri) as stream:
         yield from reader(uri, stream)
 

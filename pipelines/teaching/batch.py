@@ -241,7 +241,7 @@ def _tried(attempts: Path, results: "Results") -> dict[tuple[str, int], bool]:
     """Request and seed of each attempt that was no good -> whether there is a text of it; of those that have results
     now."""
     tried: dict[tuple[str, int], bool] = {}
-    for path in sorted(attempts.glob("*.jsonl")):
+    for path in ledger.files(attempts):
         for attempt in ledger.attempts(path):
             if attempt.fate != Fate.EXPLAINED and attempt.id in results:
                 one = (attempt.id, attempt.seed)

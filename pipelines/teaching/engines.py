@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from infra.errors import ClusterError
 from pipelines import images
 from pipelines.endpoint import API_KEY_VARIABLE, Client, RequestError, data_url
-from pipelines.engine import EngineConfig, keep_in_one_process
+from pipelines.engine import EngineConfig, keep_in_one_process, needs_own_code, own_code_is_refused
 from pipelines.settings import TeachConfig
 from pipelines.teaching.logprobs import Likeliest, vocabulary_digest
 
@@ -167,7 +167,13 @@ def start_vllm(model: str, config: EngineConfig, revision: str | None = None) ->
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    vllm_config = AsyncEngineArgs(model=model, revision=revision, **config.arguments()).create_engine_config()
+    arguments = AsyncEngineArgs(model=model, revision=revision, trust_remote_code=False, **config.arguments())
+    try:
+        vllm_config = arguments.create_engine_config()
+    except ValueError as error:
+        if needs_own_code(error):
+            raise own_code_is_refused(model) from error
+        raise
     keep_in_one_process(vllm_config)
     return AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from infra import manifest
 from pipelines import images
-from pipelines.engine import EngineConfig
+from pipelines.engine import EngineConfig, needs_own_code, own_code_is_refused
 from pipelines.settings import TeachConfig
 from pipelines.teaching import ledger
 from pipelines.teaching.ledger import Ledger
@@ -143,16 +143,23 @@ def _counter(config: TeachConfig) -> _Counter:
 
 
 def _processor(teacher: str) -> Any:
-    """What makes tokens for a teacher, from its folder or the hub's local cache; None where that is not at hand."""
+    """What makes tokens for a teacher, from its folder or the hub's local cache; None where that is not at hand.
+
+    Raises InputError where only code that the model brings along could make them.
+    """
     from transformers import AutoProcessor, AutoTokenizer
 
+    brings_code = False
     for kind in (AutoProcessor, AutoTokenizer):
         try:
-            made = kind.from_pretrained(teacher, local_files_only=True)
-        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
+            made = kind.from_pretrained(teacher, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+            brings_code |= needs_own_code(error)
             continue  # each kind of damage to a folder is met in its own way
         if getattr(made, "chat_template", None):
             return made
+    if brings_code:
+        raise own_code_is_refused(teacher)
     return None
 
 

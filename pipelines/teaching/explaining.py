@@ -7,6 +7,7 @@ way in two of its deaths is asked among few others, after three alone; if it is 
 import asyncio
 import dataclasses
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -213,11 +214,16 @@ def judged(request: Request, seed: int, said: Completion, options: tuple[str, ..
         num_prompt_tokens=said.num_prompt_tokens,
         num_output_tokens=said.num_output_tokens,
         num_stray_tokens=num_stray,
-        mean_logprob=round(sum(said.logprobs) / len(said.logprobs), 6) if said.logprobs else None,
-        min_logprob=round(min(said.logprobs), 6) if said.logprobs else None,
+        mean_logprob=_finite(sum(said.logprobs) / len(said.logprobs)) if said.logprobs else None,
+        min_logprob=_finite(min(said.logprobs)) if said.logprobs else None,
         top_logprobs=likeliest.as_json() if likeliest is not None else None,
         error=error,
     )
+
+
+def _finite(logprob: float) -> float | None:
+    """A logprob as it is written down, in six digits; None for what is no finite number, which no ledger holds."""
+    return round(logprob, 6) if math.isfinite(logprob) else None
 
 
 def _failed(request: Request, seed: int, reason: str) -> Attempt:

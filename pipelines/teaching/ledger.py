@@ -6,25 +6,38 @@ it. Whatever is killed, the lines that were written stand, and half of a last li
 
 import dataclasses
 import errno
+import functools
 import json
 import os
+import re
+import stat
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from infra.errors import ArtifactError
 from infra.manifest import write_json
 from pipelines.records import LETTERS, Fate
 from pipelines.settings import TeachConfig
+from pipelines.teaching import logprobs
 from pipelines.teaching.requests import Teacher
 
 _THE_ROW_S_OWN = frozenset({"prompt_too_long", "refused_by_engine", "engine_died_of_it"})
 _ABOUT = "teacher.json"
 _KEY_DIGITS = 16
+_ID = re.compile(r"[0-9a-f]{32}")
 _LETTERS = frozenset([None, *LETTERS])
+_FATES = frozenset([Fate.EXPLAINED, Fate.FAILED, Fate.QUARANTINED])
+_LONGEST_LINE = 64 << 20  # bytes; of the longest answer with its likeliest tokens a tenth is enough
+
+
+Count = Annotated[int, Ge(0), Le(1 << 40)]
+Finite = Annotated[float, Ge(-1e30), Le(1e30)]  # neither infinite nor no number
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +48,20 @@ class Attempt:
     error: why the text is of no use, or why there is none.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid"}
+
     id: str
     fate: str
-    seed: int
+    seed: Count
     letter: str | None = None
     text: str = ""
     thoughts: str = ""
     finish_reason: str = "error"
-    num_prompt_tokens: int = 0
-    num_output_tokens: int = 0
-    num_stray_tokens: int = 0
-    mean_logprob: float | None = None
-    min_logprob: float | None = None
+    num_prompt_tokens: Count = 0
+    num_output_tokens: Count = 0
+    num_stray_tokens: Count = 0
+    mean_logprob: Finite | None = None
+    min_logprob: Finite | None = None
     top_logprobs: dict[str, Any] | None = None
     error: str | None = None
 
@@ -119,9 +134,16 @@ class Writer:
 
 
 def attempts(path: Path) -> Iterator[Attempt]:
-    """The attempts in one file, in the order in which they were written; what is no whole line is passed over."""
-    for _, entry in _lines(path):
-        yield Attempt(**entry)
+    """The attempts in one file, in the order in which they were written; what is no attempt is passed over."""
+    for _, attempt in _lines(path):
+        if attempt is not None:
+            yield attempt
+
+
+def files(folder: Path) -> list[Path]:
+    """The ledger's files in a folder, in order. A folder, link or pipe of such a name is none of them: it was not
+    written by an engine, and to open it might never end."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if stat.S_ISREG(path.lstat().st_mode)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,19 +176,27 @@ class Ledger:
     """What was written down so far for one teacher and sampling, by every run. About 30 bytes an attempt."""
 
     def __init__(self, folder: Path) -> None:
-        self._paths = sorted(folder.glob("*.jsonl"))
-        keys, files, offsets, letters = array("Q"), array("I"), array("Q"), array("B")
+        self._paths = files(folder)
+        for stranger in sorted({*folder.glob("*.jsonl")} - {*self._paths}):
+            _say(f"{stranger} is no plain file, and is passed over")
+        keys, numbers, offsets, letters = array("Q"), array("I"), array("Q"), array("B")
         explained, written, lasting = array("B"), array("B"), array("B")
         for number, path in enumerate(self._paths):
-            for offset, entry in _lines(path):
-                keys.append(key_of(entry["id"]))
-                files.append(number)
+            num_refused = 0
+            for offset, attempt in _lines(path):
+                if attempt is None:
+                    num_refused += 1
+                    continue
+                keys.append(key_of(attempt.id))
+                numbers.append(number)
                 offsets.append(offset)
-                letters.append(ord(entry["letter"]) if entry["letter"] else 0)
-                explained.append(entry["fate"] == Fate.EXPLAINED)
-                written.append(entry["finish_reason"] != "error")
-                lasting.append(Attempt(**entry).is_lasting)
-        columns = [np.frombuffer(column, column.typecode) for column in (keys, files, offsets, letters)]
+                letters.append(ord(attempt.letter) if attempt.letter else 0)
+                explained.append(attempt.fate == Fate.EXPLAINED)
+                written.append(attempt.is_text)
+                lasting.append(attempt.is_lasting)
+            if num_refused:
+                _say(f"{path} has {num_refused} line(s) that hold no attempt, which are passed over")
+        columns = [np.frombuffer(column, column.typecode) for column in (keys, numbers, offsets, letters)]
         flags = [np.frombuffer(column, np.uint8).astype(bool) for column in (explained, written, lasting)]
         self._keep_one_each(*columns, *flags)
 
@@ -215,9 +245,9 @@ class Ledger:
             with self._paths[number].open("rb") as stream:
                 for place in np.flatnonzero((found.file == number) & (found.attempts > 0)):
                     stream.seek(int(found.offset[place]))
-                    attempt = Attempt(**json.loads(stream.readline()))
+                    attempt = _parsed(stream.readline(_LONGEST_LINE))
                     # Keys are half of an id: another id with the same half is another request.
-                    loaded[place] = attempt if attempt.id == ids[place] else None
+                    loaded[place] = attempt if attempt is not None and attempt.id == ids[place] else None
         return loaded
 
     def mean_output_tokens(self, at_most: int = 10_000) -> float | None:
@@ -235,35 +265,54 @@ def letter_name(code: int) -> str | None:
     return chr(code) if code and chr(code) in LETTERS else None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Offset and content of each whole line; a torn one, wherever it is, was never finished."""
+def _lines(path: Path) -> Iterator[tuple[int, Attempt | None]]:
+    """Offset and attempt of each whole line, None for one that holds none; a torn one at the end was never finished."""
     offset = 0
     with path.open("rb") as stream:
-        for line in stream:
-            entry = _parsed(line)
-            if entry is not None:
-                yield offset, entry
-            offset += len(line)
+        while line := stream.readline(_LONGEST_LINE):
+            start, offset, more = offset, offset + len(line), line
+            while len(more) == _LONGEST_LINE and not more.endswith(b"\n"):
+                more = stream.readline(_LONGEST_LINE)
+                offset += len(more)
+            if more.endswith(b"\n"):
+                yield start, _parsed(line)
 
 
-_FIELDS = frozenset(field.name for field in dataclasses.fields(Attempt))
-_NEEDED = _FIELDS - {"top_logprobs"}  # ledgers outlive the code that wrote them
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
+def _parsed(line: bytes) -> Attempt | None:
+    """The attempt that a line holds; None where a field is unknown, or is not what it should be."""
     try:
-        entry = json.loads(line)
-        known = isinstance(entry, dict) and _NEEDED <= entry.keys() <= _FIELDS and key_of(entry["id"]) >= 0
-        return entry if known and entry["letter"] in _LETTERS else None
-    except (ValueError, TypeError):
+        attempt = _form().validate_json(line) if line.endswith(b"\n") else None
+    except ValueError:
         return None
+    return attempt if attempt is not None and _is_plausible(attempt) else None
+
+
+@functools.cache
+def _form() -> Any:
+    """What reads a line: strictly by Attempt's types, and quicker than Python's own JSON. Imported when it is used."""
+    import pydantic
+
+    return pydantic.TypeAdapter(Attempt)
+
+
+def _is_plausible(attempt: Attempt) -> bool:
+    kept = attempt.top_logprobs
+    return (
+        _ID.fullmatch(attempt.id) is not None
+        and attempt.letter in _LETTERS
+        and attempt.fate in _FATES
+        and (attempt.is_text or attempt.fate != Fate.EXPLAINED)
+        and (kept is None or logprobs.is_whole(kept))
+    )
 
 
 def key_of(digest: str) -> int:
     """Half of a request's digest, as the number under which it is looked up."""
     return int(digest[:_KEY_DIGITS], 16)
+
+
+def _say(what: str) -> None:
+    print(f"ledger: {what}", file=sys.stderr, flush=True)
 
 
 def _unwritable(path: Path, error: OSError) -> ArtifactError:

@@ -14,6 +14,7 @@ from infra.digests import digest_json
 from pipelines.records import TopLogprobs
 
 _DIGITS = 16
+_STORED = ("vocabulary", "num_likeliest", "written", "tokens", "logprobs")
 
 
 def vocabulary_digest(tokens: Mapping[str, int]) -> str:
@@ -57,6 +58,19 @@ class Likeliest:
             "tokens": tokens,
             "logprobs": logprobs,
         }
+
+
+def is_whole(stored: Mapping[str, Any]) -> bool:
+    """Whether this can be what `as_json` gave: every field, of its type, with as many numbers as the others say."""
+    try:
+        arrays = [base64.b64decode(stored[name], validate=True) for name in ("written", "tokens", "logprobs")]
+    except (KeyError, ValueError, TypeError):
+        return False
+    vocabulary, num = stored.get("vocabulary"), stored.get("num_likeliest")
+    if len(stored) != len(_STORED) or not isinstance(vocabulary, str) or type(num) is not int or num < 1:
+        return False
+    num_written = len(arrays[0]) // 4
+    return [len(array) for array in arrays] == [4 * num_written, 4 * num_written * num, 2 * num_written * num]
 
 
 def row_of(rationale_id: str, stored: Mapping[str, Any]) -> TopLogprobs:

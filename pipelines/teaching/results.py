@@ -123,6 +123,8 @@ class Results:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Offset and content of each line that is not blank; of one that is too long to be a result, only a beginning."""
+    if path.exists() and not path.is_file():  # a pipe can be read once, and may never end
+        raise InputError(f"The results {path} are no file. Write what is given out into one first.")
     try:
         with path.open("rb") as stream:
             offset = 0

@@ -63,7 +63,7 @@ def prepare() -> Path:
     make_base(FOLDER / "base")
     run_dir = FOLDER / "runs" / "a"
     rng = np.random.default_rng(0)
-    tokenizer = AutoTokenizer.from_pretrained(PROJECT / POCKET_BASE)
+    tokenizer = AutoTokenizer.from_pretrained(PROJECT / POCKET_BASE, trust_remote_code=False)
     words = [tokenizer.decode([token]) for token in range(len(tokenizer))]
     words = [word for word in words if word.strip().isalpha()]
     asked, pictures, examples = [], {}, []
@@ -115,10 +115,10 @@ def text_of(num_tokens: int, words: list[str], tokenizer: Any, rng: np.random.Ge
 
 def make_base(folder: Path) -> None:
     """Random weights in the 2B's proportions of vision, layers and vocabulary, with the pocket model's words."""
-    processor = Qwen3VLProcessor.from_pretrained(PROJECT / POCKET_BASE)
+    processor = Qwen3VLProcessor.from_pretrained(PROJECT / POCKET_BASE, trust_remote_code=False)
     low, high = (num * PIXELS_PER_TOKEN for num in VISUAL_TOKENS)
     processor.image_processor.size = {"shortest_edge": low // 4, "longest_edge": high * 2}
-    pocket = Qwen3VLConfig.from_pretrained(PROJECT / POCKET_BASE)
+    pocket = Qwen3VLConfig.from_pretrained(PROJECT / POCKET_BASE, trust_remote_code=False)
     large = SHAPES["Qwen/Qwen3-VL-2B-Instruct"]
     text = large["text_config"] | {
         "hidden_size": large["text_config"]["hidden_size"] // SMALLER,

@@ -135,7 +135,7 @@ def stock(config: TeachConfig, run_dir: Path) -> dict[str, float]:
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=config.teacher,
-            engine_kwargs={**config.engine.arguments(), "disable_log_stats": True},
+            engine_kwargs={**config.engine.arguments(), "trust_remote_code": False},
             placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": 0}},
             prepare_multimodal_stage={"enabled": True},
             tokenize_stage=False,

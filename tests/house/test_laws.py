@@ -85,6 +85,41 @@ def test_every_entry_point_turns_telemetry_and_prompt_logs_off_before_an_engine_
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
+LOADERS = {
+    "from_pretrained",
+    "EngineArgs",
+    "AsyncEngineArgs",
+    "LLM",
+    "LLMConfig",
+    "vLLMEngineProcessorConfig",
+    "pipeline",
+}
+
+
+def loading_calls(path: Path) -> list[ast.Call]:
+    """Calls that load a model, processor, tokenizer or config; PEFT's take no code, and no such word."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    named = {call: getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls}
+    peft = {call for call in calls if ast.unparse(call.func).startswith("PeftModel.")}
+    return [call for call in calls if named[call] in LOADERS and call not in peft]
+
+
+def refuses_code(call: ast.Call) -> bool:
+    """Whether the call itself says trust_remote_code=False, as a word or in a dict of arguments."""
+    said = [(word.arg, word.value) for word in call.keywords]
+    for inner in ast.walk(call):
+        if isinstance(inner, ast.Dict):
+            said += [(getattr(key, "value", None), value) for key, value in zip(inner.keys, inner.values, strict=True)]
+    return any(name == "trust_remote_code" and getattr(value, "value", None) is False for name, value in said)
+
+
+def test_every_call_that_loads_a_model_says_that_no_code_of_it_is_run():
+    calls = {path: loading_calls(path) for path in [*SOURCES, *(PROJECT / "tests").rglob("*.py")]}
+    assert sum(map(len, calls.values())) > 8
+    unsaid = [f"{path}:{call.lineno}" for path, found in calls.items() for call in found if not refuses_code(call)]
+    assert unsaid == []
+
+
 def test_torchvision_imports_beside_this_torch():
     subprocess.run([sys.executable, "-c", "import torchvision.transforms.v2"], check=True, capture_output=True)
 

@@ -1,11 +1,20 @@
+import dataclasses
+import io
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infra import manifest
+from infra.digests import digest_file
 from infra.errors import ArtifactError
 from infra.manifest import Tally
 
@@ -54,6 +63,242 @@ def test_a_file_of_the_same_size_but_other_content_is_found_out_before_it_is_rea
     (tmp_path / "out" / "table.txt").write_text("gold=B")
     with pytest.raises(ArtifactError, match="was changed after it was sealed"):
         manifest.find(tmp_path / "out", every_byte=True)
+
+
+@pytest.mark.parametrize("back_to", [None, "its time before"])
+def test_a_write_of_the_same_size_is_found_out_without_reading_what_nobody_touched(tmp_path, monkeypatch, back_to):
+    sealed(tmp_path / "out", "gold=A")
+    digested = []
+    monkeypatch.setattr(manifest, "digest_file", lambda path: digested.append(path) or digest_file(path))
+    assert manifest.find(tmp_path / "out") is not None
+    assert digested == []
+    table = tmp_path / "out/table.txt"
+    before = table.stat()
+    table.write_text("gold=B")
+    if back_to:
+        os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ArtifactError, match=r"table\.txt was changed after it was sealed"):
+        manifest.find(tmp_path / "out")
+    with pytest.raises(ArtifactError, match="was changed after it was sealed"):
+        manifest.find(tmp_path / "out")  # and is not taken for checked now
+    assert digested == [table, table]
+
+
+def test_another_file_of_the_same_size_and_time_in_a_sealed_one_s_place_is_found_out(tmp_path):
+    sealed(tmp_path / "out", "gold=A")
+    (tmp_path / "other").write_text("gold=B")
+    shutil.copystat(tmp_path / "out/table.txt", tmp_path / "other")
+    (tmp_path / "other").replace(tmp_path / "out/table.txt")
+    with pytest.raises(ArtifactError, match="was changed after it was sealed"):
+        manifest.find(tmp_path / "out")
+
+
+@pytest.mark.parametrize("copy", ["folder", "run"])
+def test_a_copied_artifact_is_digested_once_and_a_changed_copy_is_found_out(tmp_path, monkeypatch, copy):
+    sealed(tmp_path / "run/out", "gold=A")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    if copy == "folder":
+        (tmp_path / "copy/.out.checked").unlink()
+    digested = []
+    monkeypatch.setattr(manifest, "digest_file", lambda path: digested.append(path.name) or digest_file(path))
+    for _ in range(3):
+        assert manifest.find(tmp_path / "copy/out") is not None
+    assert digested == ["table.txt"]
+    (tmp_path / "run/out/table.txt").write_text("gold=B")
+    shutil.copytree(tmp_path / "run", tmp_path / "later")
+    with pytest.raises(ArtifactError, match="was changed after it was sealed"):
+        manifest.find(tmp_path / "later/out")
+
+
+@pytest.mark.parametrize("noise", [b"", b"{", b"[]", b'{"digest": 1}', b"[" * 100_000, b'{"digest": "D", "files": 3}'])
+def test_what_is_remembered_of_digests_may_be_lost_or_damaged(tmp_path, noise):
+    made = sealed(tmp_path / "out")
+    (tmp_path / ".out.checked").write_bytes(noise.replace(b"D", made.digest.encode()))
+    assert manifest.find(tmp_path / "out") == made
+
+
+def odd(folder: Path, kind: str) -> None:
+    name = folder / "odd"
+    if kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.path.relpath(name))
+    elif kind == "link to a sealed file":
+        name.symlink_to("table.txt")
+    elif kind == "link to nowhere":
+        name.symlink_to("odd")
+    elif kind == "link to a folder":
+        name.symlink_to("..")
+    else:
+        (folder / "within").mkdir()
+        os.mkfifo(folder / "within/odd")
+
+
+ODD = ["pipe", "socket", "link to a sealed file", "link to nowhere", "link to a folder", "pipe within"]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_sealed_folder_with_a_link_or_a_pipe_is_refused_and_nothing_is_waited_for(tmp_path, kind):
+    sealed(tmp_path / "out")
+    odd(tmp_path / "out", kind)
+    with pytest.raises(
+        ArtifactError, match=rf"odd is a {kind.split()[0]}, and a sealed folder holds nothing but plain"
+    ):
+        manifest.find(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_draft_with_a_link_or_a_pipe_is_not_sealed(tmp_path, kind):
+    def write():
+        with manifest.draft(tmp_path / "out") as draft:
+            (draft / "table.txt").write_text("rows")
+            odd(draft, kind)
+            manifest.seal(draft, tmp_path / "out", stage="s", made_from=MADE_FROM, tally=Tally(), seconds=0)
+
+    with pytest.raises(ArtifactError, match="a sealed folder holds nothing but plain files"):
+        write()
+    assert manifest.find(tmp_path / "out") is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+@pytest.mark.parametrize("name", ["table.txt", manifest.MANIFEST])
+def test_a_sealed_file_that_became_a_link_or_a_pipe_is_refused(tmp_path, kind, name):
+    sealed(tmp_path / "out")
+    file = tmp_path / "out" / name
+    file.rename(tmp_path / "moved")
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(tmp_path / "moved")
+    for every_byte in (False, True):
+        with pytest.raises(ArtifactError, match=f"{name} is a {kind}"):
+            manifest.find(tmp_path / "out", every_byte=every_byte)
+
+
+def test_hard_links_are_plain_files(tmp_path):
+    made = sealed(tmp_path / "out")
+    (tmp_path / "hard").hardlink_to(tmp_path / "out/table.txt")
+    assert manifest.find(tmp_path / "out") == made
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_whoever_looks_while_artifacts_replace_each_other_always_finds_one_whole(tmp_path, way):
+    script = (
+        "import pathlib, sys; from infra import folders, manifest; from infra.manifest import Tally\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "if sys.argv[2] == 'two renames': folders._exchanged = lambda one, other: False\n"
+        "for number in range(200):\n"
+        "    with manifest.draft(place) as draft:\n"
+        "        (draft / 'table.txt').write_text(str(number) * (1 + number % 7))\n"
+        "        (draft / f'{number % 3}.txt').write_text(str(number))\n"
+        "        manifest.seal(draft, place, stage='s', made_from={'n': number}, tally=Tally(), seconds=0)\n"
+    )
+    place = tmp_path / "out"
+    sealed(place)
+    digests, looks = set(), 0
+    with subprocess.Popen([sys.executable, "-c", script, str(place), way]) as writer:
+        while writer.poll() is None:
+            digests.add(manifest.find(place, every_byte=looks % 2 == 0).digest)
+            looks += 1
+    assert writer.returncode == 0
+    assert looks > len(digests) > 20
+
+
+FIELDS = ("stage", "key", "digest", "made_from", "tally", "seconds", "code", "packages", "files")
+SHA256 = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stage", 3),
+        ("key", None),
+        ("made_from", []),
+        ("tally", {}),
+        ("tally", {"rows": [], "reasons": {}, "quarantined": {}, "figures": {}, "facts": {}}),
+        ("tally", {"rows": {"a": "1"}, "reasons": {}, "quarantined": {}, "figures": {}, "facts": {}}),
+        ("tally", {"rows": {}, "reasons": {}, "quarantined": {}, "figures": {"a": None}, "facts": {}}),
+        ("seconds", "1"),
+        ("seconds", [1]),
+        ("packages", {"torch": 2}),
+        ("files", []),
+        ("files", {"a": {"bytes": 1}}),
+        ("files", {"a": {"bytes": True, "sha256": SHA256}}),
+        ("files", {"a": {"bytes": 1, "sha256": "x"}}),
+        ("files", {"a": []}),
+        *(
+            ("files", {name: {"bytes": 1, "sha256": SHA256}})
+            for name in ("../a", "/etc/passwd", "a/../../b", "", ".", "a//b", "./a", manifest.MANIFEST)
+        ),
+        ("more", 1),
+        ("made_from", json.loads("[" * 100 + "]" * 100)),
+        ("code", {"a": json.loads("[" * 100 + "]" * 100)}),
+    ],
+    ids=str,
+)
+def test_a_manifest_with_a_field_that_is_not_what_it_should_be_is_one_clear_error(tmp_path, field, value):
+    sealed(tmp_path / "out")
+    path = tmp_path / "out" / manifest.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read \(it.*Delete .*out to have it made again"):
+        manifest.find(tmp_path / "out")
+
+
+@pytest.mark.parametrize("data", [b"[" * 1_000_000, b"\xff", b"", b"1" + b"0" * 5000, b"null", b"[]", b'{"a": 1}'])
+def test_a_manifest_of_any_bytes_is_one_clear_error(tmp_path, data):
+    sealed(tmp_path / "out")
+    (tmp_path / "out" / manifest.MANIFEST).write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read \(.*Delete"):
+        manifest.find(tmp_path / "out")
+
+
+def test_a_giant_manifest_is_not_read_to_its_end(tmp_path):
+    sealed(tmp_path / "out")
+    with (tmp_path / "out" / manifest.MANIFEST).open("r+b") as stream:
+        stream.truncate(10 << 30)
+    tracemalloc.start()
+    with pytest.raises(ArtifactError, match="more than 64 MiB"):
+        manifest.find(tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 256 << 20
+    tracemalloc.stop()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([SHA256, "bytes", "sha256"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5) | st.sampled_from(["bytes", "sha256", "rows"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3), gone=st.sets(st.sampled_from(FIELDS)))
+def test_any_json_is_a_manifest_with_the_types_that_it_states_or_a_value_error(changes, gone):
+    stated = {
+        **dict.fromkeys(("stage", "key", "digest"), "x"),
+        **{name: {} for name in ("made_from", "code", "packages")},
+        "tally": dataclasses.asdict(Tally()),
+        "seconds": 0.5,
+        "files": {"a": {"bytes": 1, "sha256": SHA256}},
+        **changes,
+    }
+    gone = gone if len(gone) == 1 else ()
+    try:
+        found = manifest.read(io.BytesIO(json.dumps({n: each for n, each in stated.items() if n not in gone}).encode()))
+    except ValueError:
+        return
+    assert not gone
+    assert all(isinstance(found.tally[field.name], dict) for field in dataclasses.fields(Tally))
+    assert all(entry["bytes"] + 1 > 0 and len(entry["sha256"]) == 64 for entry in found.files.values())
+    assert all(not name.startswith(("/", "..")) for name in found.files)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_manifest_or_a_value_error(data):
+    with pytest.raises(ValueError, match=r"."):
+        manifest.read(io.BytesIO(data))
 
 
 def test_a_stage_s_own_trouble_is_not_taken_for_a_full_disk(tmp_path):

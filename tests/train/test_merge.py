@@ -25,7 +25,7 @@ def base(processor, tmp_path):
 
 @pytest.fixture
 def fitted(base, tmp_path):
-    model = Qwen3VLForConditionalGeneration.from_pretrained(base)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(base, trust_remote_code=False)
     adapted = adapter.attach(model, rank=2, alpha=4, seed=0, base=str(base))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -37,14 +37,17 @@ def fitted(base, tmp_path):
 
 def test_a_merged_model_says_what_base_and_adapter_say_together(fitted, base, tmp_path):
     merge(tmp_path / "adapter", tmp_path / "merged")
-    merged = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
-    plain = Qwen3VLForConditionalGeneration.from_pretrained(base).eval()
+    merged = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "merged", trust_remote_code=False).eval()
+    plain = Qwen3VLForConditionalGeneration.from_pretrained(base, trust_remote_code=False).eval()
     ids = torch.arange(10)[None]
     with torch.no_grad():
         expected, found, untaught = (model(input_ids=ids).logits for model in (fitted, merged, plain))
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, untaught, atol=1e-3)
-    assert Qwen3VLProcessor.from_pretrained(tmp_path / "merged").tokenizer.eos_token == "<|im_end|>"
+    assert (
+        Qwen3VLProcessor.from_pretrained(tmp_path / "merged", trust_remote_code=False).tokenizer.eos_token
+        == "<|im_end|>"
+    )
     assert (tmp_path / "merged/README.md").read_text() == "# card"
     assert not list(tmp_path.glob(".merged*"))
 

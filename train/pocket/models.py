@@ -225,7 +225,8 @@ def save(
 
 def load(folder: Path) -> transformers.Qwen3VLForConditionalGeneration:
     """A saved model, to compute with in float32 on its rounded weights: what was saved is what is examined."""
-    return transformers.Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    kind = transformers.Qwen3VLForConditionalGeneration
+    return kind.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
 
 
 def describe(folder: Path, scores: dict[str, Score], training: PocketTraining) -> None:

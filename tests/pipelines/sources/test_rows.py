@@ -80,6 +80,11 @@ def test_a_quote_that_is_never_closed_costs_its_own_row_and_no_other(tmp_path, n
     ]  # fmt: skip
 
 
+def test_the_secret_of_a_uri_whose_table_is_of_no_kind_is_not_repeated():
+    with pytest.raises(InputError, match=r"s3://\*\*\*@bucket/t.exe is no table"):
+        list(rows.read("s3://key:very/secret@bucket/t.exe"))
+
+
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"a,a\n1,2\n", b",\n1,2\n"])
 def test_a_csv_without_names_for_its_columns_is_no_table(tmp_path, data):
     with pytest.raises(InputError, match="does not name its columns"):

@@ -1,6 +1,9 @@
+import dataclasses
 import json
+import os
 import resource
 import signal
+import socket
 from contextlib import contextmanager
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from infra.errors import ArtifactError
 from pipelines.teaching import ledger
 from pipelines.teaching.ledger import Ledger, Writer, attempts, letter_name
+from pipelines.teaching.logprobs import Likeliest
 from tests.pipelines.teaching.fixtures import TEACHER, attempt, write
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -164,3 +168,130 @@ def test_what_was_an_engine_s_or_a_network_s_trouble_uses_up_no_attempt_of_later
 def test_a_line_whose_letter_is_none_counts_as_nothing(tmp_path, letter):
     write(tmp_path, [attempt(A, letter=letter), attempt(B)])
     assert known(tmp_path, A, B) == [None, attempt(B)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "A" * 32},
+        {"id": A[:31]},
+        {"id": 7},
+        {"fate": "accepted"},
+        {"fate": None},
+        {"seed": "1"},
+        {"seed": True},
+        {"seed": -1},
+        {"seed": 10**30},
+        {"text": 3},
+        {"text": None},
+        {"thoughts": ["x"]},
+        {"finish_reason": None},
+        {"finish_reason": "error"},
+        {"num_output_tokens": 1.5},
+        {"num_prompt_tokens": -1},
+        {"num_stray_tokens": 1 << 50},
+        {"mean_logprob": float("nan")},
+        {"min_logprob": float("-inf")},
+        {"mean_logprob": "0"},
+        {"error": 1},
+        {"top_logprobs": []},
+        {"top_logprobs": {"vocabulary": "v"}},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_a_line_with_a_field_that_is_not_what_it_should_be_counts_as_nothing_and_is_said(tmp_path, capsys, changes):
+    write(tmp_path, [attempt(A), attempt(B)])
+    path = tmp_path / "e-000.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(json.dumps(json.loads(first) | changes) + "\n" + second + "\n")
+    assert known(tmp_path, A, B) == [None, attempt(B)]
+    assert capsys.readouterr().err == f"ledger: {path} has 1 line(s) that hold no attempt, which are passed over\n"
+
+
+LIKELIEST = Likeliest.of("v", [5, 6], [5, 5, 7, 6, 6, 8], [-0.1, -0.1, -2, -0.2, -0.2, -3], 2).as_json()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_likeliest": 3},
+        {"num_likeliest": 0},
+        {"num_likeliest": True},
+        {"vocabulary": None},
+        {"written": "AAAA"},
+        {"tokens": "?"},
+        {"tokens": 3},
+        {"logprobs": LIKELIEST["tokens"]},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_likeliest_tokens_that_do_not_fit_each_other_count_as_nothing(tmp_path, changes):
+    write(tmp_path, [attempt(A, top_logprobs=LIKELIEST), attempt(B, top_logprobs={**LIKELIEST, **changes})])
+    assert known(tmp_path, A, B) == [attempt(A, top_logprobs=LIKELIEST), None]
+
+
+def test_deep_nesting_costs_its_line_alone(tmp_path):
+    write(tmp_path, [attempt(A), attempt(B)])
+    path = tmp_path / "e-000.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    deep = b"[" * 100_000 + b"]" * 100_000
+    in_a_field = first.replace(b'"top_logprobs": null', b'"top_logprobs": {"written": ' + deep + b"}")
+    path.write_bytes(deep + b"\n" + in_a_field + second)
+    assert known(tmp_path, A, B) == [None, attempt(B)]
+
+
+def test_a_line_longer_than_any_answer_is_not_held_and_hides_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "_LONGEST_LINE", 4096)
+    write(tmp_path, [attempt(A, text="x" * 9000), attempt(B)])
+    assert known(tmp_path, A, B) == [None, attempt(B)]
+
+
+def test_what_is_no_plain_file_in_a_ledger_costs_one_line_and_is_never_opened(tmp_path, capsys):
+    write(tmp_path / "l", [attempt(A)])
+    write(tmp_path / "elsewhere", [attempt(B)])
+    (tmp_path / "l/a.jsonl").mkdir()
+    os.mkfifo(tmp_path / "l/b.jsonl")
+    (tmp_path / "l/c.jsonl").symlink_to(tmp_path / "elsewhere/e-000.jsonl")
+    (tmp_path / "l/d.jsonl").symlink_to("d.jsonl")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "l/f.jsonl"))
+        assert known(tmp_path / "l", A, B) == [attempt(A), None]
+    strangers = [tmp_path / f"l/{name}.jsonl" for name in "abcdf"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"ledger: {stranger} is no plain file, and is passed over" for stranger in strangers]
+    assert ledger.files(tmp_path / "l") == [tmp_path / "l/e-000.jsonl"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([A, "explained", "B", "stop"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = [field.name for field in dataclasses.fields(ledger.Attempt)]
+
+
+@given(changes=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=3), JSON, max_size=4), noise=st.binary())
+def test_any_line_is_an_attempt_whose_fields_have_their_types_or_nothing(tmp_path_factory, changes, noise):
+    folder = tmp_path_factory.mktemp("ledger")
+    entry = dataclasses.asdict(attempt(A)) | changes
+    (folder / "e.jsonl").write_bytes(json.dumps(entry).encode() + b"\n" + noise + b"\n")
+    for found in attempts(folder / "e.jsonl"):
+        for field in dataclasses.fields(found):
+            value = getattr(found, field.name)
+            assert value is None or type(value) in TYPES[field.name], field.name
+        assert 0 <= ledger.key_of(found.id) < 1 << 64
+    assert len(Ledger(folder)) <= 2
+
+
+TYPES = dict.fromkeys(FIELDS, (str,)) | {
+    **dict.fromkeys(["seed", "num_prompt_tokens", "num_output_tokens", "num_stray_tokens"], (int,)),
+    **dict.fromkeys(["mean_logprob", "min_logprob"], (float,)),
+    "top_logprobs": (dict,),
+}

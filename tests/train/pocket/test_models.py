@@ -106,8 +106,8 @@ def test_a_plan_rises_stays_and_falls() -> None:
 
 @pytest.mark.parametrize("name", ["base", "teacher"])
 def test_a_saved_model_loads_offline_and_writes(folder: Path, name: str, rng: np.random.Generator) -> None:
-    model = transformers.AutoModelForImageTextToText.from_pretrained(folder / name)
-    processor = transformers.AutoProcessor.from_pretrained(folder / name)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder / name, trust_remote_code=False)
+    processor = transformers.AutoProcessor.from_pretrained(folder / name, trust_remote_code=False)
     content = [{"type": "image", "image": pocket.draw(ONE, rng)}, {"type": "text", "text": "Describe this."}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt",

@@ -1,0 +1,46 @@
+"""When the digests of an artifact's files were last taken: kept beside it, so that what was not touched since need not
+be read again.
+
+Not in the manifest: a copy of the folder has other times than the one that was sealed.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from infra.folders import open_file
+
+_MOST_BYTES = 64 << 20
+
+
+def stamp(status: os.stat_result) -> list[int]:
+    """A file's size, and when its inode last changed (nanoseconds): with every write, and nobody sets that back."""
+    return [status.st_size, status.st_ctime_ns]
+
+
+def read(artifact: Path, digest: str) -> dict[str, Any]:
+    """Name -> stamp of the files whose digests were taken, of an artifact with this digest; empty if nothing is known
+    that can be read."""
+    try:
+        with open_file(_beside(artifact)) as stream:
+            stated = json.loads(stream.read(_MOST_BYTES))
+        return dict(stated["files"]) if stated["digest"] == digest else {}
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return {}
+
+
+def write(artifact: Path, digest: str, files: Mapping[str, os.stat_result]) -> None:
+    """Remember that the digests of these files were taken; beside a folder that is for reading alone, nothing is."""
+    kept = _beside(artifact)
+    partial = kept.with_name(f"{kept.name}.partial-{uuid.uuid4().hex[:8]}")  # two may write the same at once
+    with suppress(OSError):
+        partial.write_text(json.dumps({"digest": digest, "files": {name: stamp(each) for name, each in files.items()}}))
+        partial.replace(kept)
+
+
+def _beside(artifact: Path) -> Path:
+    return artifact.with_name(f".{artifact.name}.checked")
