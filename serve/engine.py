@@ -66,6 +66,9 @@ def llm_config(
             "allowed_media_domains": list(limits.image_domains) or [_NO_DOMAIN],
             # The length of an answer whose request does not say: vLLM's own is all that is left of the context.
             "override_generation_config": {"max_new_tokens": limits.max_answer_tokens},
+            # vLLM's cache of prepared images is in two processes, which differ once a request was refused or given up
+            # between them: the next one with that image then fails. It would take 4 GiB, too.
+            "mm_processor_cache_gb": 0,
             **_lora_arguments(config, adapters, max_lora_rank),
         },
         experimental_configs={"stream_batching_interval_ms": 0},

@@ -15,7 +15,8 @@ from pipelines.engine import EngineConfig
 from serve.api import errors
 from serve.api.validation import Limits
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("ray.serve")  # the one whose lines Serve writes down
+_SAYS_DAMAGED = "Failed to load image"  # in vLLM's words
 _MEDIA_CODE = "/vllm/multimodal/media/"
 # What vLLM says of a request is told only where it is known to repeat nothing of it.
 _TOLD = re.compile(
@@ -80,9 +81,7 @@ class ModelReplica:
 def _answer_to(error: Exception) -> tuple[int, str]:
     """The answer to a request on which the engine raised an error: the request's fault, or ours."""
     if _is_of_media(error):
-        return HTTPStatus.BAD_REQUEST, errors.as_json(
-            HTTPStatus.BAD_REQUEST, "An image is damaged: it does not decode."
-        )
+        return _refused(HTTPStatus.BAD_REQUEST, _SAYS_DAMAGED)
     # vLLM's own errors about requests are told by name, so that only the engine's module imports vLLM.
     if any(kind.__name__ in ("ValueError", "VLLMClientError") for kind in type(error).__mro__):
         return _refused(HTTPStatus.BAD_REQUEST, str(error))
@@ -105,8 +104,9 @@ def _is_of_media(error: BaseException | None) -> bool:
 
 def _refused(status: int, said: str) -> tuple[int, str]:
     """An error's status and JSON; of what the engine said only that which is known to hold nothing of the request."""
-    told = _TOLD.search(said)
-    if told:
+    if _SAYS_DAMAGED in said:
+        message = "An image is damaged: it does not decode."
+    elif told := _TOLD.search(said):
         message = f"{told[0].rstrip('. ')}."
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         message = "The engine failed on this request."

@@ -31,7 +31,7 @@ from serve.api.validation import Admitted, Limits, admit
 _RESTART_PAUSE_S = 5
 _CLIENT_WENT_AWAY = 499  # what servers log for it; nobody reads the answer
 _SHOWN_CHARACTERS = 80
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("ray.serve")  # the one whose lines Serve writes down
 _T = TypeVar("_T")
 
 

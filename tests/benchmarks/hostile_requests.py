@@ -90,7 +90,7 @@ _VALUES: list[Any] = [
     "http://127.0.0.1:9/",
 ]
 
-_CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+_CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 Request = tuple[str, bytes]
 
@@ -128,7 +128,7 @@ class Hostile:
     def __next__(self) -> Request:
         return self._random.choice(self._kinds)()
 
-    def body(self, **fields: Any) -> dict[str, Any]:
+    def body(self, /, **fields: Any) -> dict[str, Any]:
         """A sound request about a small image."""
         return {
             "model": self._random.choice(self.models),
@@ -276,7 +276,7 @@ class Hostile:
                 b"\x00" * 1000,
                 b"GET\r\n\r\n",
                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                b"POST /v1/models HTTP/9.9\r\nHost: localhost\r\n\r\n",
+                b"POST /v1/models HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n",
                 b"A" * 100_000,
                 b"GET / HTTP/1.1\r\n\r\n",
                 _CHAT + b"Content-Length: -1\r\n\r\n",
