@@ -8,6 +8,7 @@
 #   make bench-train  a fit against TRL, as it comes and grouped by length, and what our machinery costs
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz-images  mutated files of every format through the door for images
+#   make kill-flow  the whole flow, killed two dozen times at random moments
 #   make fuzz-endpoint  hostile requests at the endpoint of the last demo
 #   make ui             MLflow over the runs
 #   make up             the endpoint of the last demo, until Ctrl-C
@@ -20,7 +21,7 @@ RUNS ?= runs
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-teacher bench-train bench-overload fuzz-images fuzz-endpoint ui up pocket-models
+.PHONY: help setup demo test check bench-questions bench-teacher bench-train bench-overload fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -50,6 +51,9 @@ bench-overload: setup
 
 fuzz-images: setup
 	@$(RUN) -m tests.benchmarks.fuzz_images
+
+kill-flow: setup
+	@$(RUN) -m tests.benchmarks.kill_flow
 
 fuzz-endpoint: setup
 	@$(RUN) -m tests.benchmarks.fuzz_endpoint --run-dir $(RUNS)/pocket $(if $(REQUESTS),--requests $(REQUESTS))
