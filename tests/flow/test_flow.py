@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from infra import manifest
 from pipelines import tables
 from pipelines.records import Arm, Condition, Prediction, Question, Rationale, TrainingExample, Verdict
-from tests.flow.conftest import SMALL, run
+from tests.flow.conftest import CANARY, SMALL, canaries_in, run
 
 ARTIFACTS = (
     "source",
@@ -140,6 +140,24 @@ def test_prompts_and_rationales_stay_out_of_the_logs(small_run):
     assert "Which process route" not in logs
     assert "base64" not in logs
     assert [line for line in said if line in logs] == []
+
+
+def test_nothing_of_the_flow_listens_beyond_loopback(small_run):
+    names = " ".join(listener.process for listener in small_run.listeners)
+    parts = ("gcs_server", "raylet", "dashboard.py", "TeacherActor", "RayTrainWorker", "ProxyActor", "ServeReplica")
+    assert [part for part in parts if part not in names] == []
+    assert ("127.0.0.1", 8123) in {(listener.address, listener.port) for listener in small_run.listeners}
+    assert [listener for listener in small_run.listeners if not listener.is_loopback] == []
+
+
+def test_no_secret_is_in_what_is_printed_the_run_folder_or_ray_s_files(small_run):
+    assert small_run.leaks == []
+    assert canaries_in(small_run.folder.parent) == []
+    assert CANARY.decode() not in small_run.interrupted.output + small_run.finished.output
+
+
+def test_ray_s_files_are_gone_when_the_flow_has_ended_also_those_of_the_interrupted_one(small_run):
+    assert small_run.ray_folders == []
 
 
 def test_the_endpoint_is_gone_when_the_flow_has_ended(small_run):
