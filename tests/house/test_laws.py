@@ -85,6 +85,11 @@ def test_every_entry_point_turns_telemetry_and_prompt_logs_off_before_an_engine_
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
+def test_ray_is_started_in_one_place_which_keeps_it_on_loopback():
+    starting = [str(path.relative_to(PROJECT)) for path in SOURCES if re.search(r"\bray\.init\(", path.read_text())]
+    assert starting == ["infra/cluster.py"]
+
+
 def test_torchvision_imports_beside_this_torch():
     subprocess.run([sys.executable, "-c", "import torchvision.transforms.v2"], check=True, capture_output=True)
 
