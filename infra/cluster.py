@@ -34,7 +34,7 @@ LOCAL_VARIABLE = "PRECEPTOR_LOCAL_RAY"
 _SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
-_FOLDER_PREFIX = "preceptor-ray-"
+_FOLDER_PREFIX = "preceptor-"  # short: the path of a socket in it has 107 bytes at most
 
 # What makes Ray and all that runs on it listen on loopback alone. Ray itself would replace 127.0.0.1 by an address that
 # others reach, unless it believes to be on Windows or macOS, where that is refused.
@@ -147,7 +147,7 @@ def private() -> Iterator[Path]:
 
 
 def _temporary() -> str:
-    """Where the folders are; not TMPDIR, which may be too long for the path of a socket, 107 bytes at most."""
+    """Where the folders are; not TMPDIR, which may be too long for the path of a socket."""
     return os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
 
 

@@ -142,7 +142,7 @@ class SmallRun:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> SmallRun:
     folder = tmp_path_factory.mktemp("flow") / "runs" / "small"
-    with tempfile.TemporaryDirectory(dir="/tmp") as ray_files:  # the path of a socket is short
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as ray_files:  # the path of a socket is short
         store = store_with_a_canary(folder.parent / "mlflow.db")
         environment = CANARIES | {"MLFLOW_TRACKING_URI": store, "RAY_TMPDIR": ray_files}
         interrupted, left_alive = interrupt_when("teach: starting", folder, *SMALL, **environment)
