@@ -34,7 +34,7 @@ LOCAL_VARIABLE = "PRECEPTOR_LOCAL_RAY"
 _SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
-_FOLDER_PREFIX = "preceptor-"  # short: the path of a socket in it has 107 bytes at most
+_FOLDER_PREFIX = "preceptor-ray-"
 
 # What makes Ray and all that runs on it listen on loopback alone. Ray itself would replace 127.0.0.1 by an address that
 # others reach, unless it believes to be on Windows or macOS, where that is refused.
@@ -227,7 +227,8 @@ def _local(dashboard: bool) -> Iterator[BaseContext]:
                     include_dashboard=dashboard,
                     log_to_driver=not dashboard,
                     runtime_env={"env_vars": worker.SETUP_HOOK},
-                    _temp_dir=str(folder / "ray"),  # Ray opens its own folder to everybody
+                    # Ray opens its own folder to everybody. A short name: a socket's path has 107 bytes at most.
+                    _temp_dir=str(folder / "r"),
                 )
             yield context
         finally:

@@ -87,7 +87,7 @@ def run_watched(run_dir: Path, *settings: str, **environment: str) -> tuple[Ende
         for line in flow.stdout:
             lines.append(line)
             if line.startswith("flow: examine took"):
-                sessions = list(Path(environment["RAY_TMPDIR"]).glob("*/ray/session_2*/logs"))
+                sessions = list(Path(environment["RAY_TMPDIR"]).glob("*/r/session_2*/logs"))
                 assert len(sessions) == 1
                 leaks = canaries_in(*(session.parent for session in sessions))
     return Ended(flow.returncode, "".join(lines), time.monotonic() - started), listeners, leaks
@@ -142,7 +142,7 @@ class SmallRun:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> SmallRun:
     folder = tmp_path_factory.mktemp("flow") / "runs" / "small"
-    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as ray_files:  # the path of a socket is short
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as ray_files:  # the path of a socket is short
         store = store_with_a_canary(folder.parent / "mlflow.db")
         environment = CANARIES | {"MLFLOW_TRACKING_URI": store, "RAY_TMPDIR": ray_files}
         interrupted, left_alive = interrupt_when("teach: starting", folder, *SMALL, **environment)

@@ -15,7 +15,7 @@ def ray_nodes(cpus: Sequence[int], head_cpus: int) -> Iterator[Cluster]:
     """A head, and a node for each number of CPUs; on loopback alone, and with a token that this process's children
     find in their environment."""
     with cluster.private() as folder:
-        head = {"num_cpus": head_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "temp_dir": str(folder / "ray")}
+        head = {"num_cpus": head_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "temp_dir": str(folder / "r")}
         nodes = Cluster(initialize_head=True, head_node_args=head)
         try:
             for each in cpus:
