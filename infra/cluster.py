@@ -44,7 +44,8 @@ _ON_LOOPBACK = {
     "NCCL_SOCKET_IFNAME": "lo",
     "VLLM_HOST_IP": "127.0.0.1",
 }
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What no proxy is asked for. The last two are clouds' metadata services, which Ray's dashboard looks for.
+_WITHOUT_PROXY = ("127.0.0.1", "localhost", "::1", "169.254.169.254", "metadata.google.internal")
 
 # Set before a local Ray starts, since its daemons read them once. Ray runs its workers at nice 15, which on a small
 # machine lets everything else go before the engine; and it starts some for tasks that it does not know of yet.
@@ -146,15 +147,15 @@ def private() -> Iterator[Path]:
 
 
 def _temporary() -> str:
-    """Where the folders are; not TMPDIR, which may be too long for the path of a socket, 107 bytes at most."""
+    """Where the folders are; not TMPDIR, which may be too long for the path of a socket."""
     return os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
 
 
 def _without_proxy() -> dict[str, str | None]:
-    """Variables that keep what is sent to loopback from a proxy; what the user excepts from it is kept."""
+    """Variables that keep what Ray sends to itself from a proxy; what the user excepts from it stays excepted."""
     excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [host for host in excepted.split(",") if host]
-    joined = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
+    joined = ",".join([*hosts, *(host for host in _WITHOUT_PROXY if host not in hosts)])
     return {"no_proxy": joined, "NO_PROXY": joined}
 
 
@@ -192,8 +193,7 @@ def job_environment(credentials_file: Path | None) -> dict[str, object]:
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
-        "env_vars": variables,
-        **worker.SETUP_HOOK,
+        "env_vars": variables | worker.SETUP_HOOK,
     }
 
 
@@ -226,8 +226,9 @@ def _local(dashboard: bool) -> Iterator[BaseContext]:
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=not dashboard,
-                    runtime_env=worker.SETUP_HOOK,
-                    _temp_dir=str(folder / "ray"),  # Ray opens its own folder to everybody
+                    runtime_env={"env_vars": worker.SETUP_HOOK},
+                    # Ray opens its own folder to everybody. A short name: a socket's path has 107 bytes at most.
+                    _temp_dir=str(folder / "r"),
                 )
             yield context
         finally:

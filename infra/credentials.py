@@ -15,7 +15,7 @@ from pathlib import Path
 from infra import leftovers
 from infra.errors import ConfigError
 
-FILE_VARIABLE = "PRECEPTOR_CREDENTIALS"
+FILE_VARIABLE = "PRECEPTOR_CREDENTIALS_FILE"
 VARIABLES = (
     "PRECEPTOR_API_KEY",
     "MLFLOW_TRACKING_URI",
@@ -83,8 +83,9 @@ def load() -> None:
 
 
 def load_in_worker() -> None:
-    """As `load`, in a process that Ray starts for a job: such as a replica, it may outlive the flow and its file."""
-    with suppress(FileNotFoundError):
+    """As `load`, in a process that Ray starts for a job, and without errors: the job has read the file before, and a
+    replica outlives the flow and its file."""
+    with suppress(FileNotFoundError, ConfigError):
         if named := os.environ.get(FILE_VARIABLE):
             os.environ.update(_read(Path(named)))
 

@@ -1,4 +1,4 @@
-"""What every process that Ray starts for us runs first; Ray is told so by a runtime environment. [edge]"""
+"""What every process that Ray starts for us runs first; a variable tells Ray so. [edge]"""
 
 from typing import Any
 
@@ -24,4 +24,6 @@ def _add_port_on_loopback(server: Any, address: str) -> int:
 
 
 _add_port = tls_utils.add_port_to_grpc_server
-SETUP_HOOK = {"worker_process_setup_hook": f"{__name__}.{prepare.__name__}"}
+
+# As a variable, into which Ray turns its `worker_process_setup_hook`: given that, it forgets a job's other variables.
+SETUP_HOOK = {ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{prepare.__name__}"}

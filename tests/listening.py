@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -97,3 +98,9 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -5,13 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests import listening
+
 PROJECT = Path(__file__).parents[2]
+CANARY = b"canary"
+CANARIES = {"PRECEPTOR_API_KEY": "canary-key", "AWS_SECRET_ACCESS_KEY": "canary/secret+1"}
 SMALL = (
     "draw.pocket.num_train_questions=96",
     "draw.pocket.num_test_questions=24",
@@ -52,7 +57,45 @@ def run(module: str, run_dir: Path, *settings: str, **environment: str) -> Ended
     return Ended(done.returncode, done.stdout, time.monotonic() - started)
 
 
-def interrupt_when(line_starts_with: str, run_dir: Path, *settings: str) -> tuple[Ended, list[psutil.Process]]:
+def store_with_a_canary(path: Path) -> str:
+    """The URI of an MLflow store in this file, with a password in it that SQLite pays no attention to."""
+    return f"sqlite:///file:{path}?password=canary-password&uri=true"
+
+
+def canaries_in(*folders: Path) -> list[Path]:
+    """The files below these folders that hold a secret of the environment."""
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return [path for path in files if CANARY in path.read_bytes()]
+
+
+def run_watched(run_dir: Path, *settings: str, **environment: str) -> tuple[Ended, set[listening.Listener], list[Path]]:
+    """The flow to its end; what it listened on meanwhile, and files with secrets where Ray had them near its end."""
+    started = time.monotonic()
+    lines: list[str] = []
+    leaks: list[Path] = []
+    with (
+        subprocess.Popen(
+            command("pipelines.flow", run_dir, *settings),
+            cwd=PROJECT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as flow,
+        listening.watched(flow.pid) as listeners,
+    ):
+        for line in flow.stdout:
+            lines.append(line)
+            if line.startswith("flow: examine took"):
+                sessions = list(Path(environment["RAY_TMPDIR"]).glob("*/r/session_2*/logs"))
+                assert len(sessions) == 1
+                leaks = canaries_in(*(session.parent for session in sessions))
+    return Ended(flow.returncode, "".join(lines), time.monotonic() - started), listeners, leaks
+
+
+def interrupt_when(
+    line_starts_with: str, run_dir: Path, *settings: str, **environment: str
+) -> tuple[Ended, list[psutil.Process]]:
     """Start the flow and press Ctrl-C at the first line with this start; how it ended, and which children live on."""
     started = time.monotonic()
     lines: list[str] = []
@@ -60,6 +103,7 @@ def interrupt_when(line_starts_with: str, run_dir: Path, *settings: str) -> tupl
     with subprocess.Popen(
         command("pipelines.flow", run_dir, *settings),
         cwd=PROJECT,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -80,18 +124,31 @@ def interrupt_when(line_starts_with: str, run_dir: Path, *settings: str) -> tupl
 
 @dataclasses.dataclass(frozen=True)
 class SmallRun:
-    """A run that was interrupted while the teacher's engine started, and then run again to its end."""
+    """A run that was interrupted while the teacher's engine started, and then run again to its end.
+
+    listeners: what the second run listened on. leaks: files of Ray's with a secret in them. ray_folders: what is left
+    of Ray's files.
+    """
 
     folder: Path
     interrupted: Ended
     left_alive: list[psutil.Process]
     finished: Ended
+    listeners: set[listening.Listener]
+    leaks: list[Path]
+    ray_folders: list[Path]
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> SmallRun:
     folder = tmp_path_factory.mktemp("flow") / "runs" / "small"
-    interrupted, left_alive = interrupt_when("teach: starting", folder, *SMALL)
-    finished = run("pipelines.flow", folder, *SMALL)
-    assert finished.code == 0, finished.output
-    return SmallRun(folder, interrupted, left_alive, finished)
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as ray_files:  # the path of a socket is short
+        store = store_with_a_canary(folder.parent / "mlflow.db")
+        environment = CANARIES | {"MLFLOW_TRACKING_URI": store, "RAY_TMPDIR": ray_files}
+        interrupted, left_alive = interrupt_when("teach: starting", folder, *SMALL, **environment)
+        for kept in Path(ray_files).iterdir():
+            os.utime(kept, (0, 0))  # left by a run of long ago
+        finished, listeners, leaks = run_watched(folder, *SMALL, **environment)
+        assert finished.code == 0, finished.output
+        left = list(Path(ray_files).iterdir())
+    return SmallRun(folder, interrupted, left_alive, finished, listeners, leaks, left)

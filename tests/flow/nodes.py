@@ -5,18 +5,21 @@ from contextlib import contextmanager
 
 from ray.cluster_utils import Cluster
 
+from infra import cluster
+
 _OBJECT_STORE_BYTES = 100 << 20
 
 
 @contextmanager
 def ray_nodes(cpus: Sequence[int], head_cpus: int) -> Iterator[Cluster]:
-    """A head, and a node for each number of CPUs."""
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": head_cpus, "object_store_memory": _OBJECT_STORE_BYTES}
-    )
-    try:
-        for each in cpus:
-            nodes.add_node(num_cpus=each, object_store_memory=_OBJECT_STORE_BYTES)
-        yield nodes
-    finally:
-        nodes.shutdown()
+    """A head, and a node for each number of CPUs; on loopback alone, and with a token that this process's children
+    find in their environment."""
+    with cluster.private() as folder:
+        head = {"num_cpus": head_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "temp_dir": str(folder / "r")}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for each in cpus:
+                nodes.add_node(num_cpus=each, object_store_memory=_OBJECT_STORE_BYTES)
+            yield nodes
+        finally:
+            nodes.shutdown()

@@ -1,5 +1,8 @@
 import json
+import signal
 import socket
+import subprocess
+import time
 
 import pytest
 from mlflow import MlflowClient
@@ -7,7 +10,8 @@ from mlflow import MlflowClient
 from infra import manifest
 from pipelines import tables
 from pipelines.records import Arm, Condition, Prediction, Question, Rationale, TrainingExample, Verdict
-from tests.flow.conftest import SMALL, run
+from tests import listening
+from tests.flow.conftest import CANARY, PROJECT, SMALL, canaries_in, command, run
 
 ARTIFACTS = (
     "source",
@@ -142,6 +146,24 @@ def test_prompts_and_rationales_stay_out_of_the_logs(small_run):
     assert [line for line in said if line in logs] == []
 
 
+def test_nothing_of_the_flow_listens_beyond_loopback(small_run):
+    names = " ".join(listener.process for listener in small_run.listeners)
+    parts = ("gcs_server", "raylet", "dashboard.py", "TeacherActor", "RayTrainWorker", "ProxyActor", "ServeReplica")
+    assert [part for part in parts if part not in names] == []
+    assert ("127.0.0.1", 8123) in {(listener.address, listener.port) for listener in small_run.listeners}
+    assert [listener for listener in small_run.listeners if not listener.is_loopback] == []
+
+
+def test_no_secret_is_in_what_is_printed_the_run_folder_or_ray_s_files(small_run):
+    assert small_run.leaks == []
+    assert canaries_in(small_run.folder.parent) == []
+    assert CANARY.decode() not in small_run.interrupted.output + small_run.finished.output
+
+
+def test_ray_s_files_are_gone_when_the_flow_has_ended_also_those_of_the_interrupted_one(small_run):
+    assert small_run.ray_folders == []
+
+
 def test_the_endpoint_is_gone_when_the_flow_has_ended(small_run):
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", 8123)) != 0
@@ -157,6 +179,23 @@ def test_a_stage_runs_alone_and_a_port_in_use_says_what_to_type(small_run):
     (error,) = [line for line in ended.output.splitlines() if line.startswith("deploy: error: ")]
     assert str(port) in error
     assert "--set deploy.port=" in error
+
+
+def test_make_up_listens_on_loopback_alone_until_ctrl_c(small_run, tmp_path):
+    words = [*command("serve.app", small_run.folder, "deploy.port=8124"), "--wait"]
+    with listening.watched() as listeners, (tmp_path / "log").open("w+") as log:
+        serving = subprocess.Popen(words, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 400
+            while "serving until Ctrl-C" not in (tmp_path / "log").read_text():
+                assert serving.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+        finally:
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(timeout=120) == 0
+    assert ("127.0.0.1", 8124) in {(listener.address, listener.port) for listener in listeners}
+    assert [listener for listener in listeners if not listener.is_loopback] == []
 
 
 def test_a_cluster_that_does_not_answer_is_one_clear_error(tmp_path):

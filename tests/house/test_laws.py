@@ -120,6 +120,11 @@ def test_every_call_that_loads_a_model_says_that_no_code_of_it_is_run():
     assert unsaid == []
 
 
+def test_ray_is_started_in_one_place_which_keeps_it_on_loopback():
+    starting = [str(path.relative_to(PROJECT)) for path in SOURCES if re.search(r"\bray\.init\(", path.read_text())]
+    assert starting == ["infra/cluster.py"]
+
+
 def test_torchvision_imports_beside_this_torch():
     subprocess.run([sys.executable, "-c", "import torchvision.transforms.v2"], check=True, capture_output=True)
 

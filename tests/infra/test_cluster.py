@@ -1,3 +1,5 @@
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -35,14 +37,46 @@ def test_a_job_is_told_to_keep_silent_and_which_code_it_runs():
     assert "commit" in variables["PRECEPTOR_CODE_REVISION"]
 
 
-def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
+def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise Exception("The current node timed out during startup.\nLong story")
 
     monkeypatch.setattr(cluster.ray, "init", fail)
-    monkeypatch.setenv(cluster.LOCAL_VARIABLE, "")  # what connecting sets is taken back after the test
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"):
         cluster.connect()
+
+
+def test_a_local_ray_leaves_the_environment_as_it_was_and_its_folder_only_after_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    before = dict(os.environ)
+    with cluster.private() as folder:
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+        assert "RAY_AUTH_TOKEN" not in os.environ
+        assert cluster.is_on_loopback()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert dict(os.environ) == before
+    assert not cluster.is_on_loopback()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), cluster.private() as kept:
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [kept]
+    os.utime(kept, (0, 0))
+    with cluster.private() as own:
+        assert list(tmp_path.iterdir()) == [own]
+
+
+def test_two_local_rays_at_a_time_have_folders_and_tokens_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with cluster.private() as one:
+        os.utime(one, (0, 0))
+        with cluster.private() as other:
+            assert (one / "token").read_text() != (other / "token").read_text()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_local_ray_that_is_too_small_is_refused_and_another_cluster_may_grow(monkeypatch):
