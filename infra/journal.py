@@ -27,7 +27,9 @@ from infra.redaction import redacted
 FOLDER = ".unrecorded"
 STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 SUFFIX = ".jsonl"
-_STARTS_WITHIN_S = 60.0  # Python, MLflow's imports, a new store's tables: work of this machine, which may be a busy one
+_STARTS_WITHIN_S = (
+    150.0  # Python, MLflow's imports, a new store's tables: work of this machine, which may be a busy one
+)
 _SPEAKS_WITHIN_S = 20.0  # it prints a line after each request, and gives most of them up after 3 or 4 s by itself
 _ENDS_WITHIN_S = 30.0  # even if it gets on all the time
 _TRIES_AGAIN_AFTER_S = 60.0
