@@ -61,6 +61,13 @@ class Request:
     stretch_tiff: bool
 
 
+def context() -> ForkServerContext:
+    """What starts confined children: a server that has imported all that they need, so that one is there at once."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(_PRELOADED)
+    return made
+
+
 class Door:
     """Looks at images, several at a time; used as `with Door(...) as door`."""
 
@@ -69,8 +76,7 @@ class Door:
         self._timeout_s = timeout_s
         self._ahead = workers * _AHEAD
         self._todo: deque[_Job] = deque()
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOADED)
+        self._context = context()
         self._children = [_Child(self._context) for _ in range(workers)]
 
     def __enter__(self) -> Self:
@@ -221,7 +227,7 @@ class _Child:
 def _serve(pipe: connection.Connection, environment: dict[str, str]) -> None:
     """In a child: do one job after another until nobody is left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    _confine(environment)
+    confine(environment, MEMORY_BYTES)
     pipe.send(_READY)
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -241,9 +247,9 @@ def _tried(look: Any, request: Request, max_pixels: int) -> Any:
         return error
 
 
-def _confine(environment: dict[str, str]) -> None:
-    """In a child, at its start: no more memory than an image may need, no core dump of what it held, and nothing on
-    standard error, where libraries complain of each damaged byte.
+def confine(environment: dict[str, str], memory_bytes: int) -> None:
+    """In a child, at its start: so much memory over what it has then and no more, no core dump of what it held, and
+    nothing on standard error, where libraries complain of each damaged byte.
 
     environment: the parent's of now; the server that children are forked from may be older, and not know of a store.
     """
@@ -251,7 +257,7 @@ def _confine(environment: dict[str, str]) -> None:
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (taken + memory_bytes, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

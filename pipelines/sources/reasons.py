@@ -4,6 +4,7 @@ from pipelines.curation import Level
 from pipelines.door import TIMEOUT_S
 from pipelines.images import MAX_ASPECT, MAX_BYTES, MAX_PIXELS
 from pipelines.sources.drafts import MAX_CHARACTERS, MAX_IMAGES
+from pipelines.sources.parquet import MEMORY_BYTES
 from pipelines.sources.rows import MAX_ROW_BYTES
 
 _SHARED = {
@@ -18,6 +19,7 @@ MEANING = {
     # the row
     "line_is_no_json": "the line is no JSON object",
     "row_too_long": f"it takes more than {MAX_ROW_BYTES >> 20} MiB",
+    "row_group_too_large": f"its row group has a row that takes more than {MEMORY_BYTES >> 20} MiB to decode",
     "quote_never_closed": "a quote opens a cell, and nothing closes it; write a quote inside a cell twice",
     "row_unreadable": "a cell holds what its column's type cannot hold",
     "wrong_cell_count": "the row has more or fewer cells than the first line has names",

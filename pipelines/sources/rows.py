@@ -8,21 +8,17 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any, AnyStr, BinaryIO, Self
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import IO, Any, AnyStr, Self
 
 from infra import storage
-from infra.errors import InputError, first_line
+from infra.errors import InputError
 from infra.redaction import redacted
+from pipelines.sources import parquet
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_ROW_BYTES = 16 << 20
 MAX_ROW_LINES = 100  # of a CSV table; the cells of real ones have a few line breaks
-_PARQUET_ROWS = 64  # at once
-_PARQUET_BYTES = 256 << 20  # at once, even where each cell is as large as all of its column
-_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # no UTF-8, a date out of all calendars
+MAX_VALUES = 1 << 20  # of a JSON line
 
 Row = dict[str, Any]
 
@@ -35,16 +31,21 @@ def read(uri: str) -> Iterator[tuple[int, Row | str]]:
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(uri[uri.rfind(".") :].lower())
     if reader is None:
         raise InputError(f"{redacted(uri)} is no table that can be read. Known: {', '.join(SUFFIXES)}")
-    with storage.open_binary(uri) as stream:
-        yield from reader(uri, stream)
+    yield from reader(uri)
 
 
-def _jsonl(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
+def _jsonl(uri: str) -> Iterator[tuple[int, Row | str]]:
     number = 0
-    while raw := _line(stream, b"\n"):
-        number += 1
-        if raw.strip():
-            yield number, _object(raw) if len(raw) <= MAX_ROW_BYTES else "row_too_long"
+    with storage.open_binary(uri) as stream:
+        while raw := _line(stream, b"\n"):
+            number += 1
+            if raw.strip():
+                yield number, "row_too_long" if len(raw) > MAX_ROW_BYTES or _has_many_values(raw) else _object(raw)
+
+
+def _has_many_values(raw: bytes) -> bool:
+    """Whether a line would take far more memory as Python's values than as text: `[]` takes 64 bytes."""
+    return len(raw) > MAX_VALUES and sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES
 
 
 def _line(stream: IO[AnyStr], *ends: AnyStr) -> AnyStr:
@@ -65,9 +66,10 @@ def _object(raw: bytes) -> Row | str:
     return row if isinstance(row, dict) else "line_is_no_json"
 
 
-def _csv(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
+def _csv(uri: str) -> Iterator[tuple[int, Row | str]]:
     csv.field_size_limit(MAX_ROW_BYTES)
     # Bytes that are no UTF-8 become half surrogates, which the draft of their row then refuses by name.
+    stream = storage.open_binary(uri)
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         lines = _Lines(text)
         header = _header(uri, lines)
@@ -136,50 +138,10 @@ class _Lines:
 def _header(uri: str, lines: Iterator[str]) -> list[str]:
     """The columns' names."""
     try:
-        return _names(uri, next(_cells(lines), []))
+        return parquet.check_names(uri, next(_cells(lines), []))
     except (csv.Error, _BadRowError) as error:
         raise InputError(f"{uri} is no CSV table: its first line ends the reading, {_reason(error)}.") from error
 
 
-def _names(uri: str, names: list[str]) -> list[str]:
-    """The names without blanks around them; raises InputError where two columns have the same, or none has one."""
-    names = [name.strip() for name in names]
-    if len({name.casefold() for name in names}) < len(names) or not any(names):
-        raise InputError(f"{uri} does not name its columns, each once: {str(names)[:200]}")
-    return names
-
-
-def _parquet(uri: str, stream: BinaryIO) -> Iterator[tuple[int, Row | str]]:
-    number = 0
-    try:
-        file = pq.ParquetFile(stream)
-        _names(uri, file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
-            for row in _rows_of(batch):
-                number += 1
-                yield number, row
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri} is damaged, or no Parquet table, after row {number}: {first_line(error)}") from error
-
-
-def _rows_at_once(metadata: pq.FileMetaData) -> int:
-    """Few where cells may be large: a column's dictionary can repeat a giant one for a few bits a row."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    sizes = [group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns)]
-    return max(1, min(_PARQUET_ROWS, _PARQUET_BYTES // max([1, *map(int, sizes)])))
-
-
-def _rows_of(batch: pa.RecordBatch) -> Iterator[Row | str]:
-    try:
-        yield from batch.to_pylist()
-    except _UNREADABLE:
-        for place in range(batch.num_rows):
-            yield _row_of(batch.slice(place, 1))
-
-
-def _row_of(batch: pa.RecordBatch) -> Row | str:
-    try:
-        (row,) = batch.to_pylist()
-    except _UNREADABLE:
-        return "row_unreadable"
-    return dict(row)
+def _parquet(uri: str) -> Iterator[tuple[int, Row | str]]:
+    return enumerate(parquet.read(uri, MAX_ROW_BYTES), 1)
