@@ -3,6 +3,7 @@
 Shapes: H heads, G groups of keys and values, T tokens of the pack, D width of a head.
 """
 
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -38,7 +39,7 @@ def _by_flash(
     """All examples in one kernel, which torch has for CUDA in half precision."""
     from torch.nn.attention.varlen import varlen_attn
 
-    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=query_1HTD.device)
+    borders = _borders(lengths, query_1HTD.device)
     query_THD, key_TGD, value_TGD = (each[0].transpose(0, 1) for each in (query_1HTD, key_1GTD, value_1GTD))
     longest = max(lengths)
     output_THD = varlen_attn(
@@ -54,6 +55,12 @@ def _by_flash(
         enable_gqa=True,
     )
     return output_THD[None]
+
+
+@lru_cache(maxsize=1)
+def _borders(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Where examples begin and end. Kept from layer to layer: a copy from the host makes the GPU's queue run dry."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def _one_by_one(

@@ -240,8 +240,9 @@ def trainer(work: Work) -> TorchTrainer:
 def _worker_environment(config: FitConfig) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(config.cpus_per_worker)}
     if config.gpus_per_worker:
-        # cuBLAS then adds up in the same order every time, as an exact resume needs.
-        return threads | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        # cuBLAS then adds up in the same order every time, as an exact resume needs; and packs of many lengths leave no
+        # holes in the GPU's memory, which had taken up to a third more than was in use.
+        return threads | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     # The loop is not in the process's first thread, where OpenMP would let threads sleep at every meeting of theirs.
     return threads | {"DS_ACCELERATOR": "cpu", "OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "100000"}
 

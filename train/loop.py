@@ -243,9 +243,12 @@ def _within_memory(config: FitConfig, step: int) -> Iterator[None]:
 
 
 def _add_up_in_order(device: torch.device) -> None:
-    """On a GPU, attention would add gradients up in the order in which they come; on the CPU nothing does."""
+    """On a GPU, attention would add gradients up in the order in which they come; on the CPU nothing does.
+
+    With warn_only, flash attention would warn and stay as it is.
+    """
     if device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # to find mistakes with, and it costs time
 
 

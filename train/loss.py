@@ -117,5 +117,4 @@ def judge(
 
 
 def _logprobs(hidden_SD: torch.Tensor, head_WD: torch.Tensor) -> torch.Tensor:
-    logits_SW = (hidden_SD @ head_WD.T).float()
-    return logits_SW.sub_(logits_SW.logsumexp(dim=1, keepdim=True))
+    return functional.log_softmax(hidden_SD @ head_WD.T, dim=1, dtype=torch.float32)

@@ -66,6 +66,23 @@ def _attend_on_paper(module: Any, *qkv: Any, **unused: Any) -> tuple[torch.Tenso
     return output.transpose(1, 2), None
 
 
+class _Norm(torch.autograd.Function):
+    """What a GPU's RMS norm keeps: its input, and one number of each row."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(hidden, hidden.new_empty(hidden.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(hidden)
+
+
+class _NormOnPaper(torch.nn.RMSNorm):
+    """On the meta device, torch's own would keep what it keeps on a CPU."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = _Norm.apply(hidden)
+        return output
+
+
 _ON_PAPER = "on paper"
 AttentionInterface.register(_ON_PAPER, _attend_on_paper)
 
@@ -135,6 +152,7 @@ def _laid_out(shape: Qwen3VLConfig, config: FitConfig, num_layers: int) -> torch
             attn_implementation={"text_config": _ON_PAPER, "vision_config": "sdpa"},
         )
         model.tie_weights()
+        student.fuse_norms(model, _NormOnPaper)
         adapted = adapter.attach(
             model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
         )

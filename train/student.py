@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures, Qwen3VLTextRMSNorm
 
 from infra.errors import InputError, first_line
 from pipelines.engine import needs_own_code, own_code_is_refused
@@ -51,7 +51,21 @@ def load(base: str, precision: str) -> tuple[Qwen3VLForConditionalGeneration, An
     # Transformers makes up what is missing.
     if missing := sorted(about["missing_keys"]):
         raise InputError(f"{base} lacks {len(missing)} of its weights, such as {missing[0]}. Get the model again.")
+    fuse_norms(model)
     return model, processor
+
+
+def fuse_norms(model: Qwen3VLForConditionalGeneration, kind: type[torch.nn.RMSNorm] = torch.nn.RMSNorm) -> None:
+    """Put torch's RMS norm in the place of Transformers', with the same weights.
+
+    It is one kernel on a GPU and keeps its input alone; the other is seven kernels and keeps float32 copies.
+    """
+    language_model = model.model.language_model
+    for name, norm in list(language_model.named_modules()):
+        if isinstance(norm, Qwen3VLTextRMSNorm):
+            fused = kind(norm.weight.shape, eps=norm.variance_epsilon, device="meta")
+            fused.weight = norm.weight
+            language_model.set_submodule(name, fused)
 
 
 def read_config(base: str) -> Qwen3VLConfig:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from pipelines.records import TrainingExample
-from train import attention
+from train import attention, student
 from train.recipes import FitConfig
 
 torch.set_num_threads(1)  # on a busy machine, threads that wait for one another cost more than these models do
@@ -60,7 +60,9 @@ def processor():
 @pytest.fixture
 def model(processor):
     """As the student is loaded: its language model attends within the examples of a pack."""
-    return tiny(processor, {"text_config": attention.NAME, "vision_config": "sdpa"})
+    model = tiny(processor, {"text_config": attention.NAME, "vision_config": "sdpa"})
+    student.fuse_norms(model)
+    return model
 
 
 def tiny(processor, attn_implementation):

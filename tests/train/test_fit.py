@@ -27,6 +27,13 @@ def test_each_adapter_depends_on_its_own_arms_examples():
     assert list(own.outputs()) == ["adapters/answer_only"]
 
 
+def test_workers_with_a_gpu_add_up_exactly_and_leave_no_holes_in_its_memory():
+    on_gpu = fit._worker_environment(config(gpus_per_worker=1))
+    assert on_gpu["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert on_gpu["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert not {"CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF"} & fit._worker_environment(config()).keys()
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -9,7 +9,7 @@ import torch
 
 from infra.errors import InputError
 from tests.train.conftest import config, example, tiny
-from train import checkpoint, zero
+from train import checkpoint, loop, zero
 from train.adapter import attach
 from train.encoding import encode
 from train.loop import take_step, update
@@ -30,6 +30,18 @@ def one_rank(tmp_path_factory):
         torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
         yield
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("device", "is_exact"), [("cuda", True), ("cpu", False)])
+def test_on_a_gpu_kernels_are_made_deterministic_and_not_only_warned_of(device, is_exact):
+    """With warn_only, torch leaves the backward pass of flash attention as it is."""
+    try:
+        loop._add_up_in_order(torch.device(device))
+        assert torch.are_deterministic_algorithms_enabled() == is_exact
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.fixture

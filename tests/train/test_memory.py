@@ -69,6 +69,20 @@ def test_activations_are_those_that_autograd_keeps_of_a_real_pack(model, monkeyp
     assert expected.activations == pytest.approx(found, rel=0.25)
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "checkpointing", "measured_gib"), [(16248, False, 41.5), (16248, True, 8.2), (3601, False, 13.4)]
+)
+def test_the_2b_needs_what_it_was_measured_to_need_on_an_h100(num_tokens, checkpointing, measured_gib):
+    """torch.cuda.max_memory_allocated of steps whose largest pack has so many tokens."""
+    settings = dataclasses.replace(
+        recipes.qwen3_vl_2b_1x80gb().fit, tokens_per_pack=num_tokens, gradient_checkpointing=checkpointing
+    )
+    told = memory.need(settings)
+    in_use = told.weights + told.learning + told.activations + told.logits
+    assert in_use / (1 << 30) == pytest.approx(measured_gib, rel=0.03)
+    assert told.gib > measured_gib
+
+
 def test_a_base_of_another_kind_or_nowhere_is_named(tmp_path):
     with pytest.raises(InputError, match="The shape of no/such-model is not known"):
         memory.read_shape("no/such-model")

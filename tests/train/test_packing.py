@@ -200,3 +200,10 @@ def test_the_kernel_for_gpus_takes_what_it_is_given_forward_and_backward_with_fe
     assert output_1THD.shape == (1, 50, 8, 64)
     output_1THD.sum().backward()
     assert [each.grad.shape for each in (query, key, value)] == [each.shape for each in (query, key, value)]
+
+
+def test_where_examples_begin_is_copied_to_the_device_once_for_all_layers():
+    lengths, device = (20, 30), torch.device("cpu")
+    borders = attention._borders(lengths, device)
+    assert borders.tolist() == [0, 20, 50]
+    assert attention._borders(lengths, device) is borders

@@ -140,6 +140,18 @@ def test_weights_that_are_cut_off_or_of_another_kind_of_model_are_one_clear_erro
         student.load(str(tmp_path), "fp32")
 
 
+def test_a_student_is_loaded_with_norms_of_one_kernel_and_the_weights_of_its_base(model, processor, tmp_path):
+    torch.nn.init.normal_(model.model.language_model.layers[1].self_attn.q_norm.weight)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = student.load(str(tmp_path), "fp32")
+    kinds = {type(each).__name__ for each in loaded.model.language_model.modules() if "Norm" in type(each).__name__}
+    assert kinds == {"RMSNorm"}
+    theirs, own = loaded.state_dict(), model.state_dict()
+    assert theirs.keys() == own.keys()
+    assert all(torch.equal(theirs[name], own[name]) for name in own)
+
+
 def _seen(eye, paths):
     return eye.look(eye.show(paths))
 
