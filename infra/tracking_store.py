@@ -6,6 +6,7 @@ leave a store that none can open ever after.
 
 import contextlib
 import fcntl
+import functools
 import importlib
 import os
 import sqlite3
@@ -100,8 +101,6 @@ def _create(path: Path) -> None:
 
 def _check(path: Path) -> None:
     # The version too: MLflow changes the tables of an older store in place, without a lock.
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
     uri = f"{path.absolute().as_uri()}?mode=rw"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as connection:
@@ -110,8 +109,16 @@ def _check(path: Path) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise PreceptorError(f"{path.absolute()}: {error}") from error
-    if found != [(wanted := _get_latest_schema_revision(),)]:
+    if found != [(wanted := _schema_revision(),)]:
         raise PreceptorError(
             f"{path.absolute()} has the tables of another MLflow ({found}, not {wanted}); make a copy of it, then: "
             f"mlflow db upgrade sqlite:///{path.absolute()}"
         )
+
+
+@functools.cache
+def _schema_revision() -> str:
+    """The version of the tables that this MLflow wants; it reads all of its migrations to tell."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())
