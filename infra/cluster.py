@@ -25,7 +25,7 @@ from ray._private.authentication import authentication_token_setup
 from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 
-from infra import credentials, leftovers, privacy, worker
+from infra import credentials, journal, leftovers, privacy, worker
 from infra.errors import ClusterError, first_line
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 
@@ -190,6 +190,7 @@ def job_environment(credentials_file: Path | None) -> dict[str, object]:
     if credentials_file is not None:
         variables[credentials.FILE_VARIABLE] = str(credentials_file)
     variables[CODE_REVISION_VARIABLE] = json.dumps(code_revision())
+    variables[journal.DRIVER_VARIABLE] = "1"
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],

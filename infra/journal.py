@@ -26,10 +26,9 @@ from infra.redaction import redacted
 
 FOLDER = ".unrecorded"
 STORE_VARIABLE = "MLFLOW_TRACKING_URI"
+DRIVER_VARIABLE = "PRECEPTOR_DRIVER_RECORDS"  # set in the jobs of a flow, whose driver has a recorder for all of them
 SUFFIX = ".jsonl"
-_STARTS_WITHIN_S = (
-    150.0  # Python, MLflow's imports, a new store's tables: work of this machine, which may be a busy one
-)
+_STARTS_WITHIN_S = 150.0  # Python, MLflow's imports, a new store's tables: work of a machine that may be busy
 _SPEAKS_WITHIN_S = 20.0  # it prints a line after each request, and gives most of them up after 3 or 4 s by itself
 _ENDS_WITHIN_S = 30.0  # even if it gets on all the time
 _TRIES_AGAIN_AFTER_S = 60.0
@@ -176,8 +175,12 @@ class Recorder:
             )
 
     def start(self) -> None:
-        """Start the child unless it runs, or has just failed."""
-        if self._is_running() or time.monotonic() - self._started < _TRIES_AGAIN_AFTER_S:
+        """Start the child unless it runs, or has just failed, or a flow's driver has one."""
+        if (
+            os.environ.get(DRIVER_VARIABLE)
+            or self._is_running()
+            or time.monotonic() - self._started < _TRIES_AGAIN_AFTER_S
+        ):
             return
         self._started = self._heard = time.monotonic()
         self._said = ""
@@ -270,12 +273,6 @@ def recorder(run_dir: Path, journals: Path, progress: Progress) -> Iterator[Reco
         yield child
     finally:
         child.finish()
-
-
-def catch_up(run_dir: Path, progress: Progress) -> None:
-    """Record what earlier runs of a run folder left; without anything left, it looks into a folder and no more."""
-    with recorder(run_dir, run_dir / FOLDER, progress):
-        pass
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
     with ExitStack() as running:
+        recorder = running.enter_context(journal.recorder(run_dir, run_dir / journal.FOLDER, Progress("flow")))
         submit = None
         for name in STAGES:
             if not _is_pending(name, configs, run_dir):
@@ -50,10 +51,10 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
                 continue
             if submit is None:
                 submit = running.enter_context(_job_runner(run_dir, screen))
+                recorder.start()
             started = time.monotonic()
             submit(name, _command(configs[name], recipe, run_dir, overrides))
             screen.show(f"flow: {name} took {time.monotonic() - started:.0f} s")
-    journal.catch_up(run_dir, Progress("flow"))
     screen.show(f"flow: the report is {run_dir / 'report' / 'index.html'}")
 
 

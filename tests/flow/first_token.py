@@ -22,6 +22,7 @@ def main() -> None:
 
     request: dict[str, Any] = json.load(sys.stdin)
     engine = LLM(
+        trust_remote_code=False,
         request["model"],
         **ENGINE.arguments(),
         enable_lora=True,

@@ -15,6 +15,13 @@ KEY = "canary-key-1"
 STORE = "postgresql://user:canary-password@host/db"
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    """What is taken into the environment is out of it again after the test."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
 @pytest.fixture
 def given(monkeypatch):
     monkeypatch.setenv("PRECEPTOR_API_KEY", KEY)

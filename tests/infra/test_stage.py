@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from infra import manifest, stage
+from infra import journal, manifest, stage
 from infra.errors import ArtifactError, InputError
 from infra.manifest import Tally
 from infra.progress import Progress
@@ -51,7 +51,8 @@ def run(task: Task) -> Tally:
 
 
 @pytest.fixture(autouse=True)
-def _forget_calls():
+def _forget_calls(monkeypatch):
+    monkeypatch.setenv(journal.DRIVER_VARIABLE, "1")  # bringing journals into MLflow takes seconds each time
     CALLS.clear()
     sys.modules.setdefault(__name__, HERE)
 
@@ -139,6 +140,7 @@ def test_an_unexpected_error_shows_its_traceback_and_its_innermost_cause(capsys)
 def test_a_failed_stage_is_a_failed_run_in_mlflow_and_a_sealed_one_carries_its_digest(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
+    monkeypatch.delenv(journal.DRIVER_VARIABLE)
     run_dir = tmp_path / "runs" / "r"
     artifact = carry_out(FirstConfig(), run_dir)["one"]
     monkeypatch.setattr(HERE, "run", lambda task: 1 / 0)

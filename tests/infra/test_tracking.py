@@ -392,6 +392,20 @@ def test_a_folder_that_takes_no_journal_costs_a_warning_and_not_the_artifact(run
     assert "first: sealed one" in out
 
 
+def test_the_stages_of_a_flow_leave_the_recording_to_its_driver(runs, monkeypatch):
+    monkeypatch.setattr(journal, "_child", None)  # none is started
+    with monkeypatch.context() as in_a_job:
+        in_a_job.setenv(journal.DRIVER_VARIABLE, "1")
+        carry_out(runs / "r")
+    assert len(left(runs / "r")) == 1
+    monkeypatch.undo()
+    with journal.recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("flow")):
+        pass
+    assert left(runs / "r") == []
+    (run,) = recorded(runs / "mlflow.db")
+    assert run.info.status == "FINISHED"
+
+
 def test_a_stage_that_is_killed_is_recorded_as_what_it_had_become(runs):
     script = (
         "import os, signal, pathlib, sys; from tests.infra import test_tracking as t\n"
@@ -403,7 +417,8 @@ def test_a_stage_that_is_killed_is_recorded_as_what_it_had_become(runs):
     for name in ("working", "sealed"):
         killed = subprocess.run([sys.executable, "-c", script, runs / "r", name], check=False, cwd=PROJECT)
         assert killed.returncode == -signal.SIGKILL
-    journal.catch_up(runs / "r", Progress("flow"))
+    with journal.recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("flow")):
+        pass
     assert left(runs / "r") == []
     working, sealed = recorded(runs / "mlflow.db")
     assert (working.info.status, sealed.info.status) == ("KILLED", "FINISHED")

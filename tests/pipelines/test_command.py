@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import manifest
+from infra import journal, manifest
 from pipelines import command, tables
 from pipelines.records import Question, Split
 from pipelines.sources.reasons import MEANING
@@ -214,9 +214,10 @@ def test_a_pipe_in_a_table_s_place_does_not_hang(tmp_path, capfd):
     assert "is not there" in capfd.readouterr().err
 
 
-def test_the_account_is_in_mlflow_as_it_is_in_the_manifest(tmp_path, capfd):
+def test_the_account_is_in_mlflow_as_it_is_in_the_manifest(tmp_path, capfd, monkeypatch):
     from mlflow import MlflowClient
 
+    monkeypatch.delenv(journal.DRIVER_VARIABLE)
     source = write(tmp_path / "mine", [row(0), row(0), row(1, image="none.png")])
     said(capfd, "folder", "--table", source, "--out", tmp_path / "q")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])

@@ -65,7 +65,7 @@ def test_adapter_as_fitting_saves_it_is_served(tmp_path, base):
 
     from train import adapter
 
-    model = Qwen3VLForConditionalGeneration.from_pretrained(base.source, dtype="auto")
+    model = Qwen3VLForConditionalGeneration.from_pretrained(base.source, dtype="auto", trust_remote_code=False)
     adapted = adapter.attach(model, rank=16, alpha=32, seed=0, base=base.source)
     adapter.save(adapted, tmp_path, "# An adapter")
     (tmp_path / "training.json").write_text("{}")
