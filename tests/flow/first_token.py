@@ -22,8 +22,8 @@ def main() -> None:
 
     request: dict[str, Any] = json.load(sys.stdin)
     engine = LLM(
-        trust_remote_code=False,
         request["model"],
+        trust_remote_code=False,
         **ENGINE.arguments(),
         enable_lora=True,
         max_loras=len(request["adapters"]),

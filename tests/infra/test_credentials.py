@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
