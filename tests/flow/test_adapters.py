@@ -81,7 +81,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def expected_and_served(folders):
-    model = Qwen3VLForConditionalGeneration.from_pretrained(POCKET, dtype=torch.float32).eval()
+    model = Qwen3VLForConditionalGeneration.from_pretrained(POCKET, dtype=torch.float32, trust_remote_code=False).eval()
     expected = {first_token.BASE: logprobs(model)}
     for name, (dtype, settings) in (ADAPTERS | REFUSED).items():
         save(model, folders[name], dtype, settings)
