@@ -20,6 +20,7 @@ from serve.api.errors import Refused
 _SMALL_TOKENS = 256
 _LONGEST_PAUSE_S = 60
 _MEASURED_ENDS = 64
+_LEAST_REMEMBERED = 256
 
 
 @dataclasses.dataclass(order=True)
@@ -41,6 +42,7 @@ class FairQueue:
     def __init__(self, capacity: int, max_waiting: int) -> None:
         self._capacity = capacity
         self._max_waiting = max_waiting
+        self._most_remembered = max(_LEAST_REMEMBERED, max_waiting)
         self._waiting: list[_Waiting] = []
         self._waiting_of: Counter[str] = Counter()
         self._under_way = 0
@@ -64,10 +66,17 @@ class FairQueue:
         """A client's small requests have tags of their own, so that they do not wait for its large ones."""
         flow = (client, tokens <= _SMALL_TOKENS)
         tag = max(self._time, self._next_tag.get(flow, 0.0))
-        if len(self._next_tag) > self._max_waiting:  # clients that have caught up need not be remembered
-            self._next_tag = {flow: tag for flow, tag in self._next_tag.items() if tag > self._time}
         self._next_tag[flow] = tag + tokens
+        if len(self._next_tag) > 2 * self._most_remembered:
+            self._forget_the_lightest()
         return tag
+
+    def _forget_the_lightest(self) -> None:
+        """Keep the clients that have asked for most. One request of each of many clients moves no tag on, so that none
+        of them ever catches up; to forget one gives it a few tokens back.
+        """
+        heaviest = heapq.nlargest(self._most_remembered, self._next_tag.items(), key=lambda item: item[1])
+        self._next_tag = dict(heaviest)
 
     async def _wait(self, client: str, answers: int, tokens: int) -> None:
         if not self._waiting and self._has_room(answers):
@@ -84,6 +93,7 @@ class FairQueue:
         except BaseException:
             if waiting.turn.cancelled():
                 self._remove(waiting)
+                self._give_turns()  # there may be room for those behind it
             elif not waiting.turn.exception():  # its turn came in the moment in which its client went away
                 self._under_way -= answers
                 self._give_turns()
@@ -115,6 +125,7 @@ class FairQueue:
         last = max(waiting for waiting in self._waiting if waiting.client == longest)
         self._remove(last)
         last.turn.set_exception(refused)
+        self._give_turns()
 
     def _remove(self, waiting: _Waiting) -> None:
         if waiting in self._waiting:

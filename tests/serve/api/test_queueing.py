@@ -124,6 +124,34 @@ def test_who_goes_away_leaves_its_place_and_its_turn_to_others():
     assert asyncio.run(play()) == ["a", "c", "d"]
 
 
+def test_who_goes_away_before_its_turn_makes_room_for_smaller_ones_behind_it():
+    async def play():
+        line = Line(FairQueue(4, 10))
+        await line.ask("three", answers=3)
+        await line.ask("four", answers=4)
+        await line.ask("one")
+        await line.leave("four")
+        return line.served
+
+    assert asyncio.run(play()) == ["three", "one"]
+
+
+def test_clients_that_ask_once_are_not_remembered_for_ever_and_those_that_ask_for_much_are():
+    async def play():
+        queue = FairQueue(4, 8)
+        for number in range(5000):
+            async with queue.turn(f"once {number}", 1, 512):
+                pass
+            if not number % 50:
+                async with queue.turn("much", 1, 4096):
+                    pass
+        return queue._next_tag
+
+    remembered = asyncio.run(play())
+    assert len(remembered) <= 512
+    assert max(remembered, key=remembered.get)[0] == "much"
+
+
 def test_an_error_in_a_turn_frees_it():
     async def play():
         queue = FairQueue(1, 0)
