@@ -103,6 +103,7 @@ def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) ->
     student, teacher = catalogue.base.name, catalogue.teacher.name
     limits = Limits(
         max_answer_tokens=config.max_answer_tokens,
+        max_images=max(config.student.images_per_request, config.teacher.images_per_request),
         max_image_pixels=config.max_image_pixels,
         image_domains=config.image_domains,
     )

@@ -16,6 +16,13 @@ from serve.api.errors import Refused
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 # A progressive JPEG may draw all of itself again in each of a million scans of a few bytes; real ones have about ten.
 _MAX_JPEG_SCANS = 100
+# Each chunk, segment or block before an image's pixels is read by itself, and may be of a few bytes; real images have
+# some tens, and with a large colour profile some hundreds.
+_MAX_READS = 5_000
+# A chunk of a kilobyte may unpack to a thousand: profiles and texts, of which real images have a few.
+_PACKED_CHUNKS = (b"iCCP", b"zTXt", b"iTXt")
+_MAX_PACKED_CHUNKS = 16
+_PNG = b"\x89PNG"
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40};base64", re.ASCII | re.IGNORECASE)
 _SHOWN_CHARACTERS = 80
 
@@ -31,6 +38,19 @@ def checked_url(url: str, max_pixels: int, domains: tuple[str, ...]) -> str:
     return url
 
 
+class _FewReads(io.BytesIO):
+    """Bytes of which only the beginning of an image is read, in a bounded number of steps."""
+
+    _num_reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Called by Pillow."""
+        self._num_reads += 1
+        if self._num_reads > _MAX_READS:
+            raise OSError("the image has too many parts")
+        return super().read(size)
+
+
 def _checked_data_url(url: str, max_pixels: int) -> str:
     kind, comma, payload = url.partition(",")
     if not comma or not _DATA_URL.fullmatch(kind):
@@ -44,10 +64,12 @@ def _checked_data_url(url: str, max_pixels: int) -> str:
 
 def _check_image(data: bytes, max_pixels: int) -> str:
     """The format of an image that may be decoded; raises Refused for anything else."""
+    if data.startswith(_PNG) and sum(map(data.count, _PACKED_CHUNKS)) > _MAX_PACKED_CHUNKS:
+        raise _refused(f"A PNG has more than {_MAX_PACKED_CHUNKS} profiles and packed texts.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow remarks on damage that it can read past
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(_FewReads(data), formats=FORMATS) as image:
                 (width, height), kind = image.size, str(image.format)
     except Exception as error:
         raise _refused(f"An image cannot be read; {', '.join(FORMATS)} are taken.") from error

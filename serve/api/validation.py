@@ -19,11 +19,12 @@ _SHOWN_CHARACTERS = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may ask for. max_answer_tokens: of all its answers together. max_image_pixels: of each image.
-    image_domains: hosts of image URLs that the engine may fetch.
+    """What a request may ask for. max_answer_tokens: of all its answers together. max_images: in all its messages.
+    max_image_pixels: of each image. image_domains: hosts of image URLs that the engine may fetch.
     """
 
     max_answer_tokens: int
+    max_images: int
     max_image_pixels: int
     image_domains: tuple[str, ...] = ()
 
@@ -77,12 +78,13 @@ def _answer_tokens(request: Request, answers: int, most: int) -> int:
 
 
 def _check_images(engine_request: dict[str, Any], limits: Limits) -> None:
-    for message in engine_request.get("messages", ()):
-        parts = message["content"] if isinstance(message["content"], list) else ()
-        for part in parts:
-            if part["type"] == "image_url":
-                image = part["image_url"]
-                image["url"] = images.checked_url(image["url"], limits.max_image_pixels, limits.image_domains)
+    contents = [message["content"] for message in engine_request.get("messages", ())]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    shown = [part["image_url"] for part in parts if part["type"] == "image_url"]
+    if len(shown) > limits.max_images:  # an engine refuses it too, but here each image would be looked at before
+        raise _bad(f"A request may have {limits.max_images} images; this one has {len(shown)}.")
+    for image in shown:
+        image["url"] = images.checked_url(image["url"], limits.max_image_pixels, limits.image_domains)
 
 
 def _reason(error: pydantic.ValidationError, kind: str) -> str:

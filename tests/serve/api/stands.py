@@ -18,7 +18,7 @@ from serve.api.queueing import FairQueue
 from serve.api.validation import Limits
 
 ADAPTER = "base:answer_only-0123456789"
-LIMITS = Limits(max_answer_tokens=4096, max_image_pixels=1 << 22)
+LIMITS = Limits(max_answer_tokens=4096, max_images=4, max_image_pixels=1 << 22)
 
 
 class Pending:

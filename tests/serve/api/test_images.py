@@ -2,7 +2,9 @@
 
 import base64
 import io
+import random
 import struct
+import time
 import tracemalloc
 import zlib
 
@@ -90,6 +92,45 @@ def test_jpeg_that_draws_itself_a_thousand_times_is_refused():
     assert len(bomb) < 1 << 20
     assert first < last
     assert "scans" in refusal(data_url(bomb, "jpeg"))
+
+
+def png_with(*chunks):
+    packed = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return PNG[:33] + packed + PNG[33:]
+
+
+MEGABYTE = zlib.compress(bytes(1_000_000), 9)
+JPEG, GIF = picture(kind="JPEG"), picture(kind="GIF")
+GIF_HEAD = 13 + (3 << ((GIF[10] & 7) + 1) if GIF[10] & 128 else 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (png_with(*[(b"iCCP", b"a\0\0" + MEGABYTE)] * 4000), "profiles"),
+        (png_with(*[(b"zTXt", b"a\0\0" + MEGABYTE)] * 60), "profiles"),
+        (png_with(*[(b"teSt", b"")] * 300_000), "cannot be read"),
+        (JPEG[:2] + b"\xff\xe1\0\x0aExif\0\0xx" * 400_000 + JPEG[2:], "cannot be read"),
+        (JPEG[:2] + b"\xff" * 4_000_000 + JPEG[2:], "cannot be read"),
+        (GIF[:GIF_HEAD] + b"!\xfe" + b"\1c" * 4_000_000 + b"\0" + GIF[GIF_HEAD:], "cannot be read"),
+    ],
+    ids=["profiles", "texts", "chunks", "segments", "filling", "blocks"],
+)
+def test_image_of_a_million_parts_costs_little(data, word):
+    url = data_url(data)
+    started = time.process_time()
+    assert word in refusal(url)
+    assert time.process_time() - started < 0.5
+
+
+def test_real_images_have_fewer_parts_than_are_refused():
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 60_000
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = picture(1024, 1024, kind, icc_profile=random.Random(0).randbytes(900_000), exif=exif)
+        assert checked_url(data_url(data), PIXELS, ()).endswith(data_url(data)[-100:])
 
 
 @pytest.mark.parametrize(

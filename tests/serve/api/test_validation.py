@@ -43,6 +43,16 @@ def test_image_that_comes_with_the_request_is_admitted():
     assert (admitted.body, admitted.streams, admitted.user) == (body, True, "u")
 
 
+def test_a_request_has_no_more_images_than_an_engine_takes():
+    def asked(num_images):
+        parts = [{"type": "image_url", "image_url": {"url": data_url(picture())}}] * num_images
+        half = num_images // 2
+        return {"model": "m", "messages": [{"role": "user", "content": some} for some in (parts[:half], parts[half:])]}
+
+    assert admit("chat", encoded(asked(LIMITS.max_images)), LIMITS).body == asked(LIMITS.max_images)
+    assert "4 images; this one has 5" in refusal(asked(LIMITS.max_images + 1))
+
+
 @pytest.mark.parametrize(
     "strange",
     [
