@@ -27,31 +27,38 @@ class Bodies:
         """A request's body, which counts as held until the block ends. Raises Refused when it is too large, comes too
         slowly, or finds no room; ClientDisconnect when its client goes away.
         """
-        parts: list[bytes] = []
+        bodies = [await self._read_in_time(request)]
+        size = len(bodies[0])
+        try:
+            yield bodies.pop()  # not kept here: an answer lasts for minutes, and what the engine gets is a copy already
+        finally:
+            self._held_bytes -= size
+
+    async def _read_in_time(self, request: Request) -> bytes:
+        body = bytearray()
         try:
             async with asyncio.timeout(self._read_timeout_s):
-                await self._read(request, parts)
-            yield b"".join(parts)
-        except TimeoutError:
+                await self._read(request, body)
+            return bytes(body)
+        except BaseException as error:
+            self._held_bytes -= len(body)
+            if not isinstance(error, TimeoutError):
+                raise
             raise Refused(
                 HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {self._read_timeout_s:g} s to arrive."
             ) from None
-        finally:
-            self._held_bytes -= sum(map(len, parts))
 
-    async def _read(self, request: Request, parts: list[bytes]) -> None:
+    async def _read(self, request: Request, body: bytearray) -> None:
         announced = request.headers.get("content-length", "0")
-        size = 0
         if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
             raise _too_large()
         async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY_BYTES:
+            if len(body) + len(part) > MAX_BODY_BYTES:
                 raise _too_large()
             if self._held_bytes + len(part) > self._max_held_bytes:
                 raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "The endpoint is busy; ask again later.", retry_after_s=5)
             self._held_bytes += len(part)
-            parts.append(part)
+            body += part
 
 
 def _too_large() -> Refused:
