@@ -118,10 +118,13 @@ class Ingress:
             engine = self._engines[self._models[self._known(admitted.model)]]
             client = f"{request.client.host if request.client else ''} {admitted.user}"
             deadline = asyncio.get_running_loop().time() + self._answer_timeout_s
-            answering = self._streamed if admitted.streams else self._whole
             turn = engine.queue.turn(client, admitted.answers, admitted.tokens)
             await _before(deadline, _unless_gone(request, held.enter_async_context(turn)))
-            response = await _before(deadline, _unless_gone(request, answering(kind, admitted, engine, held)))
+            if admitted.streams:
+                answer = self._streamed(kind, admitted, engine, held, deadline)
+            else:
+                answer = self._whole(kind, admitted, engine, held)
+            response = await _before(deadline, _unless_gone(request, answer))
         except BaseException as error:
             await held.aclose()
             if isinstance(error, ClientDisconnect):
@@ -141,7 +144,9 @@ class Ingress:
         await held.aclose()
         return _json(status, text)
 
-    async def _streamed(self, kind: str, admitted: Admitted, engine: Engine, held: AsyncExitStack) -> Response:
+    async def _streamed(
+        self, kind: str, admitted: Admitted, engine: Engine, held: AsyncExitStack, deadline: float
+    ) -> Response:
         """Server-sent events; what is wrong is known with the first piece, and then the answer is an error as a
         whole."""
         pieces = engine.handle.options(stream=True).stream.remote(kind, admitted.body)
@@ -153,7 +158,7 @@ class Ingress:
         if status != HTTPStatus.OK:
             await held.aclose()
             return _json(status, first)
-        return _EventStream(_texts(first, pieces), held, self._answer_timeout_s)
+        return _EventStream(_texts(first, pieces), held, deadline)
 
     def _known(self, model: str) -> str:
         if model in self._models:
@@ -170,16 +175,16 @@ class Ingress:
 class _EventStream(StreamingResponse):
     """Server-sent events; lets go of what the answer holds when it ends, however it ends."""
 
-    def __init__(self, texts: AsyncIterator[str], held: AsyncExitStack, timeout_s: float) -> None:
+    def __init__(self, texts: AsyncIterator[str], held: AsyncExitStack, deadline: float) -> None:
         super().__init__(texts, media_type="text/event-stream")
         self._held = held
-        self._timeout_s = timeout_s
+        self._deadline = deadline
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Called by the server; a client that does not read is not waited for."""
         async with self._held:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout_at(self._deadline):
                     await super().__call__(scope, receive, send)
 
 

@@ -10,23 +10,39 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HEADERS_TIMEOUT_S = 10.0
+_UNREAD_TIMEOUT_S = 60.0
 _KEEP_ALIVE_S = 60
 _MAX_CONNECTIONS = 4096
-_FILES_OF_THE_PROCESS = 512  # what the process has open beside the connections
+_FILES_OF_THE_PROCESS = 2048  # what it has open beside the connections, with those that asyncio accepts in one go
 _MAX_HEADER_BYTES = 32 << 10
 _BACKLOG = 1024
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request does not get on: uvicorn has no time limit for headers, and none
-    for a body that goes on after its answer."""
+    """HTTP/1.1 that closes a connection which does not get on: uvicorn has no time limit for headers, none for a body
+    that goes on after its answer, and none for an answer that is not read, not even while it closes."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Called by asyncio."""
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            transport.abort()  # uvicorn counts only those that send a request, and the process would run out of files
+            return
+        transport.set_write_buffer_limits(high=0)  # writing pauses as soon as anything is unread
         self._watch()
+
+    def pause_writing(self) -> None:
+        """Called by asyncio when the client reads more slowly than is written."""
+        super().pause_writing()
+        self._unread_deadline = self.loop.call_later(_UNREAD_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Called by asyncio when all is out."""
+        self._stop_watching_unread()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
@@ -36,6 +52,7 @@ class TimedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         self._stop_watching()
+        self._stop_watching_unread()
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -51,6 +68,11 @@ class TimedProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_watching_unread(self) -> None:
+        if self._unread_deadline is not None:
+            self._unread_deadline.cancel()
+            self._unread_deadline = None
 
 
 def server(app: Any) -> uvicorn.Server:
@@ -68,7 +90,7 @@ def server(app: Any) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        limit_concurrency=min(_MAX_CONNECTIONS, max(16, limit - _FILES_OF_THE_PROCESS)),
+        limit_concurrency=min(_MAX_CONNECTIONS, max(limit // 2, limit - _FILES_OF_THE_PROCESS)),
     )
     return uvicorn.Server(config)
 

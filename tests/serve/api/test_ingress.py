@@ -1,5 +1,6 @@
 """The endpoint over a real socket: which request reaches which engine, and what the others are answered."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -132,6 +133,61 @@ def test_client_that_does_not_read_its_answer_frees_its_turn_when_time_is_up():
             )
             time.sleep(2.5)
             assert post(port, chat(), timeout_s=5)[0] == 200
+
+
+def test_a_stream_ends_when_its_time_since_it_was_admitted_is_up():
+    made = ingress(answer_timeout_s=1.0)
+
+    async def slow():
+        await asyncio.sleep(0.8)
+        while True:
+            yield 200, "data: 1\n\n"
+            await asyncio.sleep(0.05)
+
+    made.handle._pieces = slow
+    with serving(made) as port:
+        started = time.monotonic()
+        assert post(port, chat(stream=True), timeout_s=10)[0] == 200
+        assert time.monotonic() - started < 1.6
+    assert made.handle.cancelled == 1
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_connection_whose_answers_are_not_read_is_closed(connection, monkeypatch):
+    monkeypatch.setattr("serve.api.listener._UNREAD_TIMEOUT_S", 0.5)
+    made = ingress()
+    made.handle._whole = lambda kind, body: asyncio.sleep(0, (200, "x" * (32 << 20)))
+    with serving(made) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        body = json.dumps(chat()).encode()
+        head = f"Host: localhost\r\nConnection: {connection}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n" + head + body)
+        time.sleep(2)
+        client.settimeout(10)
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while block := client.recv(1 << 20):
+                received += len(block)
+        assert received < 16 << 20
+
+
+def test_an_answer_that_is_read_slowly_arrives_whole(monkeypatch):
+    monkeypatch.setattr("serve.api.listener._UNREAD_TIMEOUT_S", 5.0)
+    made = ingress()
+    made.handle._whole = lambda kind, body: asyncio.sleep(0, (200, "x" * (8 << 20)))
+    with serving(made) as port:
+        assert len(post(port, chat())[2]) == 8 << 20
+
+
+def test_connections_beyond_the_most_are_closed_before_they_take_all_files(monkeypatch):
+    monkeypatch.setattr("serve.api.listener._MAX_CONNECTIONS", 4)
+    with serving(ingress()) as port:
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5)]
+        with contextlib.suppress(ConnectionResetError):
+            assert silent[-1].recv(100) == b""
+        for client in silent:
+            client.close()
 
 
 def test_body_above_the_limit_is_refused_whether_it_says_so_or_not():
