@@ -96,10 +96,12 @@ def server(app: Any) -> uvicorn.Server:
 
 
 def _raise_file_limit() -> int:
-    """Let this process have as many files open as it may; returns how many."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Let this process have as many files open as connections need, or as it may; returns how many."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_CONNECTIONS + _FILES_OF_THE_PROCESS
     limit = wanted if most == resource.RLIM_INFINITY else min(most, wanted)
+    if now == resource.RLIM_INFINITY or now >= limit:
+        return limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
     return limit
 

@@ -166,11 +166,19 @@ def test_image_from_elsewhere_is_refused(url):
 
 def test_only_listed_hosts_are_fetched_from():
     listed = ("images.example.org",)
-    assert checked_url("https://images.example.org/a.png", PIXELS, listed) == "https://images.example.org/a.png"
+    for url in ("https://images.example.org/a.png", "HTTP://images.example.org:8080/a@2x.png?b=c@d#e"):
+        assert checked_url(url, PIXELS, listed) == url
     for url in (
         "https://example.org/a.png",
         "https://images.example.org@evil.org/a.png",
         "file://images.example.org/a",
         "https://images.example.org.evil.org/a",
+        "https://evil.org\\@images.example.org/a",
+        "https://evil.org@images.example.org/a",
+        "https://images.example.org/\\evil.org",
+        "https://images.example.org/a b",
+        "https://images.exam\tple.org/a",
+        "https:/images.example.org/a",
+        " https://images.example.org/a",
     ):
         assert "or from images.example.org" in refusal(url, listed)
