@@ -19,10 +19,12 @@ _MAX_JPEG_SCANS = 100
 # Each chunk, segment or block before an image's pixels is read by itself, and may be of a few bytes; real images have
 # some tens, and with a large colour profile some hundreds.
 _MAX_READS = 5_000
-# A chunk of a kilobyte may unpack to a thousand: profiles and texts, of which real images have a few.
+# Engines read a PNG's chunks behind its pixels too. One of a kilobyte may unpack to a thousand: profiles and texts, of
+# which real images have a few.
+_MAX_PNG_CHUNKS = 20_000
 _PACKED_CHUNKS = (b"iCCP", b"zTXt", b"iTXt")
 _MAX_PACKED_CHUNKS = 16
-_PNG = b"\x89PNG"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40};base64", re.ASCII | re.IGNORECASE)
 # Parsers disagree on backslashes, on blanks and on who stands before an @: the engine's could see another host.
 _PLAIN_ADDRESS = re.compile(r"https?://[^@/?#]*([/?#].*)?", re.IGNORECASE)
@@ -67,8 +69,8 @@ def _checked_data_url(url: str, max_pixels: int) -> str:
 
 def _check_image(data: bytes, max_pixels: int) -> str:
     """The format of an image that may be decoded; raises Refused for anything else."""
-    if data.startswith(_PNG) and sum(map(data.count, _PACKED_CHUNKS)) > _MAX_PACKED_CHUNKS:
-        raise _refused(f"A PNG has more than {_MAX_PACKED_CHUNKS} profiles and packed texts.")
+    if data.startswith(_PNG):
+        _check_png_chunks(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow remarks on damage that it can read past
@@ -86,6 +88,21 @@ def _check_image(data: bytes, max_pixels: int) -> str:
     if kind == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
         raise _refused(f"A JPEG has more than {_MAX_JPEG_SCANS} scans.")
     return "jpeg" if kind == "MPO" else kind
+
+
+def _check_png_chunks(data: bytes) -> None:
+    num_chunks = num_packed = 0
+    offset, kind = len(_PNG), b""
+    while offset < len(data) and kind != b"IEND":
+        kind = data[offset + 4 : offset + 8]
+        num_chunks += 1
+        num_packed += kind in _PACKED_CHUNKS
+        if num_chunks > _MAX_PNG_CHUNKS or num_packed > _MAX_PACKED_CHUNKS:
+            raise _refused(
+                f"A PNG has more than {_MAX_PNG_CHUNKS} chunks, or more than {_MAX_PACKED_CHUNKS} profiles and packed "
+                "texts."
+            )
+        offset += 12 + int.from_bytes(data[offset : offset + 4])
 
 
 def _check_address(url: str, domains: tuple[str, ...]) -> None:

@@ -111,12 +111,25 @@ GIF_HEAD = 13 + (3 << ((GIF[10] & 7) + 1) if GIF[10] & 128 else 0)
     [
         (png_with(*[(b"iCCP", b"a\0\0" + MEGABYTE)] * 4000), "profiles"),
         (png_with(*[(b"zTXt", b"a\0\0" + MEGABYTE)] * 60), "profiles"),
-        (png_with(*[(b"teSt", b"")] * 300_000), "cannot be read"),
+        (png_with(*[(b"teSt", b"")] * 6_000), "cannot be read"),
+        (png_with(*[(b"teSt", b"")] * 300_000), "20000 chunks"),
+        (PNG[:-12] + png_with(*[(b"teSt", b"")] * 300_000)[33:], "20000 chunks"),
+        (PNG[:-12] + png_with(*[(b"iCCP", b"a\0\0" + MEGABYTE)] * 60)[33:], "profiles"),
         (JPEG[:2] + b"\xff\xe1\0\x0aExif\0\0xx" * 400_000 + JPEG[2:], "cannot be read"),
         (JPEG[:2] + b"\xff" * 4_000_000 + JPEG[2:], "cannot be read"),
         (GIF[:GIF_HEAD] + b"!\xfe" + b"\1c" * 4_000_000 + b"\0" + GIF[GIF_HEAD:], "cannot be read"),
     ],
-    ids=["profiles", "texts", "chunks", "segments", "filling", "blocks"],
+    ids=[
+        "profiles",
+        "texts",
+        "chunks",
+        "more chunks",
+        "chunks behind",
+        "profiles behind",
+        "segments",
+        "filling",
+        "blocks",
+    ],
 )
 def test_image_of_a_million_parts_costs_little(data, word):
     url = data_url(data)
