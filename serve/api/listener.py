@@ -53,6 +53,7 @@ class TimedProtocol(H11Protocol):
         """Called by asyncio."""
         self._stop_watching()
         self._stop_watching_unread()
+        self._unset_keepalive_if_required()  # uvicorn leaves it where the client broke off, and all hangs on it
         super().connection_lost(exc)
 
     def _watch(self) -> None:

@@ -124,7 +124,8 @@ class FairQueue:
             raise refused
         last = max(waiting for waiting in self._waiting if waiting.client == longest)
         self._remove(last)
-        last.turn.set_exception(refused)
+        if not last.turn.done():  # its client may have gone away in this moment
+            last.turn.set_exception(refused)
         self._give_turns()
 
     def _remove(self, waiting: _Waiting) -> None:

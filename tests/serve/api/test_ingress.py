@@ -5,9 +5,12 @@ import contextlib
 import json
 import socket
 import time
+from unittest.mock import MagicMock
 
 import pytest
+from uvicorn.server import ServerState
 
+from serve.api import listener
 from serve.api.bodies import Bodies
 from serve.api.schema import MAX_BODY_BYTES
 from tests.serve.api.stands import ADAPTER, chat, exchange, ingress, parsed, post, serving
@@ -178,6 +181,21 @@ def test_an_answer_that_is_read_slowly_arrives_whole(monkeypatch):
     made.handle._whole = lambda kind, body: asyncio.sleep(0, (200, "x" * (8 << 20)))
     with serving(made) as port:
         assert len(post(port, chat())[2]) == 8 << 20
+
+
+def test_nothing_is_left_of_a_connection_that_breaks_off():
+    async def play():
+        config = listener.server(ingress().app()).config
+        protocol = listener.TimedProtocol(config, ServerState(), {})
+        protocol.connection_made(MagicMock(is_closing=lambda: False, get_extra_info=lambda name: None))
+        protocol.pause_writing()
+        protocol.on_response_complete()
+        timers = protocol._deadline, protocol._unread_deadline, protocol.timeout_keep_alive_task
+        assert all(timers)
+        protocol.connection_lost(ConnectionResetError())
+        assert all(timer.cancelled() for timer in timers)
+
+    asyncio.run(play())
 
 
 def test_connections_beyond_the_most_are_closed_before_they_take_all_files(monkeypatch):

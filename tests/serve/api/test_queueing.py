@@ -18,9 +18,13 @@ class Line:
         self._queue = queue
         self.served, self._let_go, self._tasks = [], {}, {}
 
-    async def ask(self, name, client="a", answers=1, tokens=100):
+    def start(self, name, client="a", answers=1, tokens=100):
         self._let_go[name] = asyncio.Event()
         self._tasks[name] = asyncio.ensure_future(self._turn(name, client, answers, tokens))
+        return self._tasks[name]
+
+    async def ask(self, name, **what):
+        self.start(name, **what)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -150,6 +154,22 @@ def test_clients_that_ask_once_are_not_remembered_for_ever_and_those_that_ask_fo
     remembered = asyncio.run(play())
     assert len(remembered) <= 512
     assert max(remembered, key=remembered.get)[0] == "much"
+
+
+def test_a_place_is_taken_from_a_client_that_goes_away_in_the_same_moment():
+    async def play():
+        line = Line(FairQueue(1, 3))
+        for name in ("served", "1", "2", "3"):
+            asked = line.start(name, client="many")
+            await asyncio.sleep(0)
+        line.start("one", client="one")
+        asked.cancel()
+        await asyncio.sleep(0)
+        for _ in range(4):
+            await line.finish(line.served[-1])
+        return line.refusal("one"), sorted(line.served)
+
+    assert asyncio.run(play()) == (None, ["1", "2", "one", "served"])
 
 
 def test_an_error_in_a_turn_frees_it():
