@@ -112,8 +112,6 @@ def test_a_job_of_a_cluster_gets_the_credentials_by_a_file_and_its_workers_too(l
         "probe: telemetry is off: True",
         f"probe: its worker has {names}",
     ]
-    assert (local_ray.home / "mlflow.db").stat().st_size > 0  # the store that the variable names, and no other
-    assert not (local_ray.run_dir.parent / "mlflow.db").exists()
     assert len(local_ray.during) == 1
     assert list(local_ray.run_dir.glob(".credentials*")) == []
 
