@@ -18,6 +18,7 @@
 PYTHON ?= python3.11
 PROFILE ?= cpu
 RUNS ?= runs
+UI_PORT ?= 5000
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -58,10 +59,12 @@ kill-flow: setup
 fuzz-endpoint: setup
 	@$(RUN) -m tests.benchmarks.fuzz_endpoint --run-dir $(RUNS)/pocket $(if $(REQUESTS),--requests $(REQUESTS))
 
+# The store is made first by us, under a lock: MLflow's own way breaks it when a run starts at the same moment.
 ui: setup
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --workers 1 \
-	  --host 127.0.0.1 --allowed-hosts 'localhost:*,127.0.0.1:*' \
-	  --backend-store-uri sqlite:///$(CURDIR)/$(RUNS)/mlflow.db
+	@mkdir -p $(RUNS) && cd $(RUNS) && MLFLOW_TRACKING_URI= PYTHONPATH=$(CURDIR) python -P -m infra.tracking store >/dev/null
+	@cd $(RUNS) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec python -P -m mlflow ui \
+	  --workers 1 --host 127.0.0.1 --port $(UI_PORT) --allowed-hosts 'localhost:*,127.0.0.1:*' \
+	  --backend-store-uri sqlite:///mlflow.db
 
 up: setup
 	@$(RUN) -m serve.app pocket --run-dir $(RUNS)/pocket --wait
