@@ -20,7 +20,8 @@ _SAYS_DAMAGED = "Failed to load image"  # in vLLM's words
 _MEDIA_CODE = "/vllm/multimodal/media/"
 # What vLLM says of a request is told only where it is known to repeat nothing of it.
 _TOLD = re.compile(
-    r"This model's maximum context length is \d+ tokens[\w ,.]*"
+    r"This model's maximum context length is \d+ tokens(?:\. However, you requested \d+ output tokens and your prompt "
+    r"contains (?:at least )?\d+ (?:input tokens|characters))?"
     r"|max_(?:completion_)?tokens=\d+ cannot be greater than max_model_len=\w*=?\d+"
     r"|Input length \(\d+\) exceeds model's maximum context length \(\d+\)"
     r"|At most \d+ image\(s\) may be provided in one prompt"
@@ -84,6 +85,7 @@ def _answer_to(error: Exception) -> tuple[int, str]:
         return _refused(HTTPStatus.BAD_REQUEST, _SAYS_DAMAGED)
     # vLLM's own errors about requests are told by name, so that only the engine's module imports vLLM.
     if any(kind.__name__ in ("ValueError", "VLLMClientError") for kind in type(error).__mro__):
+        _log.warning("the engine took no request: %s", errors.place_of(error))
         return _refused(HTTPStatus.BAD_REQUEST, str(error))
     _log.error("the engine failed on a request: %s", errors.place_of(error))
     is_dead = type(error).__name__ == "EngineDeadError"

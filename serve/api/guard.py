@@ -24,6 +24,9 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+_OF_A_PROXY = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+
+
 class Guard:
     """Checks the headers of every request. key_digest: of the key that it must carry, None on loopback without one."""
 
@@ -48,6 +51,11 @@ class Guard:
         """Without a key only this machine asks. A web page can have a name of its own point here (DNS rebinding); its
         browser then names that host."""
         host = headers.get("host", "")
+        if any(name in headers for name in _OF_A_PROXY):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                "A proxy passes on what others ask, so the endpoint needs a key: its owner exports PRECEPTOR_API_KEY.",
+            )
         if not is_loopback(_hostname(host)):
             raise Refused(
                 HTTPStatus.MISDIRECTED_REQUEST, f"This endpoint is no {host[:80]!r}: ask it as 127.0.0.1 or localhost."
@@ -61,7 +69,9 @@ class Guard:
 
 
 def _hostname(host: str) -> str:
-    """A Host header without its port."""
+    """A Host header without its port; empty for one that holds more than a name and a port."""
+    if set(host) & set("@/\\?#"):
+        return ""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -25,6 +25,23 @@ def test_a_name_that_was_pointed_at_this_machine_is_refused(host):
     assert refused.value.status == 421
 
 
+@pytest.mark.parametrize(
+    "host", ["evil@localhost", "localhost#evil", "127.0.0.1/evil", "localhost?x", "x\\\\@localhost"]
+)
+def test_a_host_that_is_more_than_a_name_and_a_port_is_refused(host):
+    with pytest.raises(Refused) as refused:
+        LOCAL.check(Headers({"host": host}))
+    assert refused.value.status == 421
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+def test_what_a_proxy_passes_on_needs_a_key(name):
+    with pytest.raises(Refused, match="PRECEPTOR_API_KEY") as refused:
+        LOCAL.check(Headers({"host": "127.0.0.1:8000", name: "10.0.0.7"}))
+    assert refused.value.status == 403
+    KEYED.check(Headers({"host": "x", name: "10.0.0.7", "authorization": "Bearer secret"}))
+
+
 @pytest.mark.parametrize("guard", [LOCAL, KEYED])
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "http://[", ""])
 def test_pages_of_other_sites_may_not_ask(guard, origin):

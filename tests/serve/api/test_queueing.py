@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.api.errors import Refused
-from serve.api.queueing import FairQueue
+from serve.api.queueing import Asked, FairQueue
 
 
 class Line:
@@ -18,9 +18,9 @@ class Line:
         self._queue = queue
         self.served, self._let_go, self._tasks = [], {}, {}
 
-    def start(self, name, client="a", answers=1, tokens=100):
+    def start(self, name, client="a", user="", answers=1, tokens=100):
         self._let_go[name] = asyncio.Event()
-        self._tasks[name] = asyncio.ensure_future(self._turn(name, client, answers, tokens))
+        self._tasks[name] = asyncio.ensure_future(self._turn(name, Asked(client, user, answers, tokens)))
         return self._tasks[name]
 
     async def ask(self, name, **what):
@@ -28,8 +28,8 @@ class Line:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    async def _turn(self, name, client, answers, tokens):
-        async with self._queue.turn(client, answers, tokens):
+    async def _turn(self, name, asked):
+        async with self._queue.turn(asked):
             self.served.append(name)
             await self._let_go[name].wait()
 
@@ -140,20 +140,55 @@ def test_who_goes_away_before_its_turn_makes_room_for_smaller_ones_behind_it():
     assert asyncio.run(play()) == ["three", "one"]
 
 
-def test_clients_that_ask_once_are_not_remembered_for_ever_and_those_that_ask_for_much_are():
+def test_users_of_one_client_share_what_it_gets_and_new_names_get_it_no_more():
+    async def play():
+        line = Line(FairQueue(1, 1000))
+        await line.ask("first", client="x")
+        for number in range(30):
+            await line.ask(f"crowd{number}", client="crowd", user=f"made up {number}", tokens=1000)
+            await line.ask(f"alone{number}", client="alone", tokens=1000)
+        await line.finish("first")
+        for _ in range(20):
+            await line.finish(line.served[-1])
+        return line.served[1:21]
+
+    assert sum(name.startswith("crowd") for name in asyncio.run(play())) == 10
+
+
+def test_names_that_a_client_makes_up_take_no_place_from_another_client():
+    async def play():
+        line = Line(FairQueue(1, 4))
+        for number in range(5):
+            await line.ask(f"crowd{number}", client="crowd", user=f"made up {number}")
+        await line.ask("one", client="one")
+        return line.refusal("one"), [line.refusal(f"crowd{number}") is None for number in range(1, 5)]
+
+    kept, still_waiting = asyncio.run(play())
+    assert kept is None
+    assert sorted(still_waiting) == [False, True, True, True]
+
+
+def test_a_user_with_one_request_takes_the_place_of_a_user_of_the_same_client_with_many():
+    async def play():
+        line = Line(FairQueue(1, 3))
+        for name in ("served", "1", "2", "3"):
+            await line.ask(name, user="many")
+        await line.ask("one", user="one")
+        return line.refusal("3"), line.refusal("one")
+
+    sent_away, kept = asyncio.run(play())
+    assert (sent_away.status, kept) == (429, None)
+
+
+def test_nobody_is_remembered_who_does_not_wait():
     async def play():
         queue = FairQueue(4, 8)
-        for number in range(5000):
-            async with queue.turn(f"once {number}", 1, 512):
+        for number in range(1000):
+            async with queue.turn(Asked(f"client {number}", f"user {number}", 1, 512)):
                 pass
-            if not number % 50:
-                async with queue.turn("much", 1, 4096):
-                    pass
-        return queue._next_tag
+        return queue._clients
 
-    remembered = asyncio.run(play())
-    assert len(remembered) <= 512
-    assert max(remembered, key=remembered.get)[0] == "much"
+    assert asyncio.run(play()) == {}
 
 
 def test_a_place_is_taken_from_a_client_that_goes_away_in_the_same_moment():
@@ -177,7 +212,7 @@ def test_an_error_in_a_turn_frees_it():
         queue = FairQueue(1, 0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                async with queue.turn("a", 1, 1):
+                async with queue.turn(Asked("a", "", 1, 1)):
                     raise ZeroDivisionError
 
     asyncio.run(play())
@@ -197,21 +232,25 @@ def test_more_answers_than_there_is_room_for_have_their_turn_alone():
     assert asyncio.run(play()) == (["one"], ["one", "sixteen", "after"])
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(1, 6), st.sampled_from([1, 100, 5000]), st.integers(0, 3)),
-        max_size=40,
-    )
+ONE = st.tuples(
+    st.sampled_from("abc"),
+    st.sampled_from("uv"),
+    st.integers(1, 6),
+    st.sampled_from([1, 100, 5000]),
+    st.integers(0, 3),
 )
+
+
+@given(st.lists(ONE, max_size=40))
 def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_room_is_never_exceeded(requests):
     async def play():
         queue = FairQueue(4, 6)
         under_way, ended = 0, []
 
-        async def one(client, answers, tokens, patience):
+        async def one(client, user, answers, tokens, patience):
             nonlocal under_way
             try:
-                async with asyncio.timeout(None if patience else 0), queue.turn(client, answers, tokens):
+                async with asyncio.timeout(None if patience else 0), queue.turn(Asked(client, user, answers, tokens)):
                     under_way += answers
                     assert under_way <= 4 or under_way == answers
                     for _ in range(patience):
@@ -227,8 +266,8 @@ def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_ro
         assert len(ended) == len(requests)
         async with AsyncExitStack() as held:  # all of the room is there again, and nobody waits
             for _ in range(4):
-                await held.enter_async_context(queue.turn("z", 1, 1))
+                await held.enter_async_context(queue.turn(Asked("z", "", 1, 1)))
             assert queue._under_way == 4
-        assert (queue._waiting, +queue._waiting_of) == ([], {})
+        assert (len(queue), queue._clients) == (0, {})
 
     asyncio.run(play())
