@@ -269,7 +269,7 @@ def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], ta
         files=files,
     )
     write_json(folder / MANIFEST, dataclasses.asdict(manifest))
-    for within in {folder, *((folder / name).parent for name in files)}:
+    for within in {folder / parent for name in (*files, MANIFEST) for parent in PurePosixPath(name).parents}:
         folders.sync(within)
     folders.put_in_place(folder, place)
     stamps.write(place, manifest.digest, there)

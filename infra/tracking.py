@@ -56,16 +56,28 @@ class Recording:
         self._runs: dict[Path, str] = {}
 
     def record_all(self) -> None:
-        """Record what is new in every journal, and remove those that are recorded whole."""
+        """Record what is new in every journal, and remove those that are recorded whole.
+
+        Raises PreceptorError, once the others are recorded, for one that holds something else than a stage writes.
+        """
         tracking_store.check(self._uri)
+        strange = None
         for path in sorted(self._folder.glob(f"*{journal.SUFFIX}")):
             with locked(self._folder / ".lock", _LOCK_TIMEOUT_S):  # two stages of a run folder may end at the same time
-                gone = journal.is_abandoned(path)  # asked first: what is read then has the end, if one was written
-                entry = journal.read(path)
-                if entry is not None:
-                    self._record(entry, gone=gone)
-                elif gone:
-                    _remove(path)
+                try:
+                    self._record_one(path)
+                except (LookupError, TypeError, ValueError) as error:
+                    strange = PreceptorError(f"{path} holds what cannot be recorded: {error!r}; move it elsewhere")
+        if strange:
+            raise strange
+
+    def _record_one(self, path: Path) -> None:
+        gone = journal.is_abandoned(path)  # asked first: what is read then has the end, if one was written
+        entry = journal.read(path)
+        if entry is not None:
+            self._record(entry, gone=gone)
+        elif gone:
+            _remove(path)
 
     def _record(self, entry: Entry, *, gone: bool) -> None:
         run_id, sent = self._run(entry)

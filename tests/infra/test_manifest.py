@@ -389,3 +389,14 @@ def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch):
         manifest.draft(tmp_path / "a"),
     ):
         raise AssertionError
+
+
+def test_every_folder_of_an_artifact_is_on_the_disk_before_it_has_its_place(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(manifest.folders, "sync", synced.append)
+    with manifest.draft(tmp_path / "a") as draft:
+        (draft / "one" / "two").mkdir(parents=True)
+        (draft / "one" / "two" / "file").touch()
+        manifest.seal(draft, tmp_path / "a", stage="s", made_from=MADE_FROM, tally=Tally(), seconds=0)
+    assert {draft, draft / "one", draft / "one" / "two"} == set(synced[:-1])
+    assert synced[-1] == tmp_path

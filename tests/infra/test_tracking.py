@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.utils import validation
 
 from infra import journal, manifest, stage, tracking
+from infra.errors import PreceptorError
 from infra.manifest import Tally
 from infra.progress import Progress
 from infra.stage import StageConfig, Task
@@ -445,6 +446,22 @@ def test_a_stage_that_is_taken_for_dead_too_early_is_recorded_whole_once_it_ends
     assert found.info.status == "FAILED"  # which is how it ended
     assert losses(runs / "mlflow.db", found) == [(0, 0.0), (1, 0.5)]
     assert left(runs / "r") == []
+
+
+@pytest.mark.parametrize("line", ['{"stage": "first"}', '{"metric": 5}', '{"stage": "first", "end": "FINISHED"}'])
+def test_a_journal_of_another_version_keeps_no_other_from_being_recorded(line, runs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
+    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
+    recorder.start = lambda: None
+    with recorder.journal("first", "one", runs / "r" / "one", "key"):
+        pass
+    strange = recorder.folder / "0-strange.jsonl"
+    strange.write_text('{"stage": "first"}\n' + line + "\n")
+    with pytest.raises(PreceptorError, match=r"0-strange\.jsonl holds what cannot be recorded.*move it elsewhere"):
+        tracking.Recording(recorder.folder).record_all()
+    assert left(runs / "r") == [strange]
+    (found,) = recorded(runs / "mlflow.db")
+    assert found.info.status == "FAILED"
 
 
 def test_a_journal_that_is_recorded_twice_is_one_run_with_each_number_once(runs, monkeypatch):
