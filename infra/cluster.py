@@ -44,6 +44,8 @@ _ON_LOOPBACK = {
     "NCCL_SOCKET_IFNAME": "lo",
     "VLLM_HOST_IP": "127.0.0.1",
 }
+# Ray's client of jobs would prefer either to the address that it is given: jobs and the token would go elsewhere.
+_NO_OTHER_CLUSTER = dict.fromkeys(("RAY_ADDRESS", ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE))
 # What no proxy is asked for. The last two are clouds' metadata services, which Ray's dashboard looks for.
 _WITHOUT_PROXY = ("127.0.0.1", "localhost", "::1", "169.254.169.254", "metadata.google.internal")
 
@@ -64,12 +66,18 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if _named_address():
         _init()
         return
     running = ExitStack()
     running.enter_context(_local(dashboard=False))
     atexit.register(running.close)
+
+
+def _named_address() -> str | None:
+    """The cluster that RAY_ADDRESS names. `local` names none: Ray would start one that listens on every interface."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    return named if named not in ("", "local") else None
 
 
 def is_on_loopback() -> bool:
@@ -115,7 +123,7 @@ def cluster() -> Iterator[Addresses]:
 
     A local Ray is stopped at the end, with all that its jobs left running.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if _named_address():
         yield Addresses(None, None)
         return
     with _local(dashboard=True) as context:
@@ -137,7 +145,7 @@ def private() -> Iterator[Path]:
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(token)}
     with (
         leftovers.held(folder),
-        _variables(_ON_LOOPBACK | _without_proxy() | authentication),
+        _variables(_ON_LOOPBACK | _without_proxy() | authentication | _NO_OTHER_CLUSTER),
         patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),  # Ray has read its variable when it was imported
     ):
         authentication_token_setup.AuthenticationTokenLoader.instance().reset_cache()
@@ -199,7 +207,7 @@ def job_environment(credentials_file: Path | None) -> dict[str, object]:
 
 
 def _init(**settings: Any) -> BaseContext:
-    asked = os.environ.get("RAY_ADDRESS")
+    asked = _named_address()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         return ray.init(logging_level=logging.ERROR, **settings)

@@ -16,17 +16,14 @@ from infra import leftovers
 from infra.errors import ConfigError
 
 FILE_VARIABLE = "PRECEPTOR_CREDENTIALS_FILE"
-VARIABLES = (
+VARIABLES = (  # not those of MLflow, which the jobs of a flow never ask: its driver does
     "PRECEPTOR_API_KEY",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     # No secrets, but the keys above open no other store.
     "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )
@@ -39,10 +36,9 @@ def handed_over(folder: Path) -> Iterator[Path | None]:
     """A file in `folder` with the credentials that this process was given, for as long as the body runs; None when it
     was given none.
 
-    A file that a killed process left is removed. Raises ConfigError when the folder cannot keep others from reading.
+    Raises ConfigError when the folder cannot keep others from reading.
     """
     given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    leftovers.remove(folder, f"{_PREFIX}*")
     if not given:
         yield None
         return
@@ -54,6 +50,11 @@ def handed_over(folder: Path) -> Iterator[Path | None]:
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that killed processes left in a folder."""
+    leftovers.remove(folder, f"{_PREFIX}*")
 
 
 def _write(path: Path, given: dict[str, str]) -> None:

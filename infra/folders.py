@@ -11,16 +11,17 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, PreceptorError
 
 _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _NO_EXCHANGE = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}  # as NFS, FUSE, sandboxes and layers say
 )
+_POLL_S = 0.01
 _LONGEST_WAIT_S = 10.0  # for another process that is between its two renames
 _KINDS = {
     stat.S_IFLNK: "a link",
@@ -93,20 +94,45 @@ def linked_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-class BusyError(Exception):
-    """Another process is writing there."""
+class BusyError(PreceptorError):
+    """Another process holds a lock."""
 
 
 @contextmanager
-def only_writer(place: Path) -> Iterator[None]:
-    """Hold the lock of a place; it ends with the process that holds it, however that ends. Raises BusyError."""
-    lock = place.with_name(f".{place.name}.lock")
+def locked(lock: Path, timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold a lock file; the lock ends with the process that holds it, however that ends.
+
+    Raises BusyError when another process holds it all that time.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + timeout_s
     with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError from None
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise BusyError(f"another process holds {lock.absolute()}") from None
+                time.sleep(_POLL_S)
         yield
+
+
+def only_writer(place: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a place. Raises BusyError when another process writes there."""
+    return locked(place.with_name(f".{place.name}.lock"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which takes its place when the body ends: a reader sees the old one or the new one."""
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")  # two may write the same at once
+    try:
+        with partial.open("w") as stream:
+            yield stream
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def new_draft(place: Path) -> Path:
@@ -135,7 +161,7 @@ def restore(place: Path) -> None:
         except BusyError:
             if time.monotonic() > until:
                 raise ArtifactError(f"{place} is being replaced by another process that does not go on.") from None
-            time.sleep(0.01)
+            time.sleep(_POLL_S)
         except OSError as error:
             raise ArtifactError(f"{_aside(place)} cannot be put back as {place}: {error.strerror}.") from error
 

@@ -55,11 +55,9 @@ class Journal:
         self._recorder = recorder
         self._header = header
         self._ended = False
+        self._path = recorder.folder / f"{_now_ms()}-{uuid.uuid4().hex[:8]}{SUFFIX}"
         self._descriptor: int | None = None
-        try:
-            self._descriptor = _new(recorder.folder, header)
-        except OSError as error:
-            recorder.warn(f"{recorder.folder} cannot be written: {error}")
+        self._write()
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         """Note a number at a step; what is no number is left out."""
@@ -68,8 +66,7 @@ class Journal:
         except (TypeError, ValueError, OverflowError) as error:
             self._recorder.warn(f"the metric {name} is no number: {error}")
             return
-        if self._descriptor is not None:
-            self._write({"metric": point})
+        self._write({"metric": point})
         self._recorder.start()
 
     def sealed(self, artifact: Artifact) -> None:
@@ -83,37 +80,42 @@ class Journal:
 
     def _end(self, line: dict[str, Any]) -> None:
         self._ended = True
+        self._write(line)
+
+    def _write(self, *lines: dict[str, Any]) -> None:
+        """Append lines, to a new file where there is none: there was no room for it, and there may be now; or a
+        recorder on another machine, which locks of some file systems do not reach, has taken this stage for dead."""
         try:
-            if self._descriptor is None:  # there was no room for it; there may be now
-                self._descriptor = _new(self._recorder.folder, self._header)
-            _append(self._descriptor, line)
+            if self._descriptor is None or not self._path.exists():
+                self._let_go()
+                self._descriptor = _new(self._path, self._header)
+            for line in lines:
+                _append(self._descriptor, line)
         except OSError as error:
             self._recorder.warn(f"{self._recorder.folder} cannot be written: {error}")
 
-    def _write(self, line: dict[str, Any]) -> None:
-        try:
-            _append(self._descriptor or -1, line)
-        except OSError as error:
-            self._recorder.warn(f"{self._recorder.folder} cannot be written: {error}")
+    def _let_go(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
 
     def close(self) -> None:
         """Let go of the file. Without an end, it says that the stage failed."""
         if not self._ended:
             self.failed()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        self._let_go()
 
 
-def _new(into: Path, header: dict[str, Any]) -> int:
+def _new(journal: Path, header: dict[str, Any]) -> int:
     """A new journal, locked by this process for as long as it lives, and seen by others only with its header in it."""
-    into.mkdir(parents=True, exist_ok=True)
-    path = into / f"{_now_ms()}-{uuid.uuid4().hex[:8]}"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    path = journal.with_suffix("")
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with contextlib.suppress(OSError):  # a file system without locks; an end that is written tells as much
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _append(descriptor, header)
-        path.rename(path.with_suffix(SUFFIX))
+        path.rename(journal)
     except OSError:
         os.close(descriptor)
         path.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -27,6 +26,7 @@ from infra.errors import ArtifactError
 MANIFEST = "manifest.json"
 _DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
+    | {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV}  # a file system without locks, or made of layers
 )
 _MOST_BYTES = 64 << 20  # of a manifest: a few hundred thousand files
 _MOST_LEVELS = 40
@@ -234,7 +234,6 @@ def draft(place: Path) -> Iterator[Path]:
     """A new folder beside `place` to write into; removed at the end unless `seal` has moved it into place."""
     folder = folders.new_draft(place)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
         with folders.only_writer(place):
             folders.clear(place)
             folder.mkdir()
@@ -270,7 +269,7 @@ def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], ta
         files=files,
     )
     write_json(folder / MANIFEST, dataclasses.asdict(manifest))
-    for within in {folder, *((folder / name).parent for name in files)}:
+    for within in {folder / parent for name in (*files, MANIFEST) for parent in PurePosixPath(name).parents}:
         folders.sync(within)
     folders.put_in_place(folder, place)
     stamps.write(place, manifest.digest, there)
@@ -285,13 +284,11 @@ def _synced_digest(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")  # two may write the same at once
-    with partial.open("w") as stream:
+    with folders.replacing(path) as stream:
         json.dump(value, stream, indent=2, sort_keys=True, ensure_ascii=False)
         stream.write("\n")
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 @functools.cache

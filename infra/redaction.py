@@ -9,7 +9,11 @@ _NAME = (
     r"(?:(?:(?<![a-z])|access|account|api|private|secret)[_-]?key(?:[_-]?id)?"
     r"|secret|token|passw(?:or)?d|passphrase|pwd|signature|credentials?|(?<![a-z])(?:sig|sas))"
 )
-_VALUE = r"(?!\*\*\*)(?:\"[^\"\n]*\"|'[^'\n]*'|['\"]?[^\s'\"&;<>]+)"
+# In quotes, which may be escaped, as in JSON within JSON, and so may quotes within them; or up to a blank.
+_VALUE = (
+    r"(?!\*\*\*)(?:(?P<quote>\\{0,3}['\"])(?:(?!(?P=quote))(?:\\.|[^\\\n]))*+(?P=quote)"
+    r"|\\{0,3}['\"]?[^\s'\"&;<>]+)"
+)
 
 # Each keeps its first group, in the place of all that follows it.
 _PATTERNS = tuple(
@@ -17,9 +21,11 @@ _PATTERNS = tuple(
     for pattern in (
         r"(authorization['\"]?\s?[=:]\s?['\"]?)(?!\*\*\*)[^'\"\n,}]+",
         r"(\bBearer\s+)(?!\*\*\*|token\b)[^\s'\"]+",
-        rf"({_NAME}(?:=|%3D|\\?['\"]\s?[:=]\s?)){_VALUE}",  # in a query, an environment, JSON, a dict's repr
-        rf"((?:password|secret|(?:access|api|secret)[_-]key|(?:access|auth|session)[_-]token):\s?){_VALUE}",
+        rf"({_NAME}(?:=|%3D|\\{{0,3}}['\"]\s?[:=]\s?)){_VALUE}",  # in a query, an environment, JSON, a dict's repr
+        rf"((?:password|secret|(?:access|api|secret)[_-]key|(?:access|auth|session)[_-]token)(?:\s?:|\s=)\s?){_VALUE}",
         r"(\b(?:AKIA|ASIA))[A-Z0-9]{12,}\b",
+        r"(\b(?:hf_|sk-))[A-Z0-9_-]{20,}",
+        r"(-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)(?!\*\*\*)(?s:.*?)(?=-----END|\Z)",
     )
 )
 _WORD = re.compile(r"[^\s'\"<>]+")
@@ -29,7 +35,8 @@ def redacted(text: str) -> str:
     """The text with `***` in the place of every secret that its form gives away.
 
     These are the user part of a URI (`s3://KEY:SECRET@bucket`), values by a name such as `token`, `password` or
-    `signature` (in a URI's query, an environment or JSON), HTTP credentials, and AWS key ids. It takes linear time.
+    `signature` (in a URI's query, an environment or JSON), HTTP credentials, the
+    keys of AWS, Hugging Face and OpenAI, and private keys. It takes linear time.
     """
     text = _WORD.sub(lambda word: _without_user(word[0]), text)
     for pattern in _PATTERNS:

@@ -6,13 +6,12 @@ Not in the manifest: a copy of the folder has other times than the one that was 
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from infra.folders import open_file
+from infra.folders import open_file, replacing
 
 _MOST_BYTES = 64 << 20
 
@@ -35,11 +34,9 @@ def read(artifact: Path, digest: str) -> dict[str, Any]:
 
 def write(artifact: Path, digest: str, files: Mapping[str, os.stat_result]) -> None:
     """Remember that the digests of these files were taken; beside a folder that is for reading alone, nothing is."""
-    kept = _beside(artifact)
-    partial = kept.with_name(f"{kept.name}.partial-{uuid.uuid4().hex[:8]}")  # two may write the same at once
-    with suppress(OSError):
-        partial.write_text(json.dumps({"digest": digest, "files": {name: stamp(each) for name, each in files.items()}}))
-        partial.replace(kept)
+    stamps = {name: stamp(each) for name, each in files.items()}
+    with suppress(OSError), replacing(_beside(artifact)) as stream:
+        json.dump({"digest": digest, "files": stamps}, stream)
 
 
 def _beside(artifact: Path) -> Path:

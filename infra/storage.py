@@ -23,10 +23,10 @@ import pyarrow.fs as pafs
 from infra.digests import digest_json
 from infra.errors import InputError, first_line
 from infra.folders import open_file, plain_files
+from infra.manifest import MANIFEST
 from infra.redaction import redacted
 
 _COPY_BYTES = 1 << 20
-_MANIFEST = "manifest.json"
 _CONNECT_S, _SILENT_S, _ATTEMPTS = 4.0, 4.0, 3  # of a store: until it accepts, until its next byte, how often asked
 _ANSWER_S = 30.0  # for all of that, and a second more for each MiB
 _MANY_ANSWERS_S = 600.0  # for a prefix's whole listing, which is asked for in many parts
@@ -180,7 +180,7 @@ def remove(uri: str) -> None:
 def upload(folder: Path, uri: str) -> None:
     """Copy a sealed artifact into a store, its manifest last; raises InputError when the store does not take it."""
     store, path = _store(uri)
-    for name in sorted(plain_files(folder), key=lambda name: (name == _MANIFEST, name)):
+    for name in sorted(plain_files(folder), key=lambda name: (name == MANIFEST, name)):
         sink = _answer(uri, partial(store.open_output_stream, f"{path}/{name}"))
         with open_file(folder / name) as source:
             while block := source.read(_COPY_BYTES):

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREA
 
 from infra import journal, manifest, tracking_store
 from infra.errors import PreceptorError, first_line
+from infra.folders import locked, open_file
 from infra.journal import Entry
-from infra.tracking_store import locked
 
 EXPERIMENT = "preceptor"
 _RUN_DIR = "preceptor.run_dir"
@@ -40,7 +41,7 @@ _MAX_METRICS = 200  # of a request, so that one takes less than a second
 _MAX_OTHERS = 100  # parameters or tags of a request; MLflow takes no more
 _NOT_OF_A_NAME = re.compile(r"[^\w./ -]")
 _POLL_S = 1.0
-_LOCK_TIMEOUT_S = 4.0
+_LOCK_TIMEOUT_S = 15.0  # for the others to record a journal each, on a busy machine
 _LAST_PASS_S = 120  # this process ends then, even if nobody waits for it any more
 
 
@@ -55,16 +56,28 @@ class Recording:
         self._runs: dict[Path, str] = {}
 
     def record_all(self) -> None:
-        """Record what is new in every journal, and remove those that are recorded whole."""
+        """Record what is new in every journal, and remove those that are recorded whole.
+
+        Raises PreceptorError, once the others are recorded, for one that holds something else than a stage writes.
+        """
         tracking_store.check(self._uri)
+        strange = None
         for path in sorted(self._folder.glob(f"*{journal.SUFFIX}")):
             with locked(self._folder / ".lock", _LOCK_TIMEOUT_S):  # two stages of a run folder may end at the same time
-                gone = journal.is_abandoned(path)  # asked first: what is read then has the end, if one was written
-                entry = journal.read(path)
-                if entry is not None:
-                    self._record(entry, gone=gone)
-                elif gone:
-                    _remove(path)
+                try:
+                    self._record_one(path)
+                except (LookupError, TypeError, ValueError) as error:
+                    strange = PreceptorError(f"{path} holds what cannot be recorded: {error!r}; move it elsewhere")
+        if strange:
+            raise strange
+
+    def _record_one(self, path: Path) -> None:
+        gone = journal.is_abandoned(path)  # asked first: what is read then has the end, if one was written
+        entry = journal.read(path)
+        if entry is not None:
+            self._record(entry, gone=gone)
+        elif gone:
+            _remove(path)
 
     def _record(self, entry: Entry, *, gone: bool) -> None:
         run_id, sent = self._run(entry)
@@ -176,15 +189,12 @@ def _remove(path: Path) -> None:
 
 def _as_killed(entry: Entry) -> dict[str, Any]:
     """How a stage ended that did not live to write it: it may have sealed its artifact before."""
-    place = Path(entry.header["place"]) / manifest.MANIFEST
-    try:
-        stated = json.loads(place.read_text())
-        at_ms = place.stat().st_mtime_ns // 1_000_000
-        if stated["key"] == entry.header["key"] and at_ms >= entry.header["started_ms"]:
-            return {"end": "FINISHED", "manifest": stated, "at_ms": at_ms}
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # nothing there that was sealed
-    return {"end": "KILLED", "at_ms": None}
+    with suppress(OSError, ValueError), open_file(Path(entry.header["place"]) / manifest.MANIFEST) as stream:
+        stated = manifest.read(stream)
+        at_ms = os.fstat(stream.fileno()).st_mtime_ns // 1_000_000
+        if stated.key == entry.header["key"] and at_ms >= entry.header["started_ms"]:
+            return {"end": "FINISHED", "manifest": vars(stated), "at_ms": at_ms}
+    return {"end": "KILLED", "at_ms": None}  # nothing there that was sealed
 
 
 def _numbers(stated: Mapping[str, Any], at_ms: int) -> list[Metric]:
@@ -264,10 +274,8 @@ def main(arguments: Sequence[str]) -> None:
         match arguments:
             case ["follow", folder]:
                 _follow(Path(folder))
-            case ["store"]:
-                print(tracking_store.opened())
             case _:
-                raise PreceptorError("python -m infra.tracking follow FOLDER, or store")
+                raise PreceptorError("python -m infra.tracking follow FOLDER")
     except Exception as error:  # noqa: BLE001 - a store can fail in any way, and this process has one way to say it
         _say(_reason(error))
         sys.exit(1)

@@ -5,22 +5,19 @@ leave a store that none can open ever after.
 """
 
 import contextlib
-import fcntl
 import functools
 import importlib
 import os
 import sqlite3
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from infra.errors import PreceptorError
+from infra.folders import locked
 from infra.journal import STORE_VARIABLE
 
 NAME = "mlflow.db"
 _CREATED_WITHIN_S = 120.0  # by another process, on a busy machine
 _BUSY_S = 3.0
-_POLL_S = 0.05
 
 
 def opened() -> str:
@@ -53,23 +50,6 @@ def files(uri: str) -> str | None:
 
 def _files(path: Path) -> str:
     return (path.parent.absolute() / "mlruns").as_uri()  # MLflow's own choice is the folder that it is started in
-
-
-@contextlib.contextmanager
-def locked(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold a lock file. Raises PreceptorError when another process holds it all that time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_s
-    with path.open("w") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise PreceptorError(f"another process holds {path.absolute()}") from None
-                time.sleep(_POLL_S)
-        yield
 
 
 def _sqlite_file(uri: str) -> Path | None:

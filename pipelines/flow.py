@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import journal, recipes, stage
+from infra import credentials, journal, recipes, stage
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
@@ -41,6 +41,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     _check(configs)
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
+    credentials.remove_leftovers(run_dir)
     with ExitStack() as running:
         recorder = running.enter_context(journal.recorder(run_dir, run_dir / journal.FOLDER, Progress("flow")))
         submit = None
@@ -51,7 +52,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
                 continue
             if submit is None:
                 submit = running.enter_context(_job_runner(run_dir, screen))
-                recorder.start()
+            recorder.start()  # again for each stage: the one before may have ended with a store that was away
             started = time.monotonic()
             submit(name, _command(configs[name], recipe, run_dir, overrides))
             screen.show(f"flow: {name} took {time.monotonic() - started:.0f} s")
@@ -118,9 +119,9 @@ def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[s
     """A cluster and a function that runs a stage's command on it as a job."""
     from infra import cluster, jobs  # heavy, and not needed when everything is up to date
 
-    with cluster.cluster() as addresses, cluster.credentials_for(addresses, run_dir) as credentials:
+    with cluster.cluster() as addresses, cluster.credentials_for(addresses, run_dir) as credentials_file:
         client = jobs.connect(addresses.jobs)
-        environment = cluster.job_environment(credentials)
+        environment = cluster.job_environment(credentials_file)
 
         def submit(name: str, arguments: list[str]) -> None:
             log = run_dir / "logs" / f"{name}.log"

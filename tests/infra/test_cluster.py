@@ -1,9 +1,12 @@
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray._private.runtime_env.packaging import _get_excludes
+from ray.dashboard.utils import get_address_for_submission_client
 
 from infra import cluster
 from infra.errors import ClusterError
@@ -47,17 +50,28 @@ def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch, tmp_path):
         cluster.connect()
 
 
+@pytest.mark.parametrize("address", ["", "local"])
+def test_ray_s_own_word_for_a_local_ray_starts_one_of_ours(monkeypatch, address):
+    started = SimpleNamespace(dashboard_url="127.0.0.1:1", address_info={"gcs_address": "127.0.0.1:2"})
+    monkeypatch.setattr(cluster, "_local", lambda dashboard: nullcontext(started))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with cluster.cluster() as addresses:
+        assert addresses == cluster.Addresses("http://127.0.0.1:1", "127.0.0.1:2")
+
+
 def test_a_local_ray_leaves_the_environment_as_it_was_and_its_folder_only_after_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://another.cluster.example:8265")
     before = dict(os.environ)
     with cluster.private() as folder:
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
         assert "RAY_AUTH_TOKEN" not in os.environ
         assert cluster.is_on_loopback()
+        assert get_address_for_submission_client("http://127.0.0.1:1") == "http://127.0.0.1:1"
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert dict(os.environ) == before
     assert not cluster.is_on_loopback()

@@ -13,7 +13,7 @@ from infra.errors import ClusterError, ConfigError, PreceptorError
 
 PROJECT = cluster.PROJECT
 KEY = "canary-key-1"
-STORE = "postgresql://user:canary-password@host/db"
+STORE = "http://user:canary-password@host:9000"
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,8 @@ def same_environment():
 @pytest.fixture
 def given(monkeypatch):
     monkeypatch.setenv("PRECEPTOR_API_KEY", KEY)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", STORE)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", STORE)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-2")
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def written(tmp_path, monkeypatch):
 def test_only_the_user_reads_the_file_and_it_is_gone_in_the_end(given, tmp_path):
     with credentials.handed_over(tmp_path / "run") as path:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert json.loads(path.read_text()) == {"PRECEPTOR_API_KEY": KEY, "MLFLOW_TRACKING_URI": STORE}
+        assert json.loads(path.read_text()) == {"PRECEPTOR_API_KEY": KEY, "AWS_ENDPOINT_URL_S3": STORE}
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -72,12 +73,13 @@ def test_what_a_killed_flow_left_is_removed_by_the_next_and_what_a_living_one_ho
     ) as flow:
         name = flow.stdout.readline().strip()
         os.utime(name, (0, 0))
+        credentials.remove_leftovers(tmp_path)
         with credentials.handed_over(tmp_path) as own:
             assert {str(path) for path in tmp_path.iterdir()} == {str(own), name}
         flow.send_signal(signal.SIGKILL)
         flow.wait()
-    with credentials.handed_over(tmp_path) as own:
-        assert list(tmp_path.iterdir()) == [own]
+    credentials.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_young_or_another_s_or_a_link_is_left_alone(tmp_path, monkeypatch):
@@ -182,13 +184,13 @@ def test_no_secret_is_in_what_a_job_is_submitted_with(given, tmp_path):
 
 
 def test_errors_are_raised_and_printed_without_credentials(capsys):
-    assert str(PreceptorError(f"{STORE} is down")) == "postgresql://***@host/db is down"
+    assert str(PreceptorError(f"{STORE} is down")) == "http://***@host:9000 is down"
     with pytest.raises(SystemExit), stage.reporting_errors("teach"):
         raise ValueError(f"cannot connect to {STORE}")
     shown = capsys.readouterr().err
     assert "canary" not in shown
     assert "Traceback" in shown
-    assert shown.count("postgresql://***@host/db") == 2
+    assert shown.count("http://***@host:9000") == 2
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,22 @@ def test_a_pipe_among_a_model_s_files_is_refused_and_not_read(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(OSError, match="no plain file"):
         folders.linked_files(tmp_path)
+
+
+def test_a_file_that_is_not_written_whole_does_not_take_its_place_and_leaves_nothing(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    with pytest.raises(OSError, match="No space"), folders.replacing(tmp_path / "a.json") as stream:
+        stream.write("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert names(tmp_path / "a.json") == ["a.json"]
+
+
+def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(tmp_path):
+    with folders.locked(tmp_path / "new" / "lock"):
+        for timeout_s in (0.0, 0.1):
+            again = folders.locked(tmp_path / "new" / "lock", timeout_s)
+            with pytest.raises(folders.BusyError, match="another process holds"), again:
+                raise AssertionError
+    with folders.locked(tmp_path / "new" / "lock"):
+        pass

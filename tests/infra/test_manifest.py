@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -375,4 +376,27 @@ def test_a_reader_of_json_sees_the_old_file_or_the_new_one(tmp_path):
     with pytest.raises(TypeError):
         manifest.write_json(path, {"n": object()})
     assert json.loads(path.read_text()) == {"n": 1}
-    assert (tmp_path / "a.json") in tmp_path.iterdir()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(manifest.folders.fcntl, "flock", refuse)
+    with (
+        pytest.raises(ArtifactError, match=r"could not be written.*No locks available"),
+        manifest.draft(tmp_path / "a"),
+    ):
+        raise AssertionError
+
+
+def test_every_folder_of_an_artifact_is_on_the_disk_before_it_has_its_place(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(manifest.folders, "sync", synced.append)
+    with manifest.draft(tmp_path / "a") as draft:
+        (draft / "one" / "two").mkdir(parents=True)
+        (draft / "one" / "two" / "file").touch()
+        manifest.seal(draft, tmp_path / "a", stage="s", made_from=MADE_FROM, tally=Tally(), seconds=0)
+    assert {draft, draft / "one", draft / "one" / "two"} == set(synced[:-1])
+    assert synced[-1] == tmp_path

@@ -48,6 +48,22 @@ def test_variables_json_and_headers_are_hidden(name, secret):
         assert secret not in redacted(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"password": "Zq7\\"Zq7"}',
+        '{"body": "{\\"token\\":\\"Zq7 Zq7\\",\\"n\\":1}"}',
+        "aws_secret_access_key = Zq7",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIZq7\nZq7==\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nMIIZq7 and no end",
+        "403 for hf_Zq7aaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ],
+)
+def test_secrets_with_quotes_in_them_in_json_within_json_in_ini_files_and_private_keys_are_hidden(text):
+    assert "Zq7" not in redacted(text)
+    assert "***" in redacted(text)
+
+
 def test_an_aws_key_id_is_hidden_wherever_it_stands():
     assert redacted("user AKIAIOSFODNN7EXAMPLE is not authorized") == "user AKIA*** is not authorized"
 
@@ -78,9 +94,11 @@ def test_redacting_twice_is_redacting_once_and_takes_any_text(text):
     assert redacted(once) == once
 
 
-@pytest.mark.parametrize(
-    "piece", ["a://", "key=", "a@", "://:", "Bearer ", "'key': '", "authorization=", "AKIA", "access"]
-)
+PIECES = ["a://", "key=", "a@", "://:", "Bearer ", "'key': '", "authorization=", "AKIA", "access"]
+PIECES += ["key='\\x", 'key=\\"', "password = ", "-----BEGIN PRIVATE KEY-----"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_a_megabyte_of_hostile_text_takes_a_moment(piece):
     started = time.process_time()
     redacted(piece * (1_000_000 // len(piece)))

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.utils import validation
 
 from infra import journal, manifest, stage, tracking
+from infra.errors import PreceptorError
 from infra.manifest import Tally
 from infra.progress import Progress
 from infra.stage import StageConfig, Task
@@ -59,7 +60,7 @@ def _is_its_own_module():
 def new_store(tmp_path_factory) -> Path:
     """A store as MLflow makes it, to be copied."""
     folder = tmp_path_factory.mktemp("store")
-    tracked("store", cwd=folder)
+    tracked("follow", str(folder), cwd=folder)
     return folder / "mlflow.db"
 
 
@@ -355,15 +356,15 @@ def test_a_stage_that_outlives_a_fault_is_not_held_up_by_it_at_its_end(runs, mon
             wait_until(lambda: not recorder._is_running())
         started = time.monotonic()
         recorder.finish()
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < journal._SPEAKS_WITHIN_S / 2
 
 
 def test_a_recorder_that_says_nothing_is_not_waited_for_longer_than_the_limit(runs, monkeypatch, capsys):
-    monkeypatch.setattr(journal, "_STARTS_WITHIN_S", 0.3)
+    monkeypatch.setattr(journal, "_STARTS_WITHIN_S", 0.3)  # and not 150
     monkeypatch.setattr(journal, "_child", lambda *_: asleep())
     started = time.monotonic()
     carry_out(runs / "r")
-    assert 0.3 <= time.monotonic() - started < 5
+    assert 0.3 <= time.monotonic() - started < 60
     assert f"{WARNING}it does not answer)" in capsys.readouterr().out
 
 
@@ -424,6 +425,43 @@ def test_a_stage_that_is_killed_is_recorded_as_what_it_had_become(runs):
     assert (working.info.status, sealed.info.status) == ("KILLED", "FINISHED")
     assert "preceptor.digest" not in working.data.tags
     assert sealed.data.tags["preceptor.digest"] == manifest.find(runs / "r" / "sealed").digest
+
+
+def test_a_stage_that_is_taken_for_dead_too_early_is_recorded_whole_once_it_ends(runs, monkeypatch):
+    """As by a recorder on another machine, to which the stage's lock does not reach."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
+    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
+    recorder.start = lambda: None
+    another = tracking.Recording(recorder.folder)
+    with recorder.journal("first", "one", runs / "r" / "one", "key") as lines:
+        lines.metric("loss", 0.0, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "is_abandoned", lambda _: True)
+            another.record_all()
+        assert [run.info.status for run in recorded(runs / "mlflow.db")] == ["KILLED"]
+        lines.metric("loss", 0.5, 1)
+        another.record_all()
+    another.record_all()
+    (found,) = recorded(runs / "mlflow.db")
+    assert found.info.status == "FAILED"  # which is how it ended
+    assert losses(runs / "mlflow.db", found) == [(0, 0.0), (1, 0.5)]
+    assert left(runs / "r") == []
+
+
+@pytest.mark.parametrize("line", ['{"stage": "first"}', '{"metric": 5}', '{"stage": "first", "end": "FINISHED"}'])
+def test_a_journal_of_another_version_keeps_no_other_from_being_recorded(line, runs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
+    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
+    recorder.start = lambda: None
+    with recorder.journal("first", "one", runs / "r" / "one", "key"):
+        pass
+    strange = recorder.folder / "0-strange.jsonl"
+    strange.write_text('{"stage": "first"}\n' + line + "\n")
+    with pytest.raises(PreceptorError, match=r"0-strange\.jsonl holds what cannot be recorded.*move it elsewhere"):
+        tracking.Recording(recorder.folder).record_all()
+    assert left(runs / "r") == [strange]
+    (found,) = recorded(runs / "mlflow.db")
+    assert found.info.status == "FAILED"
 
 
 def test_a_journal_that_is_recorded_twice_is_one_run_with_each_number_once(runs, monkeypatch):

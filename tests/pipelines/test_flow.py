@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import re
 import types
 
@@ -138,3 +140,17 @@ def test_recipes_of_the_flow_have_the_same_names_in_all_packages_and_students_ha
         flow.resolve("qwen3_vl_2b_1x32gb", [])
     with pytest.raises(ConfigError):
         flow.resolve("no_such", [])
+
+
+def test_a_flow_removes_what_a_killed_one_left_and_starts_the_recorder_again_for_each_stage(tmp_path, monkeypatch):
+    left = tmp_path / ".credentials-1"
+    left.touch(mode=0o600)
+    os.utime(left, (0, 0))
+    said = []
+    recorder = types.SimpleNamespace(start=lambda: said.append("recorder"))
+    monkeypatch.setattr(flow.journal, "recorder", lambda *_: contextlib.nullcontext(recorder))
+    monkeypatch.setattr(flow, "_job_runner", lambda *_: contextlib.nullcontext(lambda name, _: said.append(name)))
+    monkeypatch.setattr(flow, "_is_pending", lambda name, *_: name in ("verify", "fit"))
+    flow.run("pocket", tmp_path, [])
+    assert said == ["recorder", "verify", "recorder", "fit"]
+    assert list(tmp_path.iterdir()) == []
