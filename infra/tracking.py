@@ -1,9 +1,10 @@
 """Journals -> lineage in MLflow: each stage is a run under the run of its run folder, with the digests of all it read
 and made. [edge]
 
-`python -m infra.tracking follow FOLDER` records the journals of a folder until its standard input says the end; it
-prints a line after each request, and the reason as its last line when it exits with 1. The store is
-MLFLOW_TRACKING_URI, or a SQLite file beside the run folders, which is where it is started.
+`python -m infra.tracking store` makes a new SQLite store whole, where there is none. `python -m infra.tracking follow
+FOLDER` records the journals of a folder until its standard input says the end; it prints a line after each request, and
+the reason as its last line when it exits with 1. The store is MLFLOW_TRACKING_URI, or a SQLite file beside the run
+folders, which is where it is started.
 """
 
 import json
@@ -274,8 +275,10 @@ def main(arguments: Sequence[str]) -> None:
         match arguments:
             case ["follow", folder]:
                 _follow(Path(folder))
+            case ["store"]:
+                print(tracking_store.opened())
             case _:
-                raise PreceptorError("python -m infra.tracking follow FOLDER")
+                raise PreceptorError("python -m infra.tracking follow FOLDER, or store")
     except Exception as error:  # noqa: BLE001 - a store can fail in any way, and this process has one way to say it
         _say(_reason(error))
         sys.exit(1)

@@ -24,6 +24,7 @@ from infra import storage
 from infra.errors import InputError, first_line
 
 MEMORY_BYTES = 768 << 20  # over what the child has when it starts; with a GiB, an allocator of Arrow's sets all aside
+_ANSWERS_WITHIN_S = 120.0  # a batch of rows takes milliseconds; one that takes minutes takes for ever
 _MOST_COLUMNS = 10_000
 _ROWS = 64  # that are decoded at once
 _SENT_BYTES = 16 << 20  # of rows that travel together
@@ -118,9 +119,9 @@ def _of_a_child(uri: str, place: _Place, max_row_bytes: int) -> Iterator[list[Ro
 
 
 def _heard(pipe: connection.Connection) -> Any:
-    """What the child says; None when it has come to the end of its memory, and in C++ died of it."""
+    """What the child says; None when it has come to the end of its memory, and in C++ died of it, or of its time."""
     try:
-        return pipe.recv()
+        return pipe.recv() if pipe.poll(_ANSWERS_WITHIN_S) else None
     except (EOFError, OSError):
         return None
 

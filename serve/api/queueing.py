@@ -1,7 +1,7 @@
 """Requests of many clients -> turns at one engine, in bounded number and a fair order.
 
-Of those who wait, the client that has been given the fewest tokens is next, of its users the one that has been given the
-fewest, and then the request that came first. Who asks for much waits behind itself, and others do not wait behind it.
+Of those who wait, the client that has been given the fewest tokens is next, of its users the one that has been given
+the fewest, and then the request that came first. Who asks for much waits behind itself, others do not wait behind it.
 """
 
 import asyncio
