@@ -21,7 +21,7 @@ _AGENT_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 _TRACEBACK_LINES_SHOWN = 6
-_NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m")
+_NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m|^Running entrypoint for job|^\[\d{4}-\d\d-\d\d ")
 
 
 class StageError(PreceptorError):
@@ -93,7 +93,8 @@ def _submit(client: JobSubmissionClient, job_id: str, entrypoint: str, environme
             return
         except (RuntimeError, ConnectionError) as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ClusterError(f"Ray takes no job: {first_line(error)}") from error
+                reason = first_line(error).partition(": Traceback")[0]
+                raise ClusterError(f"Ray takes no job: {reason}") from error
             time.sleep(_POLL_S)
 
 
@@ -129,5 +130,8 @@ def _reason(stage: str, lines: list[str], said: str) -> str:
     for number, line in enumerate(lines):
         if line.startswith(marker):
             return "\n".join([line.removeprefix(marker), *lines[number + 1 : number + 4]])
-    telling = [line for line in lines if not _NOISE.search(line)]
-    return "\n".join(telling[-_TRACEBACK_LINES_SHOWN:]) or said.strip() or "the job ended without a word"
+    telling = [line for line in lines if not _NOISE.search(line) and not line.startswith(f"{stage}: ")]
+    if telling:
+        return "\n".join(telling[-_TRACEBACK_LINES_SHOWN:])
+    how = (said.strip().splitlines() or ["nobody knows why"])[0]
+    return f"{stage} ended without a word ({how}). Run the same command again, and it goes on."
