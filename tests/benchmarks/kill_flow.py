@@ -54,6 +54,9 @@ PLAN = {
 _STAGE_OF = {"pipelines.sources.pocket": "draw", "pipelines.questions": "questions", "pipelines.teacher": "teach",
              "pipelines.verification": "verify", "pipelines.examples": "compose", "train.fit": "fit",
              "serve.app": "deploy", "pipelines.evaluation": "examine", "pipelines.report": "report"}  # fmt: skip
+_MADE_BY = {"draw": "source", "questions": "questions", "teach": "rationales", "verify": "verdicts",
+            "compose": "examples", "fit": "adapters", "deploy": "predictions", "examine": "predictions",
+            "report": "report"}  # fmt: skip
 _RUN_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 90.0
 _LOOK_EVERY_S = 0.2
@@ -239,9 +242,9 @@ def main(seed: int) -> None:
     while any(waiting.values()) and runs < 2 * sum(len(targets) for targets, _ in PLAN.values()):
         runs += 1
         kills += one_run(run_dir, log, waiting, rng)
-        if kills[-1].code == 0:  # everything is up to date: what is planned still comes upon a run that starts anew
-            for name in ("report", "predictions"):
-                shutil.rmtree(run_dir / name, ignore_errors=True)
+        if kills[-1].code == 0:  # everything is up to date: stages in which a kill is still planned have to run again
+            for stage in (stage for stage, targets in waiting.items() if targets):
+                shutil.rmtree(run_dir / _MADE_BY[stage], ignore_errors=True)
     kills += one_run(run_dir, log, {}, rng)
     finished = kills[-1].code == 0
     figures = {"runs": runs + 1, "kills": [dataclasses.asdict(kill) for kill in kills]}
