@@ -161,6 +161,7 @@ def one_run(run_dir: Path, log: Path, waiting: dict[str, list[str]], rng: random
         last.code, last.said = code, _last_line(log)
         last.faults += [f"left running: {name}" for name in watched.left_alive()]
         last.faults += untrustworthy(run_dir)
+        print(f"kill: the flow ended with {code}, {last.faults or 'sound'}", flush=True)
         return kills or [last]
     finally:
         watched.close()
@@ -177,8 +178,10 @@ def _kill(watched: Watched, stage: str, name: str, rng: random.Random) -> Kill:
             time.sleep(_LOOK_EVERY_S)
             process = watched.target(name)
     kill.stage = watched.stage() or f"after {stage}"
+    if process is None and watched.process.poll() is None:  # it has ended by itself meanwhile
+        kill.target, process = f"flow, {name} was gone", watched.target("flow")
     if process is None:
-        kill.target = f"{name} (was gone)"
+        kill.target = f"nothing, {name} was gone"
         return kill
     with contextlib.suppress(psutil.Error):
         process.send_signal(signal.SIGKILL)
