@@ -120,6 +120,13 @@ def test_every_call_that_loads_a_model_says_that_no_code_of_it_is_run():
     assert unsaid == []
 
 
+def test_no_duration_is_taken_from_a_clock_that_can_be_set():
+    telling = re.compile(r"\btime\.time\(|\bdatetime\b.*\bnow\(|\butcnow\(")
+    found = {str(path.relative_to(PROJECT)) for path in SOURCES if telling.search(path.read_text())}
+    # The day of a model's card, and the age of files, whose times are by that clock too.
+    assert found == {"serve/api/ingress.py", "infra/leftovers.py"}
+
+
 def test_ray_is_started_in_one_place_which_keeps_it_on_loopback():
     starting = [str(path.relative_to(PROJECT)) for path in SOURCES if re.search(r"\bray\.init\(", path.read_text())]
     assert starting == ["infra/cluster.py"]
