@@ -1,7 +1,9 @@
 """Requests: which reach an engine, and why the others do not."""
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -29,6 +31,12 @@ def refusal(body, kind="chat"):
 
 def part(**fields):
     return {"model": "m", "messages": [{"role": "user", "content": [fields]}]}
+
+
+def test_the_request_that_the_readme_shows_is_admitted():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (shown,) = re.findall(r"^curl http\S+/v1/chat/completions .*?-d '(.*?)'$", readme, flags=re.MULTILINE | re.DOTALL)
+    assert admit("chat", shown.encode(), LIMITS).model == "pocket-base"
 
 
 def test_plain_text_is_admitted_as_it_is():
@@ -113,8 +121,6 @@ def test_parts_of_other_types_are_refused(kind):
     ],
 )
 def test_setting_that_is_not_taken_is_refused_by_its_name(field, value, word):
-    import re
-
     assert re.search(word, refusal(PLAIN | {field: value}))
 
 
