@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from unittest.mock import patch
 
 from ray.cluster_utils import Cluster
 
@@ -14,7 +15,13 @@ _OBJECT_STORE_BYTES = 100 << 20
 def ray_nodes(cpus: Sequence[int], head_cpus: int) -> Iterator[Cluster]:
     """A head, and a node for each number of CPUs; on loopback alone, and with a token that this process's children
     find in their environment."""
-    with cluster.private() as folder:
+    with (
+        cluster.private() as folder,
+        # Cluster would name itself, in a file that only a Ray with the default folder makes a folder for, the one that
+        # `ray` commands of this machine find, and in the end remove that file, whosoever it is.
+        patch("ray._private.utils.write_ray_address"),
+        patch("ray._common.utils.reset_ray_address"),
+    ):
         head = {"num_cpus": head_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "temp_dir": str(folder / "r")}
         nodes = Cluster(initialize_head=True, head_node_args=head)
         try:
