@@ -210,7 +210,7 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
     with reporting_errors(stage):
         options = parser.parse_args(arguments)
         credentials.load()
-        config = recipes.resolve(options.recipe, [package], options.set)[stage]
+        config = recipes.resolve_stage(options.recipe, package, stage, options.set)
         run_dir = run_directory(options)
         if options.dry_run:
             described = {
@@ -230,7 +230,7 @@ def argument_parser(program: str, description: str, *, dry_run: bool = True) -> 
     """The words that every stage and the flow understand. dry_run: whether that is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
-    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE")
+    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
@@ -239,7 +239,7 @@ def argument_parser(program: str, description: str, *, dry_run: bool = True) -> 
 
 def run_directory(options: argparse.Namespace) -> Path:
     """The run's folder, absolute, since jobs run elsewhere."""
-    named = options.run_dir or f"runs/{options.recipe.rpartition(':')[2]}"
+    named = options.run_dir or f"runs/{recipes.run_name(options.recipe)}"
     if "://" in named:
         raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
     return Path(named).absolute()

@@ -176,12 +176,9 @@ def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
 
 
 def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
-    """What Python is given to run a stage's own module, with the overrides that concern its package."""
-    package = config.module.partition(".")[0]
+    """What Python is given to run a stage's own module, with the overrides that concern it."""
     recipe = str(Path(recipe).absolute()) if ":" in recipe else recipe
-    own = recipes.resolve(recipe, [package])
-    concerning = [text for text in overrides if text.partition(".")[0] in own]
-    settings = [word for text in concerning for word in ("--set", text)]
+    settings = [word for text in overrides if text.partition(".")[0] == config.stage for word in ("--set", text)]
     return ["-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
 
 

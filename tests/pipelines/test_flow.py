@@ -12,9 +12,11 @@ from pipelines.records import TAUGHT, Arm
 from pipelines.settings import ARMS
 
 
-def test_a_stage_s_command_carries_only_its_own_package_s_overrides(tmp_path):
-    overrides = ["teach.seed=1", "fit.num_steps=3", "deploy.port=9"]
+def test_a_stage_s_command_carries_only_its_own_overrides(tmp_path):
+    overrides = ["teach.seed=1", "fit.num_steps=3", "verify.keep=2", "deploy.port=9"]
     configs = flow.resolve("pocket", overrides)
+    words = flow._command(configs["verify"], "pocket", tmp_path, overrides)[-2:]
+    assert words == ["--set", "verify.keep=2"]
     command = flow._command(configs["fit"], "pocket", tmp_path, overrides)
     assert command == ["-m", "train.fit", "pocket", "--run-dir", str(tmp_path), "--set", "fit.num_steps=3"]
 
@@ -57,7 +59,7 @@ def test_a_recipe_without_drawn_questions_has_no_draw_stage(tmp_path):
         ('compose.arms=["answer_only"]', "fit reads examples/rationale_then_answer, which no stage before it makes"),
         ("compose.arms=[]", "name at least one arm of answer_only, rationale_then_answer"),
         ('fit.arms=["answer_only", "teacher"]', "name at least one arm of answer_only, .*, and no other"),
-        ('report.arms=["fast"]', "Input should be .*'multi_task'"),
+        ('report.arms=["fast"]', "allowed is one of .*multi_task"),
         ('examine.plan=["multi_task/real"]', r"reads adapters/multi_task, which no .* --arms multi_task$"),
         ("examine.max_tokens=4097", "examine.max_tokens is 4097, and the endpoint takes 4096: --set deploy.max_answer"),
         ("questions.max_pixels=9000000", "endpoint takes 4194304: --set deploy.max_image_pixels=9000000"),
