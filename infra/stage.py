@@ -26,6 +26,7 @@ from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 from infra.redaction import redacted
+from infra.resources import Workers
 
 privacy.silence()  # before any engine is imported
 
@@ -67,9 +68,9 @@ class StageConfig:
         """Name -> digest of words in the code that decide the output, such as a prompt."""
         return {}
 
-    def hardware(self) -> str:
-        """What the stage asks the cluster for, in words."""
-        return "1 CPU"
+    def resources(self) -> tuple[Workers, ...]:
+        """The workers that the stage asks the cluster for, all of them at the same time."""
+        return ()
 
     def estimate(self, run_dir: Path) -> dict[str, Any] | None:
         """What the stage would cost, for a dry run; None where there is nothing to tell, or nothing to tell it from."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from annotated_types import Ge, Gt, Le
 
 from infra.errors import InputError
+from infra.resources import Workers
 
 
 def needs_own_code(error: BaseException) -> bool:
@@ -59,6 +60,10 @@ class EngineConfig:
         many. So the number is not simply set high, but raised to what the questions at hand need.
         """
         return replace(self, images_per_request=max(self.images_per_request, num_images))
+
+    def workers(self, what: str) -> Workers:
+        """What its replicas ask the cluster for."""
+        return Workers(what=what, count=self.replicas, cpus=self.cpus, gpus=self.gpus)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of vLLM's engine."""

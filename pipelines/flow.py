@@ -17,6 +17,7 @@ from infra import credentials, journal, recipes, stage
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
+from infra.resources import lacking, words
 from infra.stage import StageConfig
 from pipelines.records import TAUGHT
 from pipelines.settings import plan_for
@@ -62,6 +63,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
 def _check(configs: dict[str, StageConfig]) -> None:
     """Find now what would otherwise be found after an engine has worked for hours. Raises ConfigError or InputError."""
     _check_inputs(configs)
+    _check_room(configs)
     for name in STAGES:
         config = configs[name]
         if config is None:
@@ -93,6 +95,16 @@ def _check_inputs(configs: dict[str, StageConfig]) -> None:
     _check_limits(configs["questions"], configs["deploy"], examine)
     if unserved := set(examine.inputs()) - set(configs["deploy"].inputs()):
         raise _contradiction(f"examine.plan asks {min(unserved)}, which deploy does not serve", examine)
+
+
+def _check_room(configs: dict[str, Any]) -> None:
+    """Raise ConfigError when a stage's workers have no room on the cluster that the recipe names, if it names one."""
+    shape = configs["cluster"]
+    for name in STAGES if shape else ():
+        if (config := configs[name]) is not None and (why := lacking(shape, config.resources())):
+            raise ConfigError(
+                f"{name} asks for {why}. Ask for less, or say what cluster you have: --set cluster.nodes=2"
+            )
 
 
 def _check_limits(questions: Any, deploy: Any, examine: Any) -> None:
@@ -134,7 +146,7 @@ def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bo
     """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
     done."""
     config = configs[name]
-    wanted = {read for other in configs.values() if other is not None for read in other.inputs()}
+    wanted = {read for other in map(configs.get, STAGES) if other is not None for read in other.inputs()}
     if config is None or (name == "draw" and not wanted & set(config.outputs())):
         return False  # the questions come from the world
     made = configs["examine"] if config.service else config
@@ -160,7 +172,8 @@ def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, 
         "config": settings,
         "config_digest": digest_json(settings),
         "pending": pending,
-        "hardware": {name: configs[name].hardware() for name in STAGES if configs[name] is not None},
+        "cluster": str(configs["cluster"] or "not named by the recipe, so nothing is compared with it"),
+        "hardware": {name: words(configs[name].resources()) for name in STAGES if configs[name] is not None},
         "estimates": {name: estimate for name, estimate in estimates.items() if estimate is not None},
         "writes": [
             str(run_dir / output) for name in STAGES if configs[name] is not None for output in configs[name].outputs()

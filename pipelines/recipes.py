@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from infra.resources import ClusterShape
 from pipelines.curation import CurationConfig, Level
 from pipelines.engine import EngineConfig
 from pipelines.records import Split
@@ -31,8 +32,13 @@ POCKET_ENGINE = EngineConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinesRecipe:
-    """The stages of `pipelines` in a flow; draw is None when the questions come from the world."""
+    """The stages of `pipelines` in a flow; draw is None when the questions come from the world.
 
+    cluster: the one that the whole recipe is made for; what its stages ask for is compared with it before any runs.
+    None compares nothing.
+    """
+
+    cluster: ClusterShape | None = None
     draw: DrawConfig | None
     questions: QuestionsConfig
     teach: TeachConfig
@@ -115,7 +121,7 @@ def pmc_vqa_8xh200_bf16() -> PipelinesRecipe:
 def pmc_vqa_8xh100_32b() -> PipelinesRecipe:
     """PMC-VQA with a teacher of 32B on one node: four engines of two GPUs each."""
     engine = dataclasses.replace(_QWEN_235B_FP8, replicas=4, gpus=2)
-    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-32B-Instruct", engine))
+    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-32B-Instruct", engine), _8XH100)
 
 
 # FP8 weights divide over four GPUs, not over eight, and two engines of four do nearly twice the work of one of eight.
@@ -129,10 +135,15 @@ def _instruct(teacher: str, engine: EngineConfig) -> TeachConfig:
     )
 
 
-def _pmc_vqa(teach: TeachConfig) -> PipelinesRecipe:
+_8XH200 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=139)
+_8XH100 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=79)
+
+
+def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRecipe:
     """PMC-VQA as it is released, taught by this teacher."""
     return dataclasses.replace(
         pocket(),
+        cluster=cluster,
         draw=None,
         questions=QuestionsConfig(
             folder="/data/pmc_vqa",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from infra import storage
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines import prompts
 from pipelines.curation import CurationConfig
@@ -72,8 +73,8 @@ class QuestionsConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"questions": self}
 
-    def hardware(self) -> str:
-        return "1 CPU; for large tables every CPU of the cluster"
+    def resources(self) -> tuple[Workers, ...]:
+        return (Workers(what="readers of large tables", count=None),)
 
     def inputs(self) -> tuple[str, ...]:
         drawn = self.folder is None and not all(storage.is_whole(source.table) for source in self.sources)
@@ -157,11 +158,9 @@ class TeachConfig(StageConfig):
 
         return estimate.estimate(self, run_dir)
 
-    def hardware(self) -> str:
-        if self.endpoint:
-            return f"1 CPU; {self.endpoint} answers"
-        at_least = f"{self.min_replicas} to " if self.min_replicas else ""
-        return f"{at_least}{self.engine.replicas} engine(s) of {self.engine.cpus} CPU and {self.engine.gpus} GPU"
+    def resources(self) -> tuple[Workers, ...]:
+        workers = self.engine.workers(f"clients of {self.endpoint}" if self.endpoint else "teacher engines")
+        return (replace(workers, least=self.min_replicas, gpus=0 if self.endpoint else workers.gpus),)
 
 
 class Selection(StrEnum):

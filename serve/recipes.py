@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.engine import EngineConfig
 from pipelines.records import Arm
@@ -50,11 +51,9 @@ class DeployConfig(StageConfig):
         """The questions say how many images a request has, the rationales name the teacher, the adapters the base."""
         return ("questions", "rationales", *(f"adapters/{arm}" for arm in self.arms))
 
-    def hardware(self) -> str:
-        """What the engines of student and teacher ask the cluster for."""
-        cpus = sum(engine.replicas * engine.cpus for engine in (self.student, self.teacher))
-        gpus = sum(engine.replicas * engine.gpus for engine in (self.student, self.teacher))
-        return f"{cpus} CPUs, {gpus} GPUs"
+    def resources(self) -> tuple[Workers, ...]:
+        """The engines of student and teacher."""
+        return self.student.workers("student engines"), self.teacher.workers("teacher engines")
 
     def outputs(self) -> dict[str, StageConfig]:
         """The endpoint's address and its models' names."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.records import Arm
 from pipelines.settings import ARMS, check_arms
@@ -105,8 +106,16 @@ class FitConfig(StageConfig):
             "examples_seen": self.num_steps * self.batch_size,
         }
 
-    def hardware(self) -> str:
-        return f"{self.num_workers} workers of {self.cpus_per_worker} CPU and {self.gpus_per_worker} GPU"
+    def resources(self) -> tuple[Workers, ...]:
+        return (
+            Workers(
+                what="workers",
+                count=self.num_workers,
+                cpus=self.cpus_per_worker,
+                gpus=self.gpus_per_worker,
+                least=self.min_workers,
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
