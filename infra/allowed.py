@@ -143,6 +143,16 @@ def fields_below(hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
         yield from fields_below(field_type(_group(hint), field.name), (*path, field.name))
 
 
+def groups_below(hint: Any) -> Iterator[type]:
+    """The dataclasses that a type is made of, itself included."""
+    if group := _group(hint):
+        yield group
+        for kind in typing.get_type_hints(group, include_extras=True).values():
+            yield from groups_below(kind)
+    for argument in typing.get_args(hint):
+        yield from groups_below(argument)
+
+
 def field_type(group: type, name: str) -> Any:
     """The annotated type of a dataclass's field."""
     return _at(group, (name,))
@@ -151,7 +161,7 @@ def field_type(group: type, name: str) -> Any:
 def _group(hint: Any) -> Any:
     """The dataclass that a type is, or None."""
     kind = _without_none(hint)[0]
-    return kind if dataclasses.is_dataclass(kind) else None
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def _without_none(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:

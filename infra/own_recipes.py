@@ -6,20 +6,23 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from infra import allowed
-from infra.allowed import NotAllowedError
 from infra.errors import ConfigError, nearest
 
 _NO_SUCH_FIELD = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
-def call(recipe: str) -> Any:
-    """What `path/to/file.py:function` returns. Raises ConfigError in a person's words, whatever is wrong with it."""
+def call(recipe: str, kinds: Iterable[type]) -> Any:
+    """What `path/to/file.py:function` returns, unchecked. kinds: of the configs in it, whose rules wait until then.
+
+    Raises ConfigError in a person's words when it returns nothing.
+    """
     path, _, name = recipe.rpartition(":")
     spec = importlib.util.spec_from_file_location("user_recipe", path)
     if not Path(path).is_file() or spec is None or spec.loader is None:
@@ -27,10 +30,11 @@ def call(recipe: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass of the user's looks its annotations up
     try:
-        spec.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if callable(function) and not _required(function):
-            return function()
+        with _without_rules(kinds):
+            spec.loader.exec_module(module)
+            function = getattr(module, name, None)
+            if callable(function) and not _required(function):
+                return function()
     except Exception as error:
         raise ConfigError(f"{recipe}: {_where(error, path)}{_why(error)}") from error
     if function is None:
@@ -63,12 +67,9 @@ def _where(error: Exception, path: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    """An error of ours, or of a config that refuses itself, in words; any other with its kind."""
+    """An error of ours, or of a config with an unknown field, in words; any other with its kind."""
     if isinstance(error, ConfigError):
         return str(error)
-    for frame, _ in _frames(error):
-        if frame.f_code.co_name == "__post_init__" and dataclasses.is_dataclass(config := frame.f_locals.get("self")):
-            return _refused(config, error)
     if found := _NO_SUCH_FIELD.search(str(error)):
         name, field = found.groups()
         known = [each.name for kind in _classes(error, name) for each in dataclasses.fields(kind)]
@@ -76,14 +77,18 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".replace(".__init__()", "")
 
 
-def _refused(config: Any, error: Exception) -> str:
-    """Why a config refused itself: fields of the wrong type come first, since rules between fields trip over them."""
-    root = getattr(config, "stage", type(config).__name__)
+@contextmanager
+def _without_rules(kinds: Iterable[type]) -> Iterator[None]:
+    """Let configs be made whose fields contradict each other. All that is wrong is found once all of them are there,
+    and a rule that meets a text where it compares numbers would end in an error of Python's own."""
+    rules: dict[Any, Any] = {kind: vars(kind)["__post_init__"] for kind in kinds if "__post_init__" in vars(kind)}
     try:
-        allowed.validated(type(config), config)
-    except NotAllowedError as refusal:
-        return "; ".join(wrong.told(root) for wrong in refusal.wrongs)
-    return f"{root}: {error}"
+        for kind in rules:
+            kind.__post_init__ = lambda _: None
+        yield
+    finally:
+        for kind, rule in rules.items():
+            kind.__post_init__ = rule
 
 
 def _classes(error: Exception, name: str) -> list[Any]:

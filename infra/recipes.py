@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,14 +62,14 @@ def changed(config: Any, stage: str, overrides: Sequence[str]) -> Any:
 
 
 def run_name(recipe: str) -> str:
-    """The name of a recipe's run folder. Two files never share one, whatever their functions are called."""
+    """The name of a recipe's run folder: of a file, its own and the function's. Two files never share one."""
     file, _, function = recipe.rpartition(":")
     if not file:
         return function
-    path = Path(file)
-    name = f"{path.stem}-{function}"
-    is_plain = path.name == file and path.suffix == ".py" and path.stem.replace("-", "_").isidentifier()
-    return name if is_plain else f"{name}-{digest_json(str(path.absolute()))[:8]}"
+    path = Path(file).resolve()
+    name = re.sub(r"[^\w.-]", "_", f"{path.stem}-{function}")
+    is_told = path == Path.cwd() / f"{path.stem}.py" and name == f"{path.stem}-{function}"
+    return name if is_told else f"{name}-{digest_json(str(path))[:8]}"
 
 
 def _refuse_credentials(value: Any, path: str) -> None:
@@ -110,7 +111,8 @@ def _parts_of_packages(recipe: str, packages: Sequence[str]) -> list[Any]:
 
 def _stages_of_file(recipe: str, packages: Sequence[str]) -> dict[str, Any]:
     """The stages of a recipe of the user's own, checked as a whole."""
-    parts = own_recipes.call(recipe)
+    kinds = {kind for package in _packages() for kind in allowed.groups_below(_part_type(package))}
+    parts = own_recipes.call(recipe, kinds)
     if not isinstance(parts, dict):
         raise ConfigError(f"{recipe} returns {allowed.shown(parts)}. {_what_is_wanted()}")
     wrong = []
@@ -159,14 +161,14 @@ def _stages_of_part(package: str, part: Any, wrong: list[str]) -> dict[str, Any]
         wrong.append(f"its part {package!r} is {allowed.shown(part)}, and has to be a {kind.__name__}{called}")
         return {}
     wrong += [f"{package} has no stage {name!r}.{nearest(str(name), hints)}" for name in part if name not in hints]
-    wrong += [f"{name} is missing: {allowed.in_words(hint)}" for name, hint in hints.items() if name not in part]
+    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.default != dataclasses.MISSING}
     stages = {}
-    for name, hint in hints.items():
-        if name in part:
-            try:
-                stages[name] = allowed.validated(hint, part[name])
-            except NotAllowedError as error:
-                wrong += [each.told(name) for each in error.wrongs]
+    for name, own in (defaults | part).items():
+        try:
+            stages[name] = allowed.validated(hints.get(name, Any), own)
+        except NotAllowedError as error:
+            wrong += [each.told(name) for each in error.wrongs]
+    wrong += [f"{name} is missing: {allowed.in_words(hints[name])}" for name in hints if name not in defaults | part]
     return stages
 
 
