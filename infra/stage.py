@@ -64,6 +64,10 @@ class StageConfig:
         """Name -> path of the files or model folders of the world that the stage reads."""
         return {}
 
+    def revisions(self) -> dict[str, str | None]:
+        """Name of a material -> the revision of the hub's model that is meant, where one is named."""
+        return {}
+
     def wording(self) -> dict[str, str]:
         """Name -> digest of words in the code that decide the output, such as a prompt."""
         return {}
@@ -314,10 +318,11 @@ def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
 
 
 def material_digest(config: StageConfig, name: str) -> str:
-    """Digest of a material; a hub's model id, which nothing here can read, counts by its name."""
+    """Digest of a material; a hub's model id, which nothing here can read, counts by its name and revision."""
     path = config.materials()[name]
     if not _is_there(config, name):
-        return digest_json({"id": path})
+        digest, revision = digest_json({"id": path}), config.revisions().get(name)
+        return digest_json([digest, revision]) if revision else digest
     try:
         return _digest_of(path, listed=name in config.listed_materials)
     except OSError as error:

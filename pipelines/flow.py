@@ -8,7 +8,7 @@ error.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from infra import credentials, journal, recipes, stage
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
-from infra.resources import lacking, words
+from infra.resources import words
 from infra.stage import StageConfig
+from pipelines import agreement
 from pipelines.records import TAUGHT
 from pipelines.settings import plan_for
 
@@ -62,8 +63,6 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
 
 def _check(configs: dict[str, StageConfig]) -> None:
     """Find now what would otherwise be found after an engine has worked for hours. Raises ConfigError or InputError."""
-    _check_inputs(configs)
-    _check_room(configs)
     for name in STAGES:
         config = configs[name]
         if config is None:
@@ -74,56 +73,19 @@ def _check(configs: dict[str, StageConfig]) -> None:
                 raise ConfigError(
                     f"{name}.{material}={path}: jobs run in another folder, so write {Path(path).absolute()}"
                 )
+    _check_agreement(configs)
 
 
-def _check_inputs(configs: dict[str, StageConfig]) -> None:
-    """Raise ConfigError when a stage reads what none before it makes, or an arm is examined that is not served."""
-    made: set[str] = set()
-    for name in STAGES:
-        if (config := configs[name]) is not None:
-            if missing := set(config.inputs()) - made:
-                raise _contradiction(f"{name} reads {min(missing)}, which no stage before it makes", config)
-            made |= set(config.outputs())
-    teach: Any = configs["teach"]
-    fit: Any = configs["fit"]
-    if fit.distillation_weight and not teach.top_logprobs:
-        raise ConfigError(
-            f"fit.distillation_weight is {fit.distillation_weight:g}, and the teacher keeps nothing to learn from: "
-            "--set teach.top_logprobs=8"
-        )
-    examine: Any = configs["examine"]
-    _check_limits(configs["questions"], configs["deploy"], examine)
-    if unserved := set(examine.inputs()) - set(configs["deploy"].inputs()):
-        raise _contradiction(f"examine.plan asks {min(unserved)}, which deploy does not serve", examine)
+def findings(configs: Mapping[str, Any]) -> Iterator[str]:
+    """What would end the flow late, as far as the settings tell: one line each, with what to type."""
+    stages = {name: configs[name] for name in STAGES if configs[name] is not None}
+    return agreement.findings(stages, configs["cluster"])
 
 
-def _check_room(configs: dict[str, Any]) -> None:
-    """Raise ConfigError when a stage's workers have no room on the cluster that the recipe names, if it names one."""
-    shape = configs["cluster"]
-    for name in STAGES if shape else ():
-        if (config := configs[name]) is not None and (why := lacking(shape, config.resources())):
-            raise ConfigError(
-                f"{name} asks for {why}. Ask for less, or say what cluster you have: --set cluster.nodes=2"
-            )
-
-
-def _check_limits(questions: Any, deploy: Any, examine: Any) -> None:
-    """Raise ConfigError when the endpoint would refuse what the examination will ask."""
-    for asked, named, limit, limited in (
-        (examine.max_tokens, "examine.max_tokens", deploy.max_answer_tokens, "deploy.max_answer_tokens"),
-        (questions.max_pixels, "questions.max_pixels", deploy.max_image_pixels, "deploy.max_image_pixels"),
-    ):
-        if asked > limit:
-            raise ConfigError(
-                f"{named} is {asked}, and the endpoint takes {limit}: --set {limited}={asked}, or ask for less."
-            )
-
-
-def _contradiction(what: str, config: StageConfig) -> ConfigError:
-    """An error that says what to type. config: of the stage that lacks something, most likely one of its arms."""
-    wanted = [arm for arm in TAUGHT if any(name.endswith(f"/{arm}") for name in config.inputs())]
-    advice = f" Name the arms once for all stages, in the place of --set: --arms {' '.join(wanted)}" if wanted else ""
-    return ConfigError(f"{what}.{advice}")
+def _check_agreement(configs: Mapping[str, Any]) -> None:
+    """Raise ConfigError with the first finding."""
+    for finding in findings(configs):
+        raise ConfigError(finding)
 
 
 @contextmanager
@@ -155,14 +117,25 @@ def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bo
 
 def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Stage name -> its config, over all packages; raises ConfigError for a wrong recipe or override."""
-    return recipes.resolve(recipe, PACKAGES, overrides)
+    parts = {package: recipes.known_recipes(package) for package in PACKAGES}
+    having = [package for package, known in parts.items() if recipe in known]
+    if having and len(having) < len(PACKAGES):
+        whole = sorted(set.intersection(*map(set, parts.values())))
+        raise ConfigError(
+            f"{recipe} is a recipe of {' and '.join(having)} alone, not of the whole flow: python -m train.fit "
+            f"{recipe} --run-dir DIR fits students on the examples of a run. Recipes of the flow: {', '.join(whole)}"
+        )
+    configs = recipes.resolve(recipe, PACKAGES, overrides)
+    if configs["teach"].endpoint:  # what has the teacher serves it, as the stage itself finds in the rationales
+        configs["deploy"] = dataclasses.replace(configs["deploy"], teacher=None)
+    return configs
 
 
 def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """What a dry run prints: the resolved config and its digest, what would run, at what cost, and where it would
     write."""
     configs = resolve(recipe, overrides)
-    _check_inputs(configs)
+    _check_agreement(configs)
     settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
     settings = json.loads(json.dumps(settings))
     pending = [name for name in STAGES if _is_pending(name, configs, run_dir)]

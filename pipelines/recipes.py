@@ -115,7 +115,17 @@ def pmc_vqa_8xh200_thinking() -> PipelinesRecipe:
 
 def pmc_vqa_8xh200_bf16() -> PipelinesRecipe:
     """The same with the 235B teacher in bf16: one engine over all eight GPUs of a node."""
-    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct", dataclasses.replace(_QWEN_235B_FP8, gpus=8)))
+    recipe = _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct", dataclasses.replace(_QWEN_235B_FP8, gpus=8)))
+    plan = tuple(entry for entry in PLAN if entry != "teacher/real")
+    note = (
+        "The teacher is not examined: it takes all eight GPUs of the node, and has no room beside the student. On two "
+        "nodes, or from an endpoint, it is (deploy.teacher, examine.plan)."
+    )
+    return dataclasses.replace(
+        recipe,
+        examine=dataclasses.replace(recipe.examine, plan=plan),
+        report=dataclasses.replace(recipe.report, notes=(note,)),
+    )
 
 
 def pmc_vqa_8xh100_32b() -> PipelinesRecipe:
@@ -154,6 +164,13 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
             curation=CurationConfig(validation_share=0.01, shuffle_options=True),
         ),
         teach=teach,
-        examine=ExamineConfig(plan=PLAN, concurrency=256),
+        examine=ExamineConfig(
+            plan=PLAN,
+            concurrency=256,
+            max_tokens=2048,
+            timeout_s=600.0,
+            teacher_max_tokens=teach.max_tokens,  # as many as it has when it teaches, and as long
+            teacher_timeout_s=teach.timeout_s,
+        ),
         report=ReportConfig(title="Preceptor, PMC-VQA"),
     )

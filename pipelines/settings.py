@@ -153,6 +153,9 @@ class TeachConfig(StageConfig):
     def materials(self) -> dict[str, str]:
         return {} if self.endpoint else {"teacher": self.teacher}
 
+    def revisions(self) -> dict[str, str | None]:
+        return {"teacher": self.revision}
+
     def estimate(self, run_dir: Path) -> dict[str, Any] | None:
         from pipelines.teaching import estimate
 
@@ -232,7 +235,9 @@ class ComposeConfig(StageConfig):
 @dataclass(frozen=True, kw_only=True)
 class ExamineConfig(StageConfig):
     """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
-    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with."""
+    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
+    timeout_s: of an answer; teacher_max_tokens, teacher_timeout_s: of the teacher's, None for the same as all others.
+    """
 
     stage: ClassVar[str] = "examine"
     module: ClassVar[str] = "pipelines.evaluation"
@@ -241,7 +246,17 @@ class ExamineConfig(StageConfig):
     max_tokens: Annotated[int, Gt(0)] = 1024
     concurrency: Annotated[int, Gt(0)] = 32
     timeout_s: Annotated[float, Gt(0)] = 120.0
+    teacher_max_tokens: Annotated[int, Gt(0)] | None = None
+    teacher_timeout_s: Annotated[float, Gt(0)] | None = None
     seed: int = 0
+
+    def tokens_for(self, arm: str) -> int:
+        """How long an answer of this arm may be."""
+        return (self.teacher_max_tokens if arm == Arm.TEACHER else None) or self.max_tokens
+
+    def seconds_for(self, arm: str) -> float:
+        """How long an answer of this arm may take."""
+        return (self.teacher_timeout_s if arm == Arm.TEACHER else None) or self.timeout_s
 
     def __post_init__(self) -> None:
         for entry in self.plan:

@@ -21,8 +21,9 @@ POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0
 class DeployConfig(StageConfig):
     """One endpoint for the base student, an adapter for each arm, and the teacher.
 
-    host: anything but loopback demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none
-    by default. max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
+    teacher: None where it has no room beside the students, or another endpoint has it. host: anything but loopback
+    demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none by default.
+    max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
     answer_timeout_s: for a whole answer. start_timeout_s: for the engines to be up, and then for every model's first
     answer.
     """
@@ -35,7 +36,7 @@ class DeployConfig(StageConfig):
     port: int = 8000
     arms: tuple[Arm, ...] = ARMS
     student: EngineConfig
-    teacher: EngineConfig
+    teacher: EngineConfig | None
     image_domains: tuple[str, ...] = ()
     max_image_pixels: Annotated[int, Gt(0)] = 1 << 22
     max_answer_tokens: Annotated[int, Gt(0)] = 4096
@@ -53,7 +54,8 @@ class DeployConfig(StageConfig):
 
     def resources(self) -> tuple[Workers, ...]:
         """The engines of student and teacher."""
-        return self.student.workers("student engines"), self.teacher.workers("teacher engines")
+        student = self.student.workers("student engines")
+        return (student,) if self.teacher is None else (student, self.teacher.workers("teacher engines"))
 
     def outputs(self) -> dict[str, StageConfig]:
         """The endpoint's address and its models' names."""
@@ -83,8 +85,8 @@ def pmc_vqa_8xh200_thinking() -> ServeRecipe:
 
 
 def pmc_vqa_8xh200_bf16() -> ServeRecipe:
-    """The same beside the teacher in bf16 on eight."""
-    return _beside_teacher(gpus=8)
+    """The same alone: the teacher in bf16 takes eight GPUs, and so has no room beside a student on one node."""
+    return ServeRecipe(deploy=dataclasses.replace(_beside_teacher(gpus=8).deploy, teacher=None))
 
 
 def pmc_vqa_8xh100_32b() -> ServeRecipe:

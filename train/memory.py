@@ -89,7 +89,7 @@ AttentionInterface.register(_ON_PAPER, _attend_on_paper)
 
 def need(config: FitConfig) -> Need:
     """What one of the recipe's workers will hold. Raises InputError when the base's shape is not known here."""
-    shape = read_shape(config.base)
+    shape = read_shape(config.base, config.revision)
     whole = _laid_out(shape, config, shape.text_config.num_hidden_layers)
     one, two = (_kept(_laid_out(shape, config, num), config) for num in (1, 2))
     num_layers = shape.text_config.num_hidden_layers
@@ -129,12 +129,12 @@ def check(config: FitConfig) -> Need:
     return asked
 
 
-def read_shape(base: str) -> Qwen3VLConfig:
+def read_shape(base: str, revision: str | None = None) -> Qwen3VLConfig:
     """The config of a model folder or of the hub's cache, or the shape that is known by its name."""
     if base in SHAPES and not Path(base).exists():
         return Qwen3VLConfig(**SHAPES[base])
     try:
-        return student.read_config(base)
+        return student.read_config(base, revision)
     except (OSError, ValueError) as error:
         raise InputError(
             f"The shape of {base} is not known: neither a folder nor the hub's cache has its config.json."

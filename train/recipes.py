@@ -20,7 +20,8 @@ _SHARDED_WEIGHTS = 3  # the stage of ZeRO
 class FitConfig(StageConfig):
     """Fit one adapter for each arm, all of them on the same base and with the same settings.
 
-    base: model folder, or a hub's model id. num_steps: updates; each sees `batch_size` examples over all workers.
+    base: model folder, or a hub's model id. revision: of a hub's model, where more than one could be meant; it is
+    served, too. num_steps: updates; each sees `batch_size` examples over all workers.
     max_length: tokens of a whole example with its image's; longer examples are left out and counted, never cut.
     tokens_per_pack: of the examples that share a forward pass; a share of more is accumulated. warmup_share: share
     of the steps in which the learning rate rises; then it falls to zero on a cosine. gradient_checkpointing:
@@ -40,6 +41,7 @@ class FitConfig(StageConfig):
     contract: ClassVar[int] = 2
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
+    revision: str | None = None
     arms: tuple[Arm, ...] = ARMS
     lora_rank: Annotated[int, Gt(0)] = 16
     lora_alpha: Annotated[int, Gt(0)] = 32
@@ -97,6 +99,9 @@ class FitConfig(StageConfig):
     def materials(self) -> dict[str, str]:
         return {"base": self.base}
 
+    def revisions(self) -> dict[str, str | None]:
+        return {"base": self.revision}
+
     def estimate(self, run_dir: Path) -> dict[str, Any]:
         with thrift():
             from train import memory
@@ -153,7 +158,7 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
         "learning_rate": 2e-4,
         "batch_size": 64,
         "num_steps": 2000,
-        "max_length": 2048,
+        "max_length": 3072,  # an image of 1 Mpx has 1,024 tokens, and a rationale of 800 words 1,200
         "validation_share": 0.01,
         "evaluate_every": 200,
         "num_workers": 1,
