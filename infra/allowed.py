@@ -136,6 +136,11 @@ def _at(hint: Any, path: Path) -> Any:
     return hint
 
 
+def is_group(hint: Any, attribute: str) -> bool:
+    """Whether a type is a dataclass that has this attribute."""
+    return hasattr(_group(hint), attribute)
+
+
 def fields_below(hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every field of a group, and of the groups in it."""
     for field in dataclasses.fields(_group(hint)) if _group(hint) is not None else ():

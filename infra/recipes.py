@@ -24,8 +24,12 @@ from infra.redaction import redacted
 _PROJECT = Path(__file__).parents[1]
 
 
-def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def resolve(
+    recipe: str, packages: Sequence[str], overrides: Sequence[str] = (), *, only: str | None = None
+) -> dict[str, Any]:
     """Stage name -> config, for all stages of these packages, with `path.to.field=value` overrides applied.
+
+    only: the one stage that is run, so that an override of another would change nothing.
 
     A recipe of the user's own and whatever is overridden are checked as a whole: types, bounds, and rules between
     fields. Raises ConfigError with all that is wrong, or for an unknown recipe.
@@ -35,23 +39,22 @@ def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ())
     else:
         parts = _parts_of_packages(recipe, packages)
         stages = {field.name: getattr(part, field.name) for part in parts for field in dataclasses.fields(part)}
+    if only is not None and overrides:
+        _refuse_other_stages(only, overrides)
     if overrides:
         stages = _overridden(stages, overrides, _known_stages())
     _refuse_credentials(stages, "")
     return stages
 
 
-def resolve_stage(recipe: str, package: str, stage: str, overrides: Sequence[str]) -> Any:
-    """One stage's config, for a command that runs no other. Raises ConfigError as `resolve` does, and for an override
-    of another stage, which would change nothing."""
-    for override in overrides:
-        path = override.partition("=")[0]
-        other = path.partition(".")[0]
-        if other != stage and other in _known_stages():
+def _refuse_other_stages(only: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override of another stage, which would change nothing."""
+    others = {name for name, hint in _known_stages().items() if name != only and allowed.is_group(hint, "stage")}
+    for path in (override.partition("=")[0] for override in overrides):
+        if (other := path.partition(".")[0]) in others:
             raise ConfigError(
-                f"--set {path}: {other} is another stage, and this command runs {stage} alone. Leave it out"
+                f"--set {path}: {other} is another stage, and this command runs {only} alone. Leave it out"
             )
-    return resolve(recipe, [package], overrides)[stage]
 
 
 def changed(config: Any, stage: str, overrides: Sequence[str]) -> Any:

@@ -26,7 +26,7 @@ from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 from infra.redaction import redacted
-from infra.resources import Workers
+from infra.resources import ClusterShape, Workers
 
 privacy.silence()  # before any engine is imported
 
@@ -73,9 +73,15 @@ class StageConfig:
         """The workers that the stage asks the cluster for, all of them at the same time."""
         return ()
 
-    def estimate(self, run_dir: Path) -> dict[str, Any] | None:
-        """What the stage would cost, for a dry run; None where there is nothing to tell, or nothing to tell it from."""
-        return None
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        """What it costs to make these outputs, or all, for a dry run.
+
+        `tokens`, `hours` and `disk_gib` as Figures where the stage can tell them better than by the last time,
+        `notes` as sentences for people, and whatever else there is to know, as JSON. cluster: which the recipe is for.
+        """
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,19 +220,18 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
     with reporting_errors(stage):
         options = parser.parse_args(arguments)
         credentials.load()
-        config = recipes.resolve_stage(options.recipe, package, stage, options.set)
-        run_dir = run_directory(options)
+        configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
+        run_dir, config = run_directory(options), configs[stage]
+        check_materials(config)
         if options.dry_run:
-            described = {
-                "stage": stage,
-                "config": dataclasses.asdict(config),
-                "writes": list(config.outputs()),
-                "estimate": config.estimate(run_dir),
-            }
-            print(json.dumps(described, indent=2))
+            from infra import forecast, forecast_table
+
+            told = forecast.forecast(
+                options.recipe, run_dir, {stage: config}, configs.get("cluster"), options.gpu_hour_price
+            )
+            print(json.dumps(told, indent=2) if options.json else forecast_table.table(told))
             return
         interrupt_on_sigterm()
-        check_materials(config)
         carry_out(config, run_dir, Progress(stage))
 
 
@@ -237,7 +242,11 @@ def argument_parser(program: str, description: str, *, dry_run: bool = True) -> 
     parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
     if dry_run:
-        parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+        parser.add_argument("--dry-run", action="store_true", help="print what would run and what it costs, do nothing")
+        parser.add_argument("--json", action="store_true", help="a dry run's answer as JSON, with the resolved config")
+        parser.add_argument(
+            "--gpu-hour-price", type=float, metavar="PRICE", help="for a dry run: what a GPU-hour costs"
+        )
     return parser
 
 

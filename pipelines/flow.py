@@ -13,11 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, journal, recipes, stage
-from infra.digests import digest_json
+from infra import credentials, forecast, forecast_table, journal, recipes, stage
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
-from infra.resources import words
 from infra.stage import StageConfig
 from pipelines import agreement
 from pipelines.records import TAUGHT
@@ -107,10 +105,9 @@ def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[s
 def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bool:
     """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
     done."""
-    config = configs[name]
-    wanted = {read for other in map(configs.get, STAGES) if other is not None for read in other.inputs()}
-    if config is None or (name == "draw" and not wanted & set(config.outputs())):
-        return False  # the questions come from the world
+    config = _needed(configs)[name]
+    if config is None:
+        return False
     made = configs["examine"] if config.service else config
     return stage.current_outputs(made, run_dir) is None
 
@@ -131,27 +128,23 @@ def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     return configs
 
 
-def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a dry run prints: the resolved config and its digest, what would run, at what cost, and where it would
-    write."""
+def describe(
+    recipe: str, run_dir: Path, overrides: Sequence[str], gpu_hour_price: float | None = None
+) -> dict[str, Any]:
+    """What a dry run tells, as `infra.forecast` has it. Raises what the run would raise before its first stage."""
     configs = resolve(recipe, overrides)
-    _check_agreement(configs)
-    settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
-    settings = json.loads(json.dumps(settings))
-    pending = [name for name in STAGES if _is_pending(name, configs, run_dir)]
-    estimates = {name: configs[name].estimate(run_dir) for name in pending}
-    return {
-        "recipe": recipe,
-        "config": settings,
-        "config_digest": digest_json(settings),
-        "pending": pending,
-        "cluster": str(configs["cluster"] or "not named by the recipe, so nothing is compared with it"),
-        "hardware": {name: words(configs[name].resources()) for name in STAGES if configs[name] is not None},
-        "estimates": {name: estimate for name, estimate in estimates.items() if estimate is not None},
-        "writes": [
-            str(run_dir / output) for name in STAGES if configs[name] is not None for output in configs[name].outputs()
-        ],
-    }
+    _check(configs)
+    return forecast.forecast(recipe, run_dir, _needed(configs), configs["cluster"], gpu_hour_price)
+
+
+def _needed(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages in their order; None for one that the recipe leaves out, or whose output none reads."""
+    stages = {name: configs[name] for name in STAGES}
+    wanted = {read for config in stages.values() if config is not None for read in config.inputs()}
+    drawn = stages["draw"]
+    if drawn is not None and not wanted & set(drawn.outputs()):  # the questions come from the world
+        stages["draw"] = None
+    return stages
 
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
@@ -185,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         run_dir = stage.run_directory(options)
         if options.dry_run:
-            print(json.dumps(describe(options.recipe, run_dir, overrides), indent=2))
+            told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)
+            print(json.dumps(told, indent=2) if options.json else forecast_table.table(told))
             return
         stage.interrupt_on_sigterm()
         run(options.recipe, run_dir, overrides)

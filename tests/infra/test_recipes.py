@@ -142,10 +142,12 @@ def test_all_wrong_overrides_are_told_together_and_their_order_does_not_matter()
 def test_a_command_of_one_stage_refuses_what_is_set_of_another_and_says_so():
     for other in ("verify.keep=2", "fit.num_steps=3"):
         with pytest.raises(
-            ConfigError, match=rf"{other.partition('.')[0]} is another stage, .* runs teach alone\. Leave"
+            ConfigError, match=rf"{other.partition('.')[0]} is another stage, and only teach is run here"
         ):
-            recipes.resolve_stage("pocket", "pipelines", "teach", [other])
-    assert recipes.resolve_stage("pocket", "pipelines", "teach", ["teach.seed=2"]).seed == 2
+            recipes.resolve("pocket", ["pipelines"], [other], only="teach")
+    assert recipes.resolve("pocket", ["pipelines"], ["teach.seed=2"], only="teach")["teach"].seed == 2
+    shape = recipes.resolve("pmc_vqa_8xh200", ["pipelines"], ["cluster.nodes=2"], only="teach")["cluster"]
+    assert shape.nodes == 2
     with pytest.raises(ConfigError, match=r"--set draw\.pocket: draw is a stage, and this recipe leaves it out"):
         recipes.resolve("pmc_vqa_8xh200", ALL, ["draw.pocket={}"])
 
