@@ -198,7 +198,7 @@ def _row(
     if config.service:  # in the hours of what asks it, which are counted there
         hours, during = None, asks["hours"] if asks else Figure(None, "it is up until it is stopped")
     gpu_hours = (
-        _times(during, gpus, f"{gpus} GPU(s) for {_during(config)}") if gpus else figure(0, "it asks for no GPU")
+        _times(during, gpus, f"{gpus} GPUs for {_during(config)}") if gpus else figure(0, "it asks for no GPU")
     )
     price = Figure(None, _NO_PRICE)
     if gpu_hour_price is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from infra import manifest
 from infra.figures import SECONDS_PER_HOUR, Figure, figure
+from pipelines.records import Split
 from pipelines.settings import ExamineConfig
 from pipelines.teaching.estimate import unread
 
@@ -14,7 +15,7 @@ def estimate(config: ExamineConfig, run_dir: Path | None) -> dict[str, Any]:
     questions = manifest.find(run_dir / "questions") if run_dir else None
     if questions is None:
         return dict.fromkeys(("tokens", "hours"), Figure(None, unread(run_dir)))
-    num_questions = questions.tally["rows"]["test"]
+    num_questions = questions.tally["rows"].get(Split.TEST, 0)
     num_answers = num_questions * len(config.plan)
     asked = f"{num_answers:,} answers"
     last = manifest.find(run_dir / "predictions") if run_dir else None

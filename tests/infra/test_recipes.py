@@ -142,7 +142,7 @@ def test_all_wrong_overrides_are_told_together_and_their_order_does_not_matter()
 def test_a_command_of_one_stage_refuses_what_is_set_of_another_and_says_so():
     for other in ("verify.keep=2", "fit.num_steps=3"):
         with pytest.raises(
-            ConfigError, match=rf"{other.partition('.')[0]} is another stage, and only teach is run here"
+            ConfigError, match=rf"{other.partition('.')[0]} is another stage, and this command runs teach alone"
         ):
             recipes.resolve("pocket", ["pipelines"], [other], only="teach")
     assert recipes.resolve("pocket", ["pipelines"], ["teach.seed=2"], only="teach")["teach"].seed == 2

@@ -22,11 +22,11 @@ def test_a_stage_s_command_carries_only_its_own_overrides(tmp_path):
 
 
 def test_a_dry_run_prints_config_digest_hardware_and_paths_and_writes_nothing(tmp_path, capsys):
-    flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--limit", "5", "--dry-run"])
+    flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--limit", "5", "--dry-run", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["config"]["questions"]["limit"] == 5
-    assert printed["pending"] == list(flow.STAGES)
-    assert set(printed["hardware"]) == set(flow.STAGES)
+    assert printed["pending"] == list(printed["stages"]) == list(flow.STAGES)
+    assert printed["stages"]["fit"]["resources"] == "2 workers: 1 CPU each"
     assert str(tmp_path / "r/adapters/answer_only") in printed["writes"]
     assert len(printed["config_digest"]) == 64
     assert list(tmp_path.iterdir()) == []
@@ -78,7 +78,7 @@ def test_a_flow_that_could_not_reach_its_end_is_refused_at_once(tmp_path, capsys
 
 def test_the_arms_of_the_whole_flow_are_named_once(tmp_path, capsys):
     arms = ["multi_task", "rationale_then_answer"]
-    flow.main(["pocket", "--run-dir", str(tmp_path), "--arms", *arms, "--dry-run"])
+    flow.main(["pocket", "--run-dir", str(tmp_path), "--arms", *arms, "--dry-run", "--json"])
     config = json.loads(capsys.readouterr().out)["config"]
     assert [config[name]["arms"] for name in ("compose", "fit", "deploy", "report")] == [arms] * 4
     assert config["examine"]["plan"] == [
