@@ -76,6 +76,13 @@ class StageConfig:
         """The workers that the stage asks the cluster for, all of them at the same time."""
         return ()
 
+    def rehearsed(self, models: Path, num_questions: int) -> "StageConfig":
+        """The same settings as far as a machine without a GPU can follow them in a minute, with small models.
+
+        models: folder of the small `teacher` and `base`. num_questions: of each split.
+        """
+        return self
+
     def estimate(self, run_dir: Path) -> dict[str, Any] | None:
         """What the stage would cost, for a dry run; None where there is nothing to tell, or nothing to tell it from."""
         return None

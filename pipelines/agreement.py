@@ -180,7 +180,8 @@ def target_tokens(configs: Configs) -> int:
 
 def image_tokens(model: str, max_pixels: int) -> int:
     """Tokens of an image of so many pixels, by the model's own processor where it is at hand, else as Qwen3-VL does."""
-    patch, merge, most = _PATCH, _MERGE, max_pixels
+    patch, merge = _PATCH, _MERGE
+    most: int = max_pixels
     with suppress(OSError, ValueError, KeyError, TypeError):
         stated: Any = _processor(Path(model))
         patch, merge = int(stated["patch_size"]), int(stated["merge_size"])
