@@ -174,7 +174,7 @@ def _reasoning(arms: tuple[str, ...]) -> set[str]:
 
 def target_tokens(configs: Configs) -> int:
     """How long what a student learns to write may be: as the teacher may write, and verification lets pass."""
-    longest = math.ceil(configs["verify"].max_words * TOKENS_PER_WORD)
+    longest: int = math.ceil(configs["verify"].max_words * TOKENS_PER_WORD)
     return min(int(configs["teach"].max_tokens), longest)
 
 
