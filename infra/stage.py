@@ -16,10 +16,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import ancestry, credentials, journal, manifest, privacy, recipes, storage
+from infra import ancestry, credentials, journal, manifest, privacy, recipes, run_lock, storage, surroundings
 from infra.digests import digest_json, digest_material
 from infra.errors import ArtifactError, InputError, PreceptorError, in_one_line, prerequisite
 from infra.journal import Recorder
@@ -29,6 +30,7 @@ from infra.redaction import redacted
 from infra.resources import Workers
 
 privacy.silence()  # before any engine is imported
+surroundings.settle()
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -234,7 +236,10 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
             return
         interrupt_on_sigterm()
         check_materials(config)
-        carry_out(config, run_dir, Progress(stage))
+        progress = Progress(stage)
+        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
+        with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
+            carry_out(config, run_dir, progress)
 
 
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
@@ -280,12 +285,15 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
 
 
 def interrupt_on_sigterm() -> None:
-    """Let a polite kill end this process as Ctrl-C does, so that drafts are removed and children stopped."""
+    """Let a polite kill, or a terminal that is closed, end this process as Ctrl-C does, so that drafts are removed and
+    jobs and children stopped."""
 
     def interrupt(signal_number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
