@@ -1,7 +1,8 @@
 """Settings and a run folder -> what would run, why, and what it would cost. Nothing is run or written.
 
 A stage `runs` when what it would make is not there or was made otherwise; what rests on it `follows`, unless it comes
-out as it was. Light: no engine is imported but where a stage's own estimate lays a model out.
+out as it was. The others are `up to date` or `not needed`. Light: no engine is imported but where a stage's own
+estimate lays a model out.
 """
 
 import dataclasses
@@ -48,7 +49,14 @@ def forecast(
     cluster: ClusterShape | None = None,
     gpu_hour_price: float | None = None,
 ) -> dict[str, Any]:
-    """What a dry run tells, as JSON. stages: in their order, None for one that is not needed.
+    """What a dry run tells, as `--json` prints it. stages: in their order, None for one that is not needed.
+
+    format: of these names. recipe, run_dir, config, config_digest: what was asked, resolved. cluster: that the recipe
+    is made for, in words. gpu_hour_price: as it was given. pending: the stages that run or follow. writes: every
+    folder that the stages make.
+    stages: each one's status, why, and the outputs that it makes; its resources, in words, and all cpus and gpus that
+    they add up to; tokens that a model reads or writes, hours, gpu_hours, disk_gib and price, each with a value and
+    why, or null where there is nothing to tell; notes for people, and details of its own. total: the sums of those.
 
     Raises ArtifactError or InputError, as the run would, for an artifact that was changed or a material that is gone.
     """
@@ -140,7 +148,7 @@ def _why_now(own: StageConfig, output: str, run_dir: Path, remade: set[str]) -> 
     artifact = manifest.find(run_dir / output)
     found = {name: manifest.find(run_dir / name) for name in own.inputs()}
     if missing := [name for name in found if found[name] is None and name not in remade]:
-        return f"it needs {', '.join(missing)}, which no stage here makes"
+        return f"it needs {', '.join(missing)}, which is not there yet"
     if artifact is None:
         return NOT_MADE
     inputs = {name: each for name, each in found.items() if each is not None}
@@ -197,9 +205,7 @@ def _row(
     hours = during = estimate.pop("hours", None) or _last_time(state, run_dir, "hours")
     if config.service:  # in the hours of what asks it, which are counted there
         hours, during = None, asks["hours"] if asks else Figure(None, "it is up until it is stopped")
-    gpu_hours = (
-        _times(during, gpus, f"{gpus} GPUs for {_during(config)}") if gpus else figure(0, "it asks for no GPU")
-    )
+    gpu_hours = _times(during, gpus, f"{gpus} GPUs for {_during(config)}") if gpus else figure(0, "it asks for no GPU")
     price = Figure(None, _NO_PRICE)
     if gpu_hour_price is not None:
         price = _times(gpu_hours, gpu_hour_price, f"{gpu_hour_price:g} a GPU-hour")

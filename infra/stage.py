@@ -16,10 +16,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import ancestry, credentials, journal, manifest, privacy, recipes, storage
+from infra import ancestry, credentials, journal, manifest, privacy, recipes, run_lock, storage, surroundings
 from infra.digests import digest_json, digest_material
 from infra.errors import ArtifactError, InputError, PreceptorError, in_one_line, prerequisite
 from infra.journal import Recorder
@@ -29,6 +30,7 @@ from infra.redaction import redacted
 from infra.resources import ClusterShape, Workers
 
 privacy.silence()  # before any engine is imported
+surroundings.settle()
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -72,6 +74,13 @@ class StageConfig:
     def resources(self) -> tuple[Workers, ...]:
         """The workers that the stage asks the cluster for, all of them at the same time."""
         return ()
+
+    def rehearsed(self, models: Path, num_questions: int) -> "StageConfig":
+        """The same settings as far as a machine without a GPU can follow them in a minute, with small models.
+
+        models: folder of the small `teacher` and `base`. num_questions: of each split.
+        """
+        return self
 
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
@@ -232,7 +241,10 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
             print(json.dumps(told, indent=2) if options.json else forecast_table.table(told))
             return
         interrupt_on_sigterm()
-        carry_out(config, run_dir, Progress(stage))
+        progress = Progress(stage)
+        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
+        with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
+            carry_out(config, run_dir, progress)
 
 
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
@@ -282,12 +294,15 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
 
 
 def interrupt_on_sigterm() -> None:
-    """Let a polite kill end this process as Ctrl-C does, so that drafts are removed and children stopped."""
+    """Let a polite kill, or a terminal that is closed, end this process as Ctrl-C does, so that drafts are removed and
+    jobs and children stopped."""
 
     def interrupt(signal_number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:

@@ -174,13 +174,14 @@ def _reasoning(arms: tuple[str, ...]) -> set[str]:
 
 def target_tokens(configs: Configs) -> int:
     """How long what a student learns to write may be: as the teacher may write, and verification lets pass."""
-    longest = math.ceil(configs["verify"].max_words * TOKENS_PER_WORD)
+    longest: int = math.ceil(configs["verify"].max_words * TOKENS_PER_WORD)
     return min(int(configs["teach"].max_tokens), longest)
 
 
 def image_tokens(model: str, max_pixels: int) -> int:
     """Tokens of an image of so many pixels, by the model's own processor where it is at hand, else as Qwen3-VL does."""
-    patch, merge, most = _PATCH, _MERGE, max_pixels
+    patch, merge = _PATCH, _MERGE
+    most: int = max_pixels
     with suppress(OSError, ValueError, KeyError, TypeError):
         stated: Any = _processor(Path(model))
         patch, merge = int(stated["patch_size"]), int(stated["merge_size"])

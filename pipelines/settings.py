@@ -20,6 +20,7 @@ from pipelines.sources.pocket import PocketConfig
 from pipelines.sources.source import SourceConfig
 
 MOST_LOGPROBS = 20  # of a token, that vLLM tells
+_REHEARSED_TOKENS = 48  # of an answer in a rehearsal
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught where nothing else is said
 
 
@@ -47,6 +48,10 @@ class DrawConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"source": self}
 
+    def rehearsed(self, models: Path, num_questions: int) -> "DrawConfig":
+        fewer = replace(self.pocket, num_train_questions=num_questions, num_test_questions=num_questions)
+        return replace(self, pocket=fewer)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsConfig(StageConfig):
@@ -54,7 +59,8 @@ class QuestionsConfig(StageConfig):
 
     folder: where the sources' tables and images are, a path or a URI such as s3://bucket/prefix; None for what the flow
     drew. sources: every table that is read; what has the split test decontaminates the rest. max_pixels: larger images
-    are made smaller. limit: rows read of each source at most.
+    are made smaller. limit: rows read at most, of each split of each
+    source.
     """
 
     stage: ClassVar[str] = "questions"
@@ -86,6 +92,9 @@ class QuestionsConfig(StageConfig):
 
     def resources(self) -> tuple[Workers, ...]:
         return (Workers(what="readers of large tables", count=None),)
+
+    def rehearsed(self, models: Path, num_questions: int) -> "QuestionsConfig":
+        return replace(self, limit=min(num_questions, self.limit or num_questions))
 
     def inputs(self) -> tuple[str, ...]:
         drawn = self.folder is None and not all(storage.is_whole(source.table) for source in self.sources)
@@ -167,6 +176,11 @@ class TeachConfig(StageConfig):
 
     def revisions(self) -> dict[str, str | None]:
         return {"teacher": self.revision}
+
+    def rehearsed(self, models: Path, num_questions: int) -> "TeachConfig":
+        """The engines keep their places on the cluster: what stands in for them takes nothing there."""
+        teacher = self.teacher if self.endpoint else str(models / "teacher")
+        return replace(self, teacher=teacher, revision=None, ledger=None, top_logprobs=0)
 
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
@@ -265,6 +279,11 @@ class ExamineConfig(StageConfig):
     teacher_timeout_s: Annotated[float, Gt(0)] | None = None
     seed: int = 0
     expected_answers_per_s: Annotated[float, Gt(0)] | None = None
+
+    def rehearsed(self, models: Path, num_questions: int) -> "ExamineConfig":
+        """With short answers, since small models end few of them; that long ones have room is told by the settings."""
+        shorter = min(self.max_tokens, _REHEARSED_TOKENS)
+        return replace(self, max_tokens=shorter, teacher_max_tokens=shorter, concurrency=min(self.concurrency, 32))
 
     def tokens_for(self, arm: str) -> int:
         """How long an answer of this arm may be."""

@@ -10,17 +10,20 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.serve
+from ray.serve._private.build_app import build_app
 from ray.serve.api import RunTarget
+from ray.serve.deployment import deployment_to_schema
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from infra import cluster, stage
 from infra.errors import ClusterError, ConfigError
-from infra.manifest import Tally
+from infra.manifest import Artifact, Tally
 from infra.resources import total
 from infra.stage import Task
 from pipelines import tables
@@ -34,7 +37,7 @@ from serve.api.validation import Limits
 from serve.base import open_base
 from serve.models import Catalogue, Weights
 from serve.recipes import DeployConfig
-from serve.replica import ModelReplica
+from serve.replica import ModelReplica, import_engine
 
 APPLICATION = "preceptor"
 _POLL_S = 0.2
@@ -86,6 +89,29 @@ def run(task: Task) -> Tally:
         task.progress.say(f"{model.name} answers at {model.base_url}")
     dataclasses.replace(endpoint, models=(*endpoint.models, *elsewhere)).write(task.draft)
     return Tally(rows={"models": len(endpoint.models) + len(elsewhere)}, figures={"start_seconds": round(seconds, 1)})
+
+
+def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """For a rehearsal: the arguments of each vLLM engine that the stage would start.
+
+    Raises ConfigError when Ray Serve would not take the application, or would scatter a replica over nodes.
+    """
+    catalogue = models.catalogue(inputs, config.arms, with_teacher=config.teacher is not None)
+    application = assemble(config, catalogue, loading.LOADABLE_RANKS[0], key_digest(config.host))
+    for deployment in build_app(application, name=APPLICATION).deployments:
+        schema = deployment_to_schema(deployment).dict(exclude_unset=True)
+        if len(schema.get("placement_group_bundles") or ()) > 1 and schema["placement_group_strategy"] != "STRICT_PACK":
+            raise ConfigError(
+                f"Ray Serve may place the GPUs of one replica of {deployment.name} on several nodes "
+                f"({schema['placement_group_strategy']}); its engine expects them on one: STRICT_PACK."
+            )
+    engine, limits = import_engine(), limits_of(config)
+    sent = []
+    for part in parts(config, catalogue, loading.LOADABLE_RANKS[0]):
+        made = engine.llm_config(part.model, part.config, part.adapters, part.rank, limits)
+        arguments = {name: value for name, value in made.engine_kwargs.items() if name != "lora_modules"}
+        sent.append({"model": part.model.source, **arguments})
+    return sent
 
 
 def taking_the_questions(config: DeployConfig, questions_artifact: Path) -> DeployConfig:

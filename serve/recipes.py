@@ -1,6 +1,7 @@
 """How models are served, recipe by recipe."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt
@@ -56,6 +57,11 @@ class DeployConfig(StageConfig):
         """The engines of student and teacher."""
         student = self.student.workers("student engines")
         return (student,) if self.teacher is None else (student, self.teacher.workers("teacher engines"))
+
+    def rehearsed(self, models: Path, num_questions: int) -> "DeployConfig":
+        """The same engines for small models, where nobody else can reach them."""
+        teacher = None if self.teacher is None else self.teacher.on_cpu()
+        return dataclasses.replace(self, host="127.0.0.1", student=self.student.on_cpu(), teacher=teacher)
 
     def outputs(self) -> dict[str, StageConfig]:
         """The endpoint's address and its models' names."""

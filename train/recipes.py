@@ -106,6 +106,25 @@ class FitConfig(StageConfig):
     def revisions(self) -> dict[str, str | None]:
         return {"base": self.revision}
 
+    def rehearsed(self, models: Path, num_questions: int) -> "FitConfig":
+        """Two steps of the same arithmetic on one worker without a GPU."""
+        return replace(
+            self,
+            base=str(models / "base"),
+            revision=None,
+            num_steps=2,
+            batch_size=min(self.batch_size, 8),
+            precision="fp32",
+            offload_optimizer=False,
+            num_workers=1,
+            min_workers=None,
+            cpus_per_worker=1,
+            gpus_per_worker=0,
+            gpu_memory_gib=None,
+            image_cache_gib=min(self.image_cache_gib, 0.1),
+            distillation_weight=0.0,
+        )
+
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
     ) -> dict[str, Any]:
