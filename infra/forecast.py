@@ -60,6 +60,8 @@ def forecast(
 
     Raises ArtifactError or InputError, as the run would, for an artifact that was changed or a material that is gone.
     """
+    if gpu_hour_price is not None and not 0 <= gpu_hour_price < float("inf"):
+        raise ConfigError(f"--gpu-hour-price {gpu_hour_price}: allowed is a number of at least 0")
     settings = {name: dataclasses.asdict(config) for name, config in stages.items() if config is not None}
     settings = json.loads(json.dumps(settings))
     states = _states(stages, run_dir)
@@ -232,9 +234,3 @@ def _last_time(state: State, run_dir: Path, name: str) -> Figure:
         return figure(sum(each.seconds for each in made) / SECONDS_PER_HOUR, "as long as the last time")
     held = sum(file["bytes"] for each in made for file in each.files.values())
     return figure(held / GIB, "as much as the last time")
-
-
-def check_price(price: float | None) -> None:
-    """Raise ConfigError unless this can be a price."""
-    if price is not None and not 0 <= price < float("inf"):
-        raise ConfigError(f"--gpu-hour-price {price}: allowed is a number of at least 0")

@@ -1,5 +1,6 @@
 """A forecast -> a table that people read in a terminal of 100 columns."""
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,12 @@ _UNKNOWN, _NOTHING = "?", "-"
 _COLUMNS = {"tokens": "tokens", "hours": "hours", "gpu_hours": "GPU-hours", "disk_gib": "GiB", "price": "price"}
 _FROM_HOURS = ("gpu_hours", "price")
 _INDENT = " " * 13
-_THOUSAND = 1000
+_THOUSAND, _LEAST = 1000, 0.001
+
+
+def show(told: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a forecast, for people or for machines."""
+    print(json.dumps(told, indent=2) if as_json else table(told))
 
 
 def table(told: Mapping[str, Any]) -> str:
@@ -43,7 +49,7 @@ def _stage(name: str, row: Mapping[str, Any], figures: Sequence[str]) -> Iterato
 
 
 def _line(name: str, status: str, cpus: str, gpus: str, numbers: Sequence[str]) -> str:
-    return f"{name:<10}  {status:<10}  {cpus:>6}{gpus:>6}{''.join(f'{each:>13}' for each in numbers)}".rstrip()
+    return f"{name:<10}  {status:<10}  {cpus:>6}{gpus:>6}{''.join(f'{each:>12}' for each in numbers)}".rstrip()
 
 
 def _wrapped(text: str, indent: str = _INDENT) -> list[str]:
@@ -56,7 +62,7 @@ def _sum(name: str, told: Mapping[str, Any]) -> str:
     figure = told["total"][name]
     if whole or figure["value"] is None:
         return _number(figure)
-    return f"> {_number(figure)}" if figure["value"] else _UNKNOWN
+    return f"> {_number(figure)}" if figure["value"] >= _LEAST else _UNKNOWN
 
 
 def _number(figure: Mapping[str, Any]) -> str:
@@ -72,8 +78,8 @@ def _number(figure: Mapping[str, Any]) -> str:
 
 
 def _digits(value: float) -> str:
-    if 0 < value < 0.001:  # noqa: PLR2004 (that is the line's own sentence)
-        return "< 0.001"
+    if value < _LEAST:
+        return f"< {_LEAST}"
     return f"{value:.3g}" if value < _THOUSAND else f"{value:,.0f}"
 
 
@@ -112,5 +118,6 @@ def _listed(of: Sequence[str]) -> str:
 def _ending(told: Mapping[str, Any]) -> str:
     pending = told["pending"]
     runs = f"{', '.join(pending)} would run" if pending else "Nothing would run: all is up to date"
-    price = "" if told["gpu_hour_price"] is not None else " A price: --gpu-hour-price PRICE."
-    return "\n".join(textwrap.wrap(f"{runs}; nothing was. All of it, with the resolved config: --json.{price}", WIDTH))
+    price = "" if told["gpu_hour_price"] is not None else " Its price: --gpu-hour-price PRICE."
+    whole = f"{runs}; nothing was. All of it, with the resolved config: --json.{price}"
+    return "\n".join(textwrap.wrap(whole, WIDTH, break_on_hyphens=False))

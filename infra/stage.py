@@ -218,16 +218,15 @@ def _make(
             draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
         )
         lines.sealed(artifact)
-    progress.say(f"sealed {output} {counts(artifact)}")
+    progress.say(f"sealed {output} {artifact.counts()}")
     return artifact
 
 
 def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
-    """The command line of one stage's module; exits non-zero with one clear message when the user must mend
-    something."""
+    """The command line of a stage's module; exits non-zero with one clear message when the user must mend something."""
     parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
     with reporting_errors(stage):
-        options = parser.parse_args(arguments)
+        options = parsed(parser, arguments)
         credentials.load()
         configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
         run_dir, config = run_directory(options), configs[stage]
@@ -235,10 +234,9 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
         if options.dry_run:
             from infra import forecast, forecast_table
 
-            told = forecast.forecast(
-                options.recipe, run_dir, {stage: config}, configs.get("cluster"), options.gpu_hour_price
-            )
-            print(json.dumps(told, indent=2) if options.json else forecast_table.table(told))
+            price, shape = options.gpu_hour_price, configs.get("cluster")
+            told = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
+            forecast_table.show(told, as_json=options.json)
             return
         interrupt_on_sigterm()
         progress = Progress(stage)
@@ -256,10 +254,16 @@ def argument_parser(program: str, description: str, *, dry_run: bool = True) -> 
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="print what would run and what it costs, do nothing")
         parser.add_argument("--json", action="store_true", help="a dry run's answer as JSON, with the resolved config")
-        parser.add_argument(
-            "--gpu-hour-price", type=float, metavar="PRICE", help="for a dry run: what a GPU-hour costs"
-        )
+        parser.add_argument("--gpu-hour-price", type=float, metavar="PRICE", help="what one costs, for a dry run")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options; exits with the usage for words of a dry run where none is asked for."""
+    options = parser.parse_args(arguments)
+    if not options.dry_run and (options.json or options.gpu_hour_price is not None):
+        parser.error("--json and --gpu-hour-price say how a dry run is told: add --dry-run")
+    return options
 
 
 def run_directory(options: argparse.Namespace) -> Path:
@@ -336,13 +340,3 @@ def _is_there(config: StageConfig, name: str) -> bool:
 @functools.cache
 def _digest_of(path: str, *, listed: bool) -> str:
     return storage.digest_listing(path) if listed else digest_material(Path(path))
-
-
-def counts(artifact: Artifact) -> str:
-    """What an artifact's tally counted, and its seconds, in one line."""
-    tally = artifact.tally
-    parts = [
-        ", ".join(f"{name} {count}" for name, count in tally[part].items())
-        for part in ("rows", "reasons", "quarantined")
-    ]
-    return f"({'; '.join(part for part in parts if part)}) in {artifact.manifest.seconds:.1f} s"

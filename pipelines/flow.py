@@ -176,13 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
     with stage.reporting_errors("flow"):
-        options = parser.parse_args(arguments)
+        options = stage.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         run_dir = stage.run_directory(options)
         if options.dry_run:
             told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)
-            print(json.dumps(told, indent=2) if options.json else forecast_table.table(told))
+            forecast_table.show(told, as_json=options.json)
             return
         stage.interrupt_on_sigterm()
         run(options.recipe, run_dir, overrides)

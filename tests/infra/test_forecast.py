@@ -280,12 +280,12 @@ def test_people_get_a_table_that_fits_into_100_columns(run_dir):
     shown = lines(said)
     assert re.search(r"^stage +CPUs +GPUs +tokens +hours +GPU-hours +GiB +price$", shown, re.MULTILINE)
     assert re.search(r"^draw +not needed( +-){5}$", shown, re.MULTILINE)
-    assert re.search(r"^read +runs +1 +0 +- +< 0.001 +- +< 0.001 +-\n +limit is 2$", shown, re.MULTILINE)
+    assert re.search(r"^read +runs +1 +0 +- +(-|< 0.001) +- +< 0.001 +-\n +limit is 2$", shown, re.MULTILINE)
     assert re.search(
         r"^write +follows +16 +8 +3 M .*\n +rests on rows; 2 writers: 8 CPUs and 4 GPUs each$", shown, re.M
     )
     assert re.search(r"^ask +follows +1 +0 +- +\? +- ", shown, re.MULTILINE)
-    assert re.search(r"^all +3 M +> < 0.001", shown, re.MULTILINE) is None
+    assert re.search(r"^all +3 M +\? +\? +\? +\?$", shown, re.MULTILINE)  # a part of each other sum is not known
     assert "hours of ask; GPU-hours, price of serve: no speed is measured yet: --set ask.speed=N" in " ".join(
         shown.split()
     )
@@ -299,7 +299,7 @@ def test_a_table_of_an_empty_folder_and_of_one_that_is_up_to_date(tmp_path, run_
     shown = lines(forecast.forecast("r", tmp_path / "none", stages()))
     assert re.search(r"^write +runs \(new\) ", shown, re.MULTILINE)
     assert "price" not in shown.partition("what the numbers")[0]
-    assert "A price: --gpu-hour-price PRICE." in shown
+    assert "Its price: --gpu-hour-price PRICE." in " ".join(shown.split())
     idle = lines(forecast.forecast("r", run_dir, stages()))
     assert "Nothing would run: all is up to date" in idle
     assert "what the numbers rest on" not in idle
