@@ -1,8 +1,8 @@
 """Settings and a run folder -> what would run, why, and what it would cost. Nothing is run or written.
 
 A stage `runs` when what it would make is not there or was made otherwise; what rests on it `follows`, unless it comes
-out as it was. The others are `up to date` or `not needed`. Light: no engine is imported but where a stage's own
-estimate lays a model out.
+out as it was. A stage alone `waits` for what another has to make first. The others are `up to date` or `not needed`.
+Light: no engine is imported but where a stage's own estimate lays a model out.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from infra.resources import ClusterShape
 from infra.stage import StageConfig
 
 FORMAT = 1  # of `--json`: raised when a name in it goes or changes its meaning
-RUNS, FOLLOWS, UP_TO_DATE, NOT_NEEDED = "runs", "follows", "up to date", "not needed"
+RUNS, FOLLOWS, WAITS = "runs", "follows", "waits"
+UP_TO_DATE, NOT_NEEDED = "up to date", "not needed"
 FIGURES = ("tokens", "hours", "gpu_hours", "disk_gib", "price")
 
 NOT_MADE = "not made yet"  # the reason that needs no explanation
@@ -39,7 +40,7 @@ class State:
     @property
     def is_pending(self) -> bool:
         """Whether it would run, now or because of what runs before it."""
-        return self.status in {RUNS, FOLLOWS}
+        return self.status in {RUNS, FOLLOWS, WAITS}
 
 
 def forecast(
@@ -52,7 +53,7 @@ def forecast(
     """What a dry run tells, as `--json` prints it. stages: in their order, None for one that is not needed.
 
     format: of these names. recipe, run_dir, config, config_digest: what was asked, resolved. cluster: that the recipe
-    is made for, in words. gpu_hour_price: as it was given. pending: the stages that run or follow. writes: every
+    is made for, in words. gpu_hour_price: as it was given. pending: the stages that run, follow or wait. writes: every
     folder that the stages make.
     stages: each one's status, why, and the outputs that it makes; its resources, in words, and all cpus and gpus that
     they add up to; tokens that a model reads or writes, hours, gpu_hours, disk_gib and price, each with a value and
@@ -125,6 +126,9 @@ def _state_of_service(config: StageConfig, asks: str, asking: State | None) -> S
 def _state(config: StageConfig, run_dir: Path, remade: set[str]) -> State:
     """Of a stage, from its outputs: several may be up to date, and one may not."""
     outputs = config.outputs()
+    lacks = [name for name in config.inputs() if name not in remade and manifest.find(run_dir / name) is None]
+    if lacks:
+        return State(WAITS, f"it needs {', '.join(lacks)}, which no stage has made yet", outputs)
     whys = {output: _why_now(own, output, run_dir, remade) for output, own in outputs.items()}
     follows = {
         output: f"rests on {', '.join(sorted(set(own.inputs()) & remade))}"
@@ -149,8 +153,6 @@ def _why_now(own: StageConfig, output: str, run_dir: Path, remade: set[str]) -> 
     """Why an output would be made whatever runs before it; None when it is as its settings and inputs are now."""
     artifact = manifest.find(run_dir / output)
     found = {name: manifest.find(run_dir / name) for name in own.inputs()}
-    if missing := [name for name in found if found[name] is None and name not in remade]:
-        return f"it needs {', '.join(missing)}, which is not there yet"
     if artifact is None:
         return NOT_MADE
     inputs = {name: each for name, each in found.items() if each is not None}

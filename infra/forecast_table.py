@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from infra.forecast import NOT_MADE, NOT_NEEDED, UP_TO_DATE
+from infra.forecast import NOT_MADE, NOT_NEEDED, UP_TO_DATE, WAITS
 
 WIDTH = 100
 _UNKNOWN, _NOTHING = "?", "-"
@@ -117,7 +117,12 @@ def _listed(of: Sequence[str]) -> str:
 
 def _ending(told: Mapping[str, Any]) -> str:
     pending = told["pending"]
-    runs = f"{', '.join(pending)} would run" if pending else "Nothing would run: all is up to date"
+    waits = any(row["status"] == WAITS for row in told["stages"].values())
+    runs = (
+        f"{', '.join(pending)} would {'wait' if waits else 'run'}"
+        if pending
+        else "Nothing would run: all is up to date"
+    )
     price = "" if told["gpu_hour_price"] is not None else " Its price: --gpu-hour-price PRICE."
     whole = f"{runs}; nothing was. All of it, with the resolved config: --json.{price}"
     return "\n".join(textwrap.wrap(whole, WIDTH, break_on_hyphens=False))

@@ -19,7 +19,7 @@ def estimate(config: ExamineConfig, run_dir: Path | None) -> dict[str, Any]:
     num_answers = num_questions * len(config.plan)
     asked = f"{num_answers:,} answers"
     last = manifest.find(run_dir / "predictions") if run_dir else None
-    if last is None or not (made := last.tally["rows"]["asked"]):
+    if last is None or not (made := last.tally["rows"].get("asked")) or not last.manifest.seconds:
         tokens = Figure(None, f"no answer is measured yet; at most {config.max_tokens:,} tokens of each of {asked}")
         speed, origin = config.expected_answers_per_s, "from the recipe"
     else:

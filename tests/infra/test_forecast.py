@@ -197,7 +197,7 @@ def test_another_material_contract_or_wording_is_said(run_dir, tmp_path, monkeyp
 
 def test_a_stage_alone_says_what_it_lacks(tmp_path):
     alone = {"write": WriteConfig()}
-    assert told(tmp_path / "r", alone) == {"write": ("runs", "it needs rows, which is not there yet")}
+    assert told(tmp_path / "r", alone) == {"write": ("waits", "it needs rows, which no stage has made yet")}
     assert told(tmp_path / "r", {"serve": ServeConfig()})["serve"] == ("runs", "it is started each time")
 
 
@@ -286,7 +286,7 @@ def test_people_get_a_table_that_fits_into_100_columns(run_dir):
     )
     assert re.search(r"^ask +follows +1 +0 +- +\? +- ", shown, re.MULTILINE)
     assert re.search(r"^all +3 M +\? +\? +\? +\?$", shown, re.MULTILINE)  # a part of each other sum is not known
-    assert "hours of ask; GPU-hours, price of serve: no speed is measured yet: --set ask.speed=N" in " ".join(
+    assert "GPU-hours, price of serve; hours of ask: no speed is measured yet: --set ask.speed=N" in " ".join(
         shown.split()
     )
     assert "write: it is tight" in shown
