@@ -193,32 +193,32 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
 
 def qwen3_vl_2b_1x32gb() -> TrainRecipe:
     """The 2B on one GPU of 32 GB."""
-    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=31)
+    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=31.0)
 
 
 def qwen3_vl_2b_1x80gb() -> TrainRecipe:
     """The 2B on one GPU of 80 GB."""
-    return _qwen3_vl("2B", tokens_per_pack=16384, gpu_memory_gib=79)
+    return _qwen3_vl("2B", tokens_per_pack=16384, gpu_memory_gib=79.0)
 
 
 def qwen3_vl_2b_8x80gb() -> TrainRecipe:
     """The 2B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
-    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79, num_workers=8, min_workers=4)
+    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 def qwen3_vl_4b_1x32gb() -> TrainRecipe:
     """The 4B on one GPU of 32 GB, its layers computed twice."""
-    return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31, gradient_checkpointing=True)
+    return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31.0, gradient_checkpointing=True)
 
 
 def qwen3_vl_4b_1x80gb() -> TrainRecipe:
     """The 4B on one GPU of 80 GB."""
-    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79)
+    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0)
 
 
 def qwen3_vl_4b_8x80gb() -> TrainRecipe:
     """The 4B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
-    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79, num_workers=8, min_workers=4)
+    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 pmc_vqa_8xh200 = qwen3_vl_2b_8x80gb

@@ -152,10 +152,15 @@ def test_a_command_of_one_stage_refuses_what_is_set_of_another_and_says_so():
         recipes.resolve("pmc_vqa_8xh200", ALL, ["draw.pocket={}"])
 
 
+def as_json(config):
+    """As digests see it: 1 and 1.0 are two things there."""
+    return json.dumps(dataclasses.asdict(config))
+
+
 @pytest.mark.parametrize("name", sorted(recipes.known_recipes("pipelines")))
 def test_a_shipped_recipe_is_right_as_a_whole_and_is_not_checked_each_time(name):
     for config in filter(None, recipes.resolve(name, ALL).values()):
-        assert allowed.validated(type(config), config) == config
+        assert as_json(allowed.validated(type(config), config)) == as_json(config)
     script = f"import sys; from pipelines import flow; flow.resolve({name!r}, []); print('pydantic' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert shown.stdout == "False\n"
@@ -163,7 +168,7 @@ def test_a_shipped_recipe_is_right_as_a_whole_and_is_not_checked_each_time(name)
 
 def test_shipped_students_are_right_as_a_whole():
     for made in recipes.known_recipes("train").values():
-        assert allowed.validated(type(made()), made()) == made()
+        assert as_json(allowed.validated(type(made()), made())) == as_json(made())
 
 
 def own(tmp_path, body, name="mine.py"):

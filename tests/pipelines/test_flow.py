@@ -8,9 +8,10 @@ import pytest
 
 from infra import journal, manifest, stage
 from infra.errors import ConfigError
-from pipelines import flow
-from pipelines.records import TAUGHT, Arm
+from pipelines import flow, tables
+from pipelines.records import TAUGHT, Arm, Question
 from pipelines.settings import ARMS
+from tests.pipelines.fixtures import question
 
 
 def test_a_stage_s_command_carries_only_its_own_overrides(tmp_path):
@@ -164,6 +165,8 @@ def seal_all(run_dir, overrides=()):
     from infra.progress import Progress
 
     def make(task):
+        if task.config.stage == "questions":
+            tables.write(task.draft, Question, [question()])
         (task.draft / "it").write_text(f"{task.config}{[each.digest for each in task.inputs.values()]}")
         return Tally(rows={"test": 4, "asked": 24}, figures={"output_tokens": 240})
 
