@@ -15,24 +15,24 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import credentials, journal, manifest, privacy, recipes, storage
+from infra import ancestry, credentials, journal, manifest, privacy, recipes, run_lock, storage, surroundings
 from infra.digests import digest_json, digest_material
-from infra.errors import ArtifactError, InputError, PreceptorError
+from infra.errors import ArtifactError, InputError, PreceptorError, in_one_line, prerequisite
 from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 from infra.redaction import redacted
+from infra.resources import ClusterShape, Workers
 
 privacy.silence()  # before any engine is imported
+surroundings.settle()
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_ERROR_LINE = re.compile(
-    r"\s*(?:\(\w+ pid=\d+\) )?(?!ray\.)[\w.]*(?:Error|Exception): \S"
-)  # as the last line of a traceback has it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,17 +63,34 @@ class StageConfig:
         """Name -> path of the files or model folders of the world that the stage reads."""
         return {}
 
+    def revisions(self) -> dict[str, str | None]:
+        """Name of a material -> the revision of the hub's model that is meant, where one is named."""
+        return {}
+
     def wording(self) -> dict[str, str]:
         """Name -> digest of words in the code that decide the output, such as a prompt."""
         return {}
 
-    def hardware(self) -> str:
-        """What the stage asks the cluster for, in words."""
-        return "1 CPU"
+    def resources(self) -> tuple[Workers, ...]:
+        """The workers that the stage asks the cluster for, all of them at the same time."""
+        return ()
 
-    def estimate(self, run_dir: Path) -> dict[str, Any] | None:
-        """What the stage would cost, for a dry run; None where there is nothing to tell, or nothing to tell it from."""
-        return None
+    def rehearsed(self, models: Path, num_questions: int) -> "StageConfig":
+        """The same settings as far as a machine without a GPU can follow them in a minute, with small models.
+
+        models: folder of the small `teacher` and `base`. num_questions: of each split.
+        """
+        return self
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        """What it costs to make these outputs, or all, for a dry run.
+
+        `tokens`, `hours` and `disk_gib` as Figures where the stage can tell them better than by the last time,
+        `notes` as sentences for people, and whatever else there is to know, as JSON. cluster: which the recipe is for.
+        """
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +142,8 @@ def check_materials(config: StageConfig) -> None:
 
 
 def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
-    """The artifacts that the stage reads; raises ArtifactError when one of them is not sealed yet."""
+    """The artifacts that the stage reads; raises ArtifactError when one is not sealed yet, or they do not rest on one
+    another."""
     inputs = {}
     for name in config.inputs():
         artifact = manifest.find(run_dir / name, every_byte=True)
@@ -134,6 +152,7 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
                 f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."
             )
         inputs[name] = artifact
+    ancestry.check(inputs, run_dir, among_themselves=config.service)
     return inputs
 
 
@@ -199,47 +218,57 @@ def _make(
             draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
         )
         lines.sealed(artifact)
-    progress.say(f"sealed {output} {counts(artifact)}")
+    progress.say(f"sealed {output} {artifact.counts()}")
     return artifact
 
 
 def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
-    """The command line of one stage's module; exits non-zero with one clear message when the user must mend
-    something."""
+    """The command line of a stage's module; exits non-zero with one clear message when the user must mend something."""
     parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
     with reporting_errors(stage):
-        options = parser.parse_args(arguments)
+        options = parsed(parser, arguments)
         credentials.load()
-        config = recipes.resolve(options.recipe, [package], options.set)[stage]
-        run_dir = run_directory(options)
+        configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
+        run_dir, config = run_directory(options), configs[stage]
+        check_materials(config)
         if options.dry_run:
-            described = {
-                "stage": stage,
-                "config": dataclasses.asdict(config),
-                "writes": list(config.outputs()),
-                "estimate": config.estimate(run_dir),
-            }
-            print(json.dumps(described, indent=2))
+            from infra import forecast, forecast_table
+
+            price, shape = options.gpu_hour_price, configs.get("cluster")
+            told = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
+            forecast_table.show(told, as_json=options.json)
             return
         interrupt_on_sigterm()
-        check_materials(config)
-        carry_out(config, run_dir, Progress(stage))
+        progress = Progress(stage)
+        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
+        with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
+            carry_out(config, run_dir, progress)
 
 
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
     """The words that every stage and the flow understand. dry_run: whether that is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
-    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE")
+    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
     if dry_run:
-        parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+        parser.add_argument("--dry-run", action="store_true", help="print what would run and what it costs, do nothing")
+        parser.add_argument("--json", action="store_true", help="a dry run's answer as JSON, with the resolved config")
+        parser.add_argument("--gpu-hour-price", type=float, metavar="PRICE", help="what one costs, for a dry run")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options; exits with the usage for words of a dry run where none is asked for."""
+    options = parser.parse_args(arguments)
+    if not options.dry_run and (options.json or options.gpu_hour_price is not None):
+        parser.error("--json and --gpu-hour-price say how a dry run is told: add --dry-run")
+    return options
 
 
 def run_directory(options: argparse.Namespace) -> Path:
     """The run's folder, absolute, since jobs run elsewhere."""
-    named = options.run_dir or f"runs/{options.recipe.rpartition(':')[2]}"
+    named = options.run_dir or f"runs/{recipes.run_name(options.recipe)}"
     if "://" in named:
         raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
     return Path(named).absolute()
@@ -264,47 +293,20 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
             print(f"{self._stage}: error: {cause}", file=sys.stderr, flush=True)
             sys.exit(1)
         whole = "".join(traceback.format_exception(error))
-        print(redacted(f"{whole}{self._stage}: error: {_in_one_line(error)}"), file=sys.stderr, flush=True)
+        print(redacted(f"{whole}{self._stage}: error: {in_one_line(error)}"), file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def prerequisite(error: BaseException | None) -> PreceptorError | None:
-    """The user's error inside an engine's wrapping of it, if there is one."""
-    for cause in _causes(error):
-        if isinstance(cause, PreceptorError):
-            return cause
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on; Ray keeps a remote cause in an attribute of that name."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error can be raised from itself
-        seen.add(id(error))
-        yield error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
-
-
-def _in_one_line(error: BaseException) -> str:
-    """What went wrong first: engines put a remote traceback into their message, and its first error is the cause."""
-    causes = list(_causes(error))
-    for cause in reversed(causes):
-        told = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
-        if told:
-            return told[0]
-    innermost = causes[-1]
-    lines = str(innermost).strip().splitlines() or [""]
-    return f"{type(innermost).__name__}: {lines[-1]}"
-
-
 def interrupt_on_sigterm() -> None:
-    """Let a polite kill end this process as Ctrl-C does, so that drafts are removed and children stopped."""
+    """Let a polite kill, or a terminal that is closed, end this process as Ctrl-C does, so that drafts are removed and
+    jobs and children stopped."""
 
     def interrupt(signal_number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
@@ -313,10 +315,11 @@ def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:
 
 
 def material_digest(config: StageConfig, name: str) -> str:
-    """Digest of a material; a hub's model id, which nothing here can read, counts by its name."""
+    """Digest of a material; a hub's model id, which nothing here can read, counts by its name and revision."""
     path = config.materials()[name]
     if not _is_there(config, name):
-        return digest_json({"id": path})
+        digest, revision = digest_json({"id": path}), config.revisions().get(name)
+        return digest_json([digest, revision]) if revision else digest
     try:
         return _digest_of(path, listed=name in config.listed_materials)
     except OSError as error:
@@ -337,13 +340,3 @@ def _is_there(config: StageConfig, name: str) -> bool:
 @functools.cache
 def _digest_of(path: str, *, listed: bool) -> str:
     return storage.digest_listing(path) if listed else digest_material(Path(path))
-
-
-def counts(artifact: Artifact) -> str:
-    """What an artifact's tally counted, and its seconds, in one line."""
-    tally = artifact.tally
-    parts = [
-        ", ".join(f"{name} {count}" for name, count in tally[part].items())
-        for part in ("rows", "reasons", "quarantined")
-    ]
-    return f"({'; '.join(part for part in parts if part)}) in {artifact.manifest.seconds:.1f} s"

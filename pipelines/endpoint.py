@@ -34,11 +34,13 @@ _SAYS_TOO_LONG = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model as a request names it. arm: what it was taught. digest: of its adapter, or of its model folder."""
+    """A model as a request names it. arm: what it was taught. digest: of its adapter, or of its model folder.
+    base_url: of the endpoint that has it, where that is another one."""
 
     name: str
     arm: Arm
     digest: str
+    base_url: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Endpoint:
         path = folder / ENDPOINT_FILE
         try:
             stored = json.loads(path.read_text())
-            models = tuple(ServedModel(name=m["name"], arm=Arm(m["arm"]), digest=m["digest"]) for m in stored["models"])
+            models = tuple(ServedModel(**{**model, "arm": Arm(model["arm"])}) for model in stored["models"])
             return cls(base_url=stored["base_url"], models=models)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(

@@ -1,11 +1,15 @@
 """How a vLLM engine is run: the one set of settings that teaching and serving share. Light: vLLM is not imported."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Self
 
 from annotated_types import Ge, Gt, Le
 
 from infra.errors import InputError
+from infra.resources import Workers
 
 
 def needs_own_code(error: BaseException) -> bool:
@@ -26,6 +30,41 @@ def keep_in_one_process(vllm_config: Any) -> None:
     """
     if vllm_config.device_config.device_type == "cpu":
         vllm_config.parallel_config.distributed_executor_backend = "uni"
+
+
+def refused_by_vllm(arguments: Mapping[str, Any], model: Path) -> str | None:
+    """Why vLLM's own parser of arguments does not take these, in its words; None when it does.
+
+    model: a model folder that is here, in the place of the one that is named: vLLM would look for it on the hub.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ValueError(message)
+
+    try:
+        parsed = AsyncEngineArgs.add_cli_args(Parser()).parse_args(_as_words(arguments))
+        parsed.model, parsed.revision = str(model), None
+        AsyncEngineArgs.from_cli_args(parsed)
+    except (ValueError, TypeError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _as_words(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments as one writes them on a command line."""
+    words = []
+    for name, value in arguments.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{name.replace('_', '-')}")
+        elif isinstance(value, list):
+            words += [option, *map(str, value)]
+        elif value is not None:
+            words += [option, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +98,23 @@ class EngineConfig:
         many. So the number is not simply set high, but raised to what the questions at hand need.
         """
         return replace(self, images_per_request=max(self.images_per_request, num_images))
+
+    def on_cpu(self) -> Self:
+        """One replica of the same engine for a small model on a CPU."""
+        return replace(
+            self,
+            replicas=1,
+            cpus=1,
+            gpus=0,
+            max_num_seqs=min(self.max_num_seqs, 32),
+            dtype="auto",
+            enforce_eager=True,
+            kv_cache_gib=0.5,
+        )
+
+    def workers(self, what: str) -> Workers:
+        """What its replicas ask the cluster for."""
+        return Workers(what=what, count=self.replicas, cpus=self.cpus, gpus=self.gpus)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of vLLM's engine."""

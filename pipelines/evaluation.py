@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack
 
 from infra import stage
 from infra.errors import ClusterError, InputError
@@ -37,13 +38,13 @@ def run(task: Task) -> Tally:
     count = _counter(lambda done, unscored: task.progress(done, total, "answers", unscored=unscored))
 
     async def examine() -> list[Prediction]:
-        key = os.environ.get(API_KEY_VARIABLE)
-        async with Client(
-            endpoint.base_url, concurrency=config.concurrency, timeout_s=config.timeout_s, api_key=key
-        ) as client:
-            await _check_endpoint(client, endpoint)
+        async with AsyncExitStack() as running:
+            clients = {}
+            for model in {model for model, _ in plan}:
+                clients[model] = await running.enter_async_context(_client(model, endpoint, config))
+                await _check_endpoint(clients[model], model.base_url or endpoint.base_url)
             calls = (
-                _predict(client, model, condition, question, showing, config)
+                _predict(clients[model], model, condition, question, showing, config)
                 for model, condition in plan
                 for question in asked
             )
@@ -53,6 +54,16 @@ def run(task: Task) -> Tally:
     _check_failures(predictions)
     tables.write(task.draft, Prediction, predictions)
     return _tally(predictions)
+
+
+def _client(model: ServedModel, endpoint: Endpoint, config: ExamineConfig) -> Client:
+    """A client of the endpoint that has a model, as patient as that model's arm needs it."""
+    return Client(
+        model.base_url or endpoint.base_url,
+        concurrency=config.concurrency,
+        timeout_s=config.seconds_for(model.arm),
+        api_key=os.environ.get(API_KEY_VARIABLE),
+    )
 
 
 async def _in_order(
@@ -85,7 +96,7 @@ async def _predict(
     answer_first = arm is Arm.ANSWER_THEN_RATIONALE
     try:
         answer = await client.ask(
-            model.name, prompt, lambda: showing.image_urls(question, condition), config.max_tokens
+            model.name, prompt, lambda: showing.image_urls(question, condition), config.tokens_for(arm)
         )
     except RequestError as failure:
         answer, error = Answer("", "error", 0), str(failure)
@@ -127,12 +138,12 @@ def _entries(config: ExamineConfig) -> list[tuple[str, str]]:
     return [(entry.partition("/")[0], entry.partition("/")[2]) for entry in config.plan]
 
 
-async def _check_endpoint(client: Client, endpoint: Endpoint) -> None:
+async def _check_endpoint(client: Client, base_url: str) -> None:
     try:
         await client.check()
     except RequestError as error:
         raise ClusterError(
-            f"Nothing answers at {endpoint.base_url} ({error}). Serve the run again: python -m serve.app RECIPE --wait"
+            f"Nothing answers at {base_url} ({error}). Serve the run again: python -m serve.app RECIPE --wait"
         ) from error
 
 

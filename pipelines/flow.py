@@ -8,16 +8,16 @@ error.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, journal, recipes, stage
-from infra.digests import digest_json
+from infra import credentials, forecast, forecast_table, journal, recipes, run_lock, stage
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
 from infra.stage import StageConfig
+from pipelines import agreement
 from pipelines.records import TAUGHT
 from pipelines.settings import plan_for
 
@@ -41,7 +41,6 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     _check(configs)
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
-    credentials.remove_leftovers(run_dir)
     with ExitStack() as running:
         recorder = running.enter_context(journal.recorder(run_dir, run_dir / journal.FOLDER, Progress("flow")))
         submit = None
@@ -51,7 +50,9 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
                 screen.show(f"flow: {name} is {'not needed' if idle else 'up to date'}")
                 continue
             if submit is None:
-                submit = running.enter_context(_job_runner(run_dir, screen))
+                hold = running.enter_context(run_lock.held(run_dir, f"the flow {recipe}", screen.show))
+                credentials.remove_leftovers(run_dir)
+                submit = running.enter_context(_job_runner(run_dir, screen, hold))
             recorder.start()  # again for each stage: the one before may have ended with a store that was away
             started = time.monotonic()
             submit(name, _command(configs[name], recipe, run_dir, overrides))
@@ -61,7 +62,6 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
 
 def _check(configs: dict[str, StageConfig]) -> None:
     """Find now what would otherwise be found after an engine has worked for hours. Raises ConfigError or InputError."""
-    _check_inputs(configs)
     for name in STAGES:
         config = configs[name]
         if config is None:
@@ -72,60 +72,35 @@ def _check(configs: dict[str, StageConfig]) -> None:
                 raise ConfigError(
                     f"{name}.{material}={path}: jobs run in another folder, so write {Path(path).absolute()}"
                 )
+    _check_agreement(configs)
 
 
-def _check_inputs(configs: dict[str, StageConfig]) -> None:
-    """Raise ConfigError when a stage reads what none before it makes, or an arm is examined that is not served."""
-    made: set[str] = set()
-    for name in STAGES:
-        if (config := configs[name]) is not None:
-            if missing := set(config.inputs()) - made:
-                raise _contradiction(f"{name} reads {min(missing)}, which no stage before it makes", config)
-            made |= set(config.outputs())
-    teach: Any = configs["teach"]
-    fit: Any = configs["fit"]
-    if fit.distillation_weight and not teach.top_logprobs:
-        raise ConfigError(
-            f"fit.distillation_weight is {fit.distillation_weight:g}, and the teacher keeps nothing to learn from: "
-            "--set teach.top_logprobs=8"
-        )
-    examine: Any = configs["examine"]
-    _check_limits(configs["questions"], configs["deploy"], examine)
-    if unserved := set(examine.inputs()) - set(configs["deploy"].inputs()):
-        raise _contradiction(f"examine.plan asks {min(unserved)}, which deploy does not serve", examine)
+def findings(configs: Mapping[str, Any]) -> Iterator[str]:
+    """What would end the flow late, as far as the settings tell: one line each, with what to type."""
+    stages = {name: configs[name] for name in STAGES if configs[name] is not None}
+    return agreement.findings(stages, configs["cluster"])
 
 
-def _check_limits(questions: Any, deploy: Any, examine: Any) -> None:
-    """Raise ConfigError when the endpoint would refuse what the examination will ask."""
-    for asked, named, limit, limited in (
-        (examine.max_tokens, "examine.max_tokens", deploy.max_answer_tokens, "deploy.max_answer_tokens"),
-        (questions.max_pixels, "questions.max_pixels", deploy.max_image_pixels, "deploy.max_image_pixels"),
-    ):
-        if asked > limit:
-            raise ConfigError(
-                f"{named} is {asked}, and the endpoint takes {limit}: --set {limited}={asked}, or ask for less."
-            )
-
-
-def _contradiction(what: str, config: StageConfig) -> ConfigError:
-    """An error that says what to type. config: of the stage that lacks something, most likely one of its arms."""
-    wanted = [arm for arm in TAUGHT if any(name.endswith(f"/{arm}") for name in config.inputs())]
-    advice = f" Name the arms once for all stages, in the place of --set: --arms {' '.join(wanted)}" if wanted else ""
-    return ConfigError(f"{what}.{advice}")
+def _check_agreement(configs: Mapping[str, Any]) -> None:
+    """Raise ConfigError with the first finding."""
+    for finding in findings(configs):
+        raise ConfigError(finding)
 
 
 @contextmanager
-def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[str]], None]]:
+def _job_runner(run_dir: Path, screen: Screen, hold: run_lock.Hold) -> Iterator[Callable[[str, list[str]], None]]:
     """A cluster and a function that runs a stage's command on it as a job."""
     from infra import cluster, jobs  # heavy, and not needed when everything is up to date
 
     with cluster.cluster() as addresses, cluster.credentials_for(addresses, run_dir) as credentials_file:
+        environment = cluster.job_environment(credentials_file, hold.token)
         client = jobs.connect(addresses.jobs)
-        environment = cluster.job_environment(credentials_file)
+        where = jobs.Cluster(client, addresses.drivers, environment, hold.token, screen.show)
+        if hold.killed:
+            jobs.stop_leftovers(where, hold.killed)
 
         def submit(name: str, arguments: list[str]) -> None:
-            log = run_dir / "logs" / f"{name}.log"
-            jobs.run(client, name, arguments, addresses.drivers, environment, log, screen.show)
+            jobs.run(where, name, arguments, run_dir / "logs" / f"{name}.log")
 
         yield submit
 
@@ -133,39 +108,46 @@ def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[s
 def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bool:
     """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
     done."""
-    config = configs[name]
-    wanted = {read for other in configs.values() if other is not None for read in other.inputs()}
-    if config is None or (name == "draw" and not wanted & set(config.outputs())):
-        return False  # the questions come from the world
+    config = _needed(configs)[name]
+    if config is None:
+        return False
     made = configs["examine"] if config.service else config
     return stage.current_outputs(made, run_dir) is None
 
 
 def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Stage name -> its config, over all packages; raises ConfigError for a wrong recipe or override."""
-    return recipes.resolve(recipe, PACKAGES, overrides)
+    parts = {package: recipes.known_recipes(package) for package in PACKAGES}
+    having = [package for package, known in parts.items() if recipe in known]
+    if having and len(having) < len(PACKAGES):
+        whole = sorted(set.intersection(*map(set, parts.values())))
+        raise ConfigError(
+            f"{recipe} is a recipe of {' and '.join(having)} alone, not of the whole flow: python -m train.fit "
+            f"{recipe} --run-dir DIR fits students on the examples of a run. Recipes of the flow: {', '.join(whole)}"
+        )
+    configs = recipes.resolve(recipe, PACKAGES, overrides)
+    if configs["teach"].endpoint:  # what has the teacher serves it, as the stage itself finds in the rationales
+        configs["deploy"] = dataclasses.replace(configs["deploy"], teacher=None)
+    return configs
 
 
-def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a dry run prints: the resolved config and its digest, what would run, at what cost, and where it would
-    write."""
+def describe(
+    recipe: str, run_dir: Path, overrides: Sequence[str], gpu_hour_price: float | None = None
+) -> dict[str, Any]:
+    """What a dry run tells, as `infra.forecast` has it. Raises what the run would raise before its first stage."""
     configs = resolve(recipe, overrides)
-    _check_inputs(configs)
-    settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
-    settings = json.loads(json.dumps(settings))
-    pending = [name for name in STAGES if _is_pending(name, configs, run_dir)]
-    estimates = {name: configs[name].estimate(run_dir) for name in pending}
-    return {
-        "recipe": recipe,
-        "config": settings,
-        "config_digest": digest_json(settings),
-        "pending": pending,
-        "hardware": {name: configs[name].hardware() for name in STAGES if configs[name] is not None},
-        "estimates": {name: estimate for name, estimate in estimates.items() if estimate is not None},
-        "writes": [
-            str(run_dir / output) for name in STAGES if configs[name] is not None for output in configs[name].outputs()
-        ],
-    }
+    _check(configs)
+    return forecast.forecast(recipe, run_dir, _needed(configs), configs["cluster"], gpu_hour_price)
+
+
+def _needed(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages in their order; None for one that the recipe leaves out, or whose output none reads."""
+    stages = {name: configs[name] for name in STAGES}
+    wanted = {read for config in stages.values() if config is not None for read in config.inputs()}
+    drawn = stages["draw"]
+    if drawn is not None and not wanted & set(drawn.outputs()):  # the questions come from the world
+        stages["draw"] = None
+    return stages
 
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
@@ -176,12 +158,9 @@ def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
 
 
 def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
-    """What Python is given to run a stage's own module, with the overrides that concern its package."""
-    package = config.module.partition(".")[0]
+    """What Python is given to run a stage's own module, with the overrides that concern it."""
     recipe = str(Path(recipe).absolute()) if ":" in recipe else recipe
-    own = recipes.resolve(recipe, [package])
-    concerning = [text for text in overrides if text.partition(".")[0] in own]
-    settings = [word for text in concerning for word in ("--set", text)]
+    settings = [word for text in overrides if text.partition(".")[0] == config.stage for word in ("--set", text)]
     return ["-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
 
 
@@ -197,12 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
     with stage.reporting_errors("flow"):
-        options = parser.parse_args(arguments)
+        options = stage.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         run_dir = stage.run_directory(options)
         if options.dry_run:
-            print(json.dumps(describe(options.recipe, run_dir, overrides), indent=2))
+            told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)
+            forecast_table.show(told, as_json=options.json)
             return
         stage.interrupt_on_sigterm()
         run(options.recipe, run_dir, overrides)

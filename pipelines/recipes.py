@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from infra.resources import ClusterShape
 from pipelines.curation import CurationConfig, Level
 from pipelines.engine import EngineConfig
 from pipelines.records import Split
@@ -25,14 +26,19 @@ POCKET_ENGINE = EngineConfig(
     enforce_eager=True,
     # When a prompt is cut in chunks, vLLM rewinds the generator of a seeded request, which CPU generators refuse.
     chunked_prefill=False,
-    kv_cache_gib=1,
+    kv_cache_gib=1.0,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinesRecipe:
-    """The stages of `pipelines` in a flow; draw is None when the questions come from the world."""
+    """The stages of `pipelines` in a flow; draw is None when the questions come from the world.
 
+    cluster: the one that the whole recipe is made for; what its stages ask for is compared with it before any runs.
+    None compares nothing.
+    """
+
+    cluster: ClusterShape | None = None
     draw: DrawConfig | None
     questions: QuestionsConfig
     teach: TeachConfig
@@ -109,13 +115,23 @@ def pmc_vqa_8xh200_thinking() -> PipelinesRecipe:
 
 def pmc_vqa_8xh200_bf16() -> PipelinesRecipe:
     """The same with the 235B teacher in bf16: one engine over all eight GPUs of a node."""
-    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct", dataclasses.replace(_QWEN_235B_FP8, gpus=8)))
+    recipe = _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct", dataclasses.replace(_QWEN_235B_FP8, gpus=8)))
+    plan = tuple(entry for entry in PLAN if entry != "teacher/real")
+    note = (
+        "The teacher is not examined: it takes all eight GPUs of the node, and has no room beside the student. On two "
+        "nodes, or from an endpoint, it is (deploy.teacher, examine.plan)."
+    )
+    return dataclasses.replace(
+        recipe,
+        examine=dataclasses.replace(recipe.examine, plan=plan),
+        report=dataclasses.replace(recipe.report, notes=(note,)),
+    )
 
 
 def pmc_vqa_8xh100_32b() -> PipelinesRecipe:
     """PMC-VQA with a teacher of 32B on one node: four engines of two GPUs each."""
     engine = dataclasses.replace(_QWEN_235B_FP8, replicas=4, gpus=2)
-    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-32B-Instruct", engine))
+    return _pmc_vqa(_instruct("Qwen/Qwen3-VL-32B-Instruct", engine), _8XH100)
 
 
 # FP8 weights divide over four GPUs, not over eight, and two engines of four do nearly twice the work of one of eight.
@@ -129,10 +145,15 @@ def _instruct(teacher: str, engine: EngineConfig) -> TeachConfig:
     )
 
 
-def _pmc_vqa(teach: TeachConfig) -> PipelinesRecipe:
+_8XH200 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=139.0)
+_8XH100 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=79.0)
+
+
+def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRecipe:
     """PMC-VQA as it is released, taught by this teacher."""
     return dataclasses.replace(
         pocket(),
+        cluster=cluster,
         draw=None,
         questions=QuestionsConfig(
             folder="/data/pmc_vqa",
@@ -143,6 +164,13 @@ def _pmc_vqa(teach: TeachConfig) -> PipelinesRecipe:
             curation=CurationConfig(validation_share=0.01, shuffle_options=True),
         ),
         teach=teach,
-        examine=ExamineConfig(plan=PLAN, concurrency=256),
+        examine=ExamineConfig(
+            plan=PLAN,
+            concurrency=256,
+            max_tokens=2048,
+            timeout_s=600.0,
+            teacher_max_tokens=teach.max_tokens,  # as many as it has when it teaches, and as long
+            teacher_timeout_s=teach.timeout_s,
+        ),
         report=ReportConfig(title="Preceptor, PMC-VQA"),
     )

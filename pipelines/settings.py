@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from infra import storage
+from infra.figures import GIB, figure
+from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines import prompts
 from pipelines.curation import CurationConfig
@@ -18,6 +20,7 @@ from pipelines.sources.pocket import PocketConfig
 from pipelines.sources.source import SourceConfig
 
 MOST_LOGPROBS = 20  # of a token, that vLLM tells
+_REHEARSED_TOKENS = 48  # of an answer in a rehearsal
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught where nothing else is said
 
 
@@ -45,6 +48,10 @@ class DrawConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"source": self}
 
+    def rehearsed(self, models: Path, num_questions: int) -> "DrawConfig":
+        fewer = replace(self.pocket, num_train_questions=num_questions, num_test_questions=num_questions)
+        return replace(self, pocket=fewer)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsConfig(StageConfig):
@@ -52,7 +59,8 @@ class QuestionsConfig(StageConfig):
 
     folder: where the sources' tables and images are, a path or a URI such as s3://bucket/prefix; None for what the flow
     drew. sources: every table that is read; what has the split test decontaminates the rest. max_pixels: larger images
-    are made smaller. limit: rows read of each source at most.
+    are made smaller. limit: rows read at most, of each split of each
+    source.
     """
 
     stage: ClassVar[str] = "questions"
@@ -72,8 +80,21 @@ class QuestionsConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"questions": self}
 
-    def hardware(self) -> str:
-        return "1 CPU; for large tables every CPU of the cluster"
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        """On disk, images that are not too large are kept as they are."""
+        is_known = self.folder is None or (run_dir is not None and (run_dir / "questions").exists())
+        if is_known or not self.folder or storage.kind(self.folder) != "folder":
+            return {}
+        held = sum(entry.size for entry in storage.listing(self.folder))
+        return {"disk_gib": figure(held / GIB, f"as much as {self.folder}, of which it copies what it reads")}
+
+    def resources(self) -> tuple[Workers, ...]:
+        return (Workers(what="readers of large tables", count=None),)
+
+    def rehearsed(self, models: Path, num_questions: int) -> "QuestionsConfig":
+        return replace(self, limit=min(num_questions, self.limit or num_questions))
 
     def inputs(self) -> tuple[str, ...]:
         drawn = self.folder is None and not all(storage.is_whole(source.table) for source in self.sources)
@@ -141,7 +162,8 @@ class TeachConfig(StageConfig):
             raise ValueError(f"ledger is {self.ledger!r}, and jobs run in another folder: name an absolute path")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {"rationales": self}
+        # What a dry run is told decides nothing about the rationales.
+        return {"rationales": replace(self, expected_output_tokens=300, expected_tokens_per_s=None)}
 
     def wording(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
@@ -152,16 +174,24 @@ class TeachConfig(StageConfig):
     def materials(self) -> dict[str, str]:
         return {} if self.endpoint else {"teacher": self.teacher}
 
-    def estimate(self, run_dir: Path) -> dict[str, Any] | None:
+    def revisions(self) -> dict[str, str | None]:
+        return {"teacher": self.revision}
+
+    def rehearsed(self, models: Path, num_questions: int) -> "TeachConfig":
+        """The engines keep their places on the cluster: what stands in for them takes nothing there."""
+        teacher = self.teacher if self.endpoint else str(models / "teacher")
+        return replace(self, teacher=teacher, revision=None, ledger=None, top_logprobs=0)
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
         from pipelines.teaching import estimate
 
-        return estimate.estimate(self, run_dir)
+        return estimate.estimate(self, run_dir, cluster)
 
-    def hardware(self) -> str:
-        if self.endpoint:
-            return f"1 CPU; {self.endpoint} answers"
-        at_least = f"{self.min_replicas} to " if self.min_replicas else ""
-        return f"{at_least}{self.engine.replicas} engine(s) of {self.engine.cpus} CPU and {self.engine.gpus} GPU"
+    def resources(self) -> tuple[Workers, ...]:
+        workers = self.engine.workers(f"clients of {self.endpoint}" if self.endpoint else "teacher engines")
+        return (replace(workers, least=self.min_replicas, gpus=0 if self.endpoint else workers.gpus),)
 
 
 class Selection(StrEnum):
@@ -233,7 +263,10 @@ class ComposeConfig(StageConfig):
 @dataclass(frozen=True, kw_only=True)
 class ExamineConfig(StageConfig):
     """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
-    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with."""
+    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
+    timeout_s: of an answer; teacher_max_tokens, teacher_timeout_s: of the teacher's, None for the same as all others.
+    expected_answers_per_s: of the whole endpoint, for a dry run where no examination was measured yet.
+    """
 
     stage: ClassVar[str] = "examine"
     module: ClassVar[str] = "pipelines.evaluation"
@@ -242,7 +275,23 @@ class ExamineConfig(StageConfig):
     max_tokens: Annotated[int, Gt(0)] = 1024
     concurrency: Annotated[int, Gt(0)] = 32
     timeout_s: Annotated[float, Gt(0)] = 120.0
+    teacher_max_tokens: Annotated[int, Gt(0)] | None = None
+    teacher_timeout_s: Annotated[float, Gt(0)] | None = None
     seed: int = 0
+    expected_answers_per_s: Annotated[float, Gt(0)] | None = None
+
+    def rehearsed(self, models: Path, num_questions: int) -> "ExamineConfig":
+        """With short answers, since small models end few of them; that long ones have room is told by the settings."""
+        shorter = min(self.max_tokens, _REHEARSED_TOKENS)
+        return replace(self, max_tokens=shorter, teacher_max_tokens=shorter, concurrency=min(self.concurrency, 32))
+
+    def tokens_for(self, arm: str) -> int:
+        """How long an answer of this arm may be."""
+        return (self.teacher_max_tokens if arm == Arm.TEACHER else None) or self.max_tokens
+
+    def seconds_for(self, arm: str) -> float:
+        """How long an answer of this arm may take."""
+        return (self.teacher_timeout_s if arm == Arm.TEACHER else None) or self.timeout_s
 
     def __post_init__(self) -> None:
         for entry in self.plan:
@@ -251,7 +300,14 @@ class ExamineConfig(StageConfig):
                 raise ValueError(f"{entry!r} is no arm/condition, such as rationale_then_answer/blank")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {"predictions": self}
+        return {"predictions": replace(self, expected_answers_per_s=None)}  # which decides nothing about them
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        from pipelines import examining
+
+        return examining.estimate(self, run_dir)
 
     def wording(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import ray.data
 
 from infra import cluster, stage
 from infra.errors import ArtifactError, ClusterError, InputError
-from infra.manifest import Tally
+from infra.manifest import Artifact, Tally
 from infra.stage import Task
 from pipelines import tables
 from pipelines.records import Condition, Fate, Rationale, TopLogprobs
@@ -67,6 +67,15 @@ class TeacherActor:
             os._exit(_DIED)
         except ArtifactError as error:
             return {"account": [Account(stopped=str(error)).as_json()]}  # Ray Data would bury it in words of its own
+
+
+def sends(config: TeachConfig, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """For a rehearsal: the arguments of each vLLM engine that the stage would start. Raises ClusterError when the
+    recipe's endpoint does not have the teacher."""
+    if config.endpoint:
+        engines.check(config)
+        return []
+    return [engines.vllm_arguments(config.teacher, config.engine, config.revision)]
 
 
 def run(task: Task, start: StartEngine = engines.start) -> Tally:

@@ -10,17 +10,21 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.serve
+from ray.serve._private.build_app import build_app
 from ray.serve.api import RunTarget
+from ray.serve.deployment import deployment_to_schema
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from infra import cluster, stage
 from infra.errors import ClusterError, ConfigError
-from infra.manifest import Tally
+from infra.manifest import Artifact, Tally
+from infra.resources import total
 from infra.stage import Task
 from pipelines import tables
 from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
@@ -31,9 +35,9 @@ from serve.api.endpoint import HttpEndpoint
 from serve.api.guard import digest_key, is_loopback
 from serve.api.validation import Limits
 from serve.base import open_base
-from serve.models import Catalogue
+from serve.models import Catalogue, Weights
 from serve.recipes import DeployConfig
-from serve.replica import ModelReplica
+from serve.replica import ModelReplica, import_engine
 
 APPLICATION = "preceptor"
 _POLL_S = 0.2
@@ -59,20 +63,20 @@ def run(task: Task) -> Tally:
     """Serve base, adapters and teacher; write endpoint.json once every one of them has answered."""
     started = time.monotonic()
     config = taking_the_questions(task.config, task.inputs["questions"].path)
-    catalogue = models.catalogue(task.inputs, config.arms)
+    catalogue = models.catalogue(task.inputs, config.arms, with_teacher=config.teacher is not None)
+    if catalogue.teacher is None:
+        config = dataclasses.replace(config, teacher=None)
     application = build(config, catalogue, key_digest(config.host))
     endpoint = Endpoint(base_url=base_url(config), models=catalogue.models)
+    elsewhere = () if catalogue.elsewhere is None else (catalogue.elsewhere,)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cluster.connect()
-    engines = (config.student, config.teacher)
-    cluster.require(
-        task.progress.say,
-        cpus=sum(engine.replicas * engine.cpus for engine in engines),
-        gpus=sum(engine.replicas * engine.gpus for engine in engines),
-    )
+    asked = config.resources()
+    cpus, gpus = total(asked)
+    cluster.require(task.progress.say, cpus=cpus, gpus=gpus)
     stop()
     check_port(config.host, config.port)
-    task.progress.say(f"starting {len(catalogue.models)} models in 2 engines")
+    task.progress.say(f"starting {len(catalogue.models)} models in {len(asked)} engines")
     try:
         _deploy(application, config)
         readiness.check(endpoint, os.environ.get(API_KEY_VARIABLE), config.start_timeout_s)
@@ -81,46 +85,94 @@ def run(task: Task) -> Tally:
         raise
     seconds = time.monotonic() - started
     task.progress.say(f"{endpoint.base_url} answers as {', '.join(model.name for model in endpoint.models)}")
-    endpoint.write(task.draft)
-    return Tally(rows={"models": len(endpoint.models)}, figures={"start_seconds": round(seconds, 1)})
+    for model in elsewhere:
+        task.progress.say(f"{model.name} answers at {model.base_url}")
+    dataclasses.replace(endpoint, models=(*endpoint.models, *elsewhere)).write(task.draft)
+    return Tally(rows={"models": len(endpoint.models) + len(elsewhere)}, figures={"start_seconds": round(seconds, 1)})
+
+
+def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """For a rehearsal: the arguments of each vLLM engine that the stage would start.
+
+    Raises ConfigError when Ray Serve would not take the application, or would scatter a replica over nodes.
+    """
+    catalogue = models.catalogue(inputs, config.arms, with_teacher=config.teacher is not None)
+    application = assemble(config, catalogue, loading.LOADABLE_RANKS[0], key_digest(config.host))
+    for deployment in build_app(application, name=APPLICATION).deployments:
+        schema = deployment_to_schema(deployment).dict(exclude_unset=True)
+        if len(schema.get("placement_group_bundles") or ()) > 1 and schema["placement_group_strategy"] != "STRICT_PACK":
+            raise ConfigError(
+                f"Ray Serve may place the GPUs of one replica of {deployment.name} on several nodes "
+                f"({schema['placement_group_strategy']}); its engine expects them on one: STRICT_PACK."
+            )
+    engine, limits = import_engine(), limits_of(config)
+    sent = []
+    for part in parts(config, catalogue, loading.LOADABLE_RANKS[0]):
+        made = engine.llm_config(part.model, part.config, part.adapters, part.rank, limits)
+        arguments = {name: value for name, value in made.engine_kwargs.items() if name != "lora_modules"}
+        sent.append({"model": part.model.source, **arguments})
+    return sent
 
 
 def taking_the_questions(config: DeployConfig, questions_artifact: Path) -> DeployConfig:
     """The settings with engines that take as many images in a request as any of the questions has."""
     num_images = max(len(question.images) for question in tables.read(questions_artifact, Question))
-    return dataclasses.replace(
-        config, student=config.student.taking(num_images), teacher=config.teacher.taking(num_images)
-    )
+    teacher = None if config.teacher is None else config.teacher.taking(num_images)
+    return dataclasses.replace(config, student=config.student.taking(num_images), teacher=teacher)
 
 
 def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) -> ray.serve.Application:
-    """The application: an ingress before two engines, the student's with the adapters. Raises InputError for an adapter
+    """The application: an ingress before the engines, the student's with the adapters. Raises InputError for an adapter
     that the engine could not load.
     """
-    base = open_base(catalogue.base.source, catalogue.base.served.digest)
+    base = open_base(catalogue.base.source, catalogue.base.served.digest, catalogue.base.revision)
     folders = [loading.open_adapter(Path(adapter.source), base) for adapter in catalogue.adapters]
+    return assemble(config, catalogue, loading.loadable_rank(folder.rank for folder in folders), key_digest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """An engine of the application: which model it holds, with which adapters of which rank at most."""
+
+    name: str
+    model: Weights
+    config: EngineConfig
+    adapters: dict[str, str] = dataclasses.field(default_factory=dict)
+    rank: int = 0
+
+
+def parts(config: DeployConfig, catalogue: Catalogue, rank: int) -> list[_Part]:
+    """The engines of the application: the student's, and the teacher's where it is served."""
     adapters = {adapter.name: adapter.source for adapter in catalogue.adapters}
-    rank = loading.loadable_rank(folder.rank for folder in folders)
-    student, teacher = catalogue.base.name, catalogue.teacher.name
-    limits = Limits(
+    found = [_Part(name="Student", model=catalogue.base, config=config.student, adapters=adapters, rank=rank)]
+    if catalogue.teacher is not None and config.teacher is not None:
+        found.append(_Part(name="Teacher", model=catalogue.teacher, config=config.teacher))
+    return found
+
+
+def limits_of(config: DeployConfig) -> Limits:
+    """What a request may ask for."""
+    engines = [config.student, *([] if config.teacher is None else [config.teacher])]
+    return Limits(
         max_answer_tokens=config.max_answer_tokens,
-        max_images=max(config.student.images_per_request, config.teacher.images_per_request),
+        max_images=max(engine.images_per_request for engine in engines),
         max_image_pixels=config.max_image_pixels,
         image_domains=config.image_domains,
     )
-    engines = {
-        student: _engine("Student", config.student, limits).bind(
-            student, catalogue.base.source, config.student, adapters, rank, limits
-        ),
-        teacher: _engine("Teacher", config.teacher, limits).bind(
-            teacher, catalogue.teacher.source, config.teacher, {}, 0, limits
-        ),
+
+
+def assemble(config: DeployConfig, catalogue: Catalogue, rank: int, key_digest: str | None) -> ray.serve.Application:
+    """The application of models that can be loaded. rank: the engine's limit for the adapters' ranks."""
+    limits = limits_of(config)
+    engines = parts(config, catalogue, rank)
+    bound = {
+        part.model.name: _engine(part.name, part.config, limits).bind(
+            part.model, part.config, part.adapters, part.rank, limits
+        )
+        for part in engines
     }
-    sequences = {
-        name: engine.replicas * engine.max_num_seqs
-        for name, engine in ((student, config.student), (teacher, config.teacher))
-    }
-    engine_of = {model.name: teacher if model.name == teacher else student for model in catalogue.models}
+    sequences = {part.model.name: part.config.replicas * part.config.max_num_seqs for part in engines}
+    engine_of = {name: part.model.name for part in engines for name in (part.model.name, *part.adapters)}
     endpoint = ray.serve.deployment(
         HttpEndpoint,
         name="Endpoint",
@@ -130,7 +182,7 @@ def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) ->
         ray_actor_options={"num_cpus": 0, "resources": _ON_THE_HEAD, "runtime_env": {"env_vars": _ENVIRONMENT}},
     )
     return endpoint.bind(
-        engines, sequences, engine_of, key_digest, limits, config.answer_timeout_s, config.host, config.port
+        bound, sequences, engine_of, key_digest, limits, config.answer_timeout_s, config.host, config.port
     )
 
 
@@ -145,16 +197,11 @@ def _engine(name: str, config: EngineConfig, limits: Limits) -> ray.serve.Deploy
         # A model that does not start once does not start the second time; the error is wanted now.
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=_STOP_TIMEOUT_S,
-        placement_group_bundles=bundles(config),
+        placement_group_bundles=config.workers(name).bundles(),
+        # The GPUs of one replica share a node: the default only prefers it, and is as slow as the network otherwise.
+        placement_group_strategy="STRICT_PACK",
         ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": environment}},
     )
-
-
-def bundles(config: EngineConfig) -> list[dict[str, float]]:
-    """What a replica reserves: all in one placement group, where vLLM finds its GPUs."""
-    if not config.gpus:
-        return [{"CPU": float(config.cpus)}]
-    return [{"CPU": float(config.cpus), "GPU": 1.0}, *[{"GPU": 1.0}] * (config.gpus - 1)]
 
 
 def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:

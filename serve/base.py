@@ -33,15 +33,15 @@ class Base:
     layers: Mapping[str, tuple[int, int]]
 
 
-def open_base(source: str, digest: str) -> Base:
+def open_base(source: str, digest: str, revision: str | None = None) -> Base:
     """The base that adapters rest on, without its weights.
 
-    digest: of the folder when the adapters were fitted. Raises InputError when the base is not on this machine, was
-    changed since, or has no language layers that an engine can adapt.
+    digest: of the folder when the adapters were fitted. revision: of a hub's model. Raises InputError when the base is
+    not on this machine, was changed since, or has no language layers that an engine can adapt.
     """
     folder = Path(source)
     try:
-        layers = _layers(_unchanged(folder, digest) if folder.is_dir() else _cached(source))
+        layers = _layers(_unchanged(folder, digest) if folder.is_dir() else _cached(source, revision))
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error}.") from error
     if not layers:
@@ -61,14 +61,15 @@ def _unchanged(folder: Path, digest: str) -> Path:
     return folder
 
 
-def _cached(source: str) -> Path:
+def _cached(source: str, revision: str | None) -> Path:
     """The folder of the local hub cache that holds a hub's model, as transformers would find it."""
     try:
-        return Path(snapshot_download(source, local_files_only=True))
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
     except (OSError, HFValidationError):
+        words = f"{source} --revision {revision}" if revision else source
         raise InputError(
             f"{source} is neither a folder nor in this machine's hub cache, so adapters cannot be compared with it. "
-            f"Fetch it (hf download {source}), or name a folder: --set fit.base=FOLDER"
+            f"Fetch it (hf download {words}), or name a folder: --set fit.base=FOLDER"
         ) from None
 
 

@@ -18,6 +18,7 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pipelines.engine import EngineConfig, keep_in_one_process
 from serve.api.validation import Limits
+from serve.models import Weights
 
 __all__ = ["REQUESTS", "ErrorResponse", "llm_config", "start"]
 
@@ -49,8 +50,7 @@ async def start(config: LLMConfig) -> LLMServer:
 
 
 def llm_config(
-    name: str,
-    source: str,
+    model: Weights,
     config: EngineConfig,
     adapters: Mapping[str, str],
     max_lora_rank: int,
@@ -58,10 +58,11 @@ def llm_config(
 ) -> LLMConfig:
     """The settings of one engine in Ray Serve LLM's words. adapters: name -> folder."""
     return LLMConfig(
-        model_loading_config={"model_id": name, "model_source": source},
+        model_loading_config={"model_id": model.name, "model_source": model.source},
         accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
         engine_kwargs={
             **config.arguments(),
+            "revision": model.revision,
             "trust_remote_code": False,
             "allowed_media_domains": list(limits.image_domains) or [_NO_DOMAIN],
             # The length of an answer whose request does not say: vLLM's own is all that is left of the context.

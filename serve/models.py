@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+from infra.digests import digest_json
 from infra.errors import ArtifactError, InputError
 from infra.manifest import MANIFEST, Artifact
 from pipelines.endpoint import ServedModel
@@ -18,10 +19,11 @@ DIGEST_DIGITS = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A model as it is served, and the folder (or the hub id) its weights are loaded from."""
+    """A model as it is served, and the folder (or the hub id, and its revision) its weights are loaded from."""
 
     served: ServedModel
     source: str
+    revision: str | None = None
 
     @property
     def name(self) -> str:
@@ -31,33 +33,50 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """The teacher, the base student, and the adapters that rest on it."""
+    """The base student, the adapters that rest on it, and the teacher.
 
-    teacher: Weights
+    teacher: None where no engine of ours serves it. elsewhere: the teacher that another endpoint has.
+    """
+
     base: Weights
     adapters: tuple[Weights, ...]
+    teacher: Weights | None = None
+    elsewhere: ServedModel | None = None
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
-        """Everything a request can name: base, adapters, teacher."""
-        return tuple(weights.served for weights in (self.base, *self.adapters, self.teacher))
+        """Everything that our endpoint answers as: base, adapters, teacher."""
+        teacher = () if self.teacher is None else (self.teacher,)
+        return tuple(weights.served for weights in (self.base, *self.adapters, *teacher))
 
 
-def catalogue(inputs: Mapping[str, Artifact], arms: tuple[str, ...]) -> Catalogue:
-    """What these rationales and adapters serve; raises InputError when the adapters do not rest on one base."""
+def catalogue(inputs: Mapping[str, Artifact], arms: tuple[str, ...], *, with_teacher: bool = True) -> Catalogue:
+    """What these rationales and adapters serve; raises InputError when the adapters do not rest on one base.
+
+    with_teacher: whether an engine of ours is to serve it, unless it was asked at another endpoint.
+    """
     if not arms:
         raise InputError("arms is empty: name at least one adapter, for example --set 'deploy.arms=[\"answer_only\"]'")
     adapters = {arm: inputs[f"adapters/{arm}"] for arm in arms}
     _check_one_base(adapters)
     base = _model(next(iter(adapters.values())), "base", Arm.ZERO_SHOT)
+    served = tuple(_adapter(base.name, Arm(arm), artifact) for arm, artifact in adapters.items())
+    elsewhere = _elsewhere(inputs["rationales"])
+    if elsewhere is not None or not with_teacher:
+        return Catalogue(base=base, adapters=served, elsewhere=elsewhere)
     teacher = _model(inputs["rationales"], "teacher", Arm.TEACHER)
     if base.name == teacher.name:
         raise InputError(f"Base and teacher would both be called {base.name!r}: give one model's folder another name.")
-    return Catalogue(
-        teacher=teacher,
-        base=base,
-        adapters=tuple(_adapter(base.name, Arm(arm), artifact) for arm, artifact in adapters.items()),
-    )
+    return Catalogue(base=base, adapters=served, teacher=teacher)
+
+
+def _elsewhere(rationales: Artifact) -> ServedModel | None:
+    """The teacher where another endpoint has it, as its rationales say."""
+    config = rationales.made_from.get("config", {})
+    if not config.get("endpoint"):
+        return None
+    name = config["teacher"]
+    return ServedModel(name=name, arm=Arm.TEACHER, digest=digest_json({"id": name}), base_url=config["endpoint"])
 
 
 def model_name(path: str) -> str:
@@ -81,7 +100,9 @@ def _model(artifact: Artifact, role: str, arm: Arm) -> Weights:
     path, digest = _made_from(artifact, role)
     served = ServedModel(name=model_name(path), arm=arm, digest=digest)
     # An engine's process has another working directory; what is no folder here is a hub's id and stays as it is.
-    return Weights(served=served, source=str(Path(path).absolute()) if Path(path).exists() else path)
+    if Path(path).exists():
+        return Weights(served=served, source=str(Path(path).absolute()))
+    return Weights(served=served, source=path, revision=artifact.made_from.get("config", {}).get("revision"))
 
 
 def _made_from(artifact: Artifact, role: str) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """How models are served, recipe by recipe."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.engine import EngineConfig
 from pipelines.records import Arm
@@ -20,8 +22,9 @@ POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0
 class DeployConfig(StageConfig):
     """One endpoint for the base student, an adapter for each arm, and the teacher.
 
-    host: anything but loopback demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none
-    by default. max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
+    teacher: None where it has no room beside the students, or another endpoint has it. host: anything but loopback
+    demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none by default.
+    max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
     answer_timeout_s: for a whole answer. start_timeout_s: for the engines to be up, and then for every model's first
     answer.
     """
@@ -34,7 +37,7 @@ class DeployConfig(StageConfig):
     port: int = 8000
     arms: tuple[Arm, ...] = ARMS
     student: EngineConfig
-    teacher: EngineConfig
+    teacher: EngineConfig | None
     image_domains: tuple[str, ...] = ()
     max_image_pixels: Annotated[int, Gt(0)] = 1 << 22
     max_answer_tokens: Annotated[int, Gt(0)] = 4096
@@ -50,11 +53,15 @@ class DeployConfig(StageConfig):
         """The questions say how many images a request has, the rationales name the teacher, the adapters the base."""
         return ("questions", "rationales", *(f"adapters/{arm}" for arm in self.arms))
 
-    def hardware(self) -> str:
-        """What the engines of student and teacher ask the cluster for."""
-        cpus = sum(engine.replicas * engine.cpus for engine in (self.student, self.teacher))
-        gpus = sum(engine.replicas * engine.gpus for engine in (self.student, self.teacher))
-        return f"{cpus} CPUs, {gpus} GPUs"
+    def resources(self) -> tuple[Workers, ...]:
+        """The engines of student and teacher."""
+        student = self.student.workers("student engines")
+        return (student,) if self.teacher is None else (student, self.teacher.workers("teacher engines"))
+
+    def rehearsed(self, models: Path, num_questions: int) -> "DeployConfig":
+        """The same engines for small models, where nobody else can reach them."""
+        teacher = None if self.teacher is None else self.teacher.on_cpu()
+        return dataclasses.replace(self, host="127.0.0.1", student=self.student.on_cpu(), teacher=teacher)
 
     def outputs(self) -> dict[str, StageConfig]:
         """The endpoint's address and its models' names."""
@@ -84,8 +91,8 @@ def pmc_vqa_8xh200_thinking() -> ServeRecipe:
 
 
 def pmc_vqa_8xh200_bf16() -> ServeRecipe:
-    """The same beside the teacher in bf16 on eight."""
-    return _beside_teacher(gpus=8)
+    """The same alone: the teacher in bf16 takes eight GPUs, and so has no room beside a student on one node."""
+    return ServeRecipe(deploy=dataclasses.replace(_beside_teacher(gpus=8).deploy, teacher=None))
 
 
 def pmc_vqa_8xh100_32b() -> ServeRecipe:
@@ -100,7 +107,7 @@ def _beside_teacher(gpus: int, max_model_len: int = 8192) -> ServeRecipe:
         student=student,
         teacher=teacher,
         max_answer_tokens=max_model_len,
-        answer_timeout_s=1800,
-        start_timeout_s=3600,
+        answer_timeout_s=1800.0,
+        start_timeout_s=3600.0,
     )
     return ServeRecipe(deploy=deploy)

@@ -14,6 +14,7 @@ from infra.errors import ClusterError
 from pipelines.engine import EngineConfig
 from serve.api import errors
 from serve.api.validation import Limits
+from serve.models import Weights
 
 _log = logging.getLogger("ray.serve")  # the one whose lines Serve writes down
 _SAYS_DAMAGED = "Failed to load image"  # in vLLM's words
@@ -36,17 +37,14 @@ class ModelReplica:
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
-        name: str,
-        source: str,
+        model: Weights,
         config: EngineConfig,
         adapters: Mapping[str, str],
         max_lora_rank: int,
         limits: Limits,
     ) -> None:
         self._engine = import_engine()
-        self._server = await self._engine.start(
-            self._engine.llm_config(name, source, config, adapters, max_lora_rank, limits)
-        )
+        self._server = await self._engine.start(self._engine.llm_config(model, config, adapters, max_lora_rank, limits))
 
     async def check_health(self) -> None:
         """Called by Serve at intervals; raises when the engine is dead, and the replica is started again."""

@@ -12,16 +12,18 @@ from train.work import writing
 LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
-def attach(model: torch.nn.Module, *, rank: int, alpha: int, seed: int, base: str) -> PeftModel:
+def attach(
+    model: torch.nn.Module, *, rank: int, alpha: int, seed: int, base: str, revision: str | None = None
+) -> PeftModel:
     """The model with a fresh adapter, the same one for the same seed; all else is frozen.
 
-    base: how the adapter's own files name the model that it belongs to.
+    base, revision: how the adapter's own files name the model that it belongs to.
     """
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS, task_type="CAUSAL_LM")
     # In the base's precision: DeepSpeed keeps the copy in float32 that the optimizer works on.
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
-    config.base_model_name_or_path = base
+    config.base_model_name_or_path, config.revision = base, revision
     return adapted
 
 

@@ -44,7 +44,7 @@ def fit(work: Work) -> Outcome:
     _quieten()
     _add_up_in_order(get_device())
     config, rank = work.config, get_context().get_world_rank()
-    model, processor = student.load(work.base, config.precision)
+    model, processor = student.load(work.base, config.precision, config.revision)
     lessons = _lessons(work, processor, num_words=model.config.text_config.vocab_size)
     learner = _learner(model, processor, config)
     engine = zero.start(learner.loss, config)
@@ -96,7 +96,12 @@ def _lessons(work: Work, processor: Any, num_words: int) -> Lessons:
 def _learner(model: torch.nn.Module, processor: Any, config: FitConfig) -> Student:
     """The student with a fresh adapter, where it will learn."""
     adapted = adapter.attach(
-        model.to(get_device()), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base
+        model.to(get_device()),
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        seed=config.seed,
+        base=config.base,
+        revision=config.revision,
     )
     if config.gradient_checkpointing:
         student.keep_little(adapted)

@@ -23,21 +23,25 @@ def merge(adapter: Path, folder: Path, base: str | None = None, dtype: str = "au
     InputError when something is not what it should be; nothing half-written stays.
     """
     try:
-        named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+        stated = json.loads((adapter / "adapter_config.json").read_text())
+        named, revision = stated["base_model_name_or_path"], stated.get("revision")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{adapter} is no adapter: it has no readable adapter_config.json. Name a folder that `fit` sealed."
         ) from error
     if folder.exists():
         raise InputError(f"{folder} is there already. Name a folder that is not.")
-    base = base or named
+    if base:
+        named, revision = base, None
     try:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=dtype, trust_remote_code=False)
-        processor = Qwen3VLProcessor.from_pretrained(base, trust_remote_code=False)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(
+            named, revision=revision or "main", dtype=dtype, trust_remote_code=False
+        )
+        processor = Qwen3VLProcessor.from_pretrained(named, revision=revision, trust_remote_code=False)
         adapted = PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]
-        raise InputError(f"{base} and {adapter} do not go together: {said}. Name the base with --base.") from error
+        raise InputError(f"{named} and {adapter} do not go together: {said}. Name the base with --base.") from error
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -1,11 +1,13 @@
 """Recipes of `train`: which base, which arms, and the numbers of LoRA fitting. Light: no engine is imported here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines.records import Arm
 from pipelines.settings import ARMS, check_arms
@@ -19,7 +21,8 @@ _SHARDED_WEIGHTS = 3  # the stage of ZeRO
 class FitConfig(StageConfig):
     """Fit one adapter for each arm, all of them on the same base and with the same settings.
 
-    base: model folder, or a hub's model id. num_steps: updates; each sees `batch_size` examples over all workers.
+    base: model folder, or a hub's model id. revision: of a hub's model, where more than one could be meant; it is
+    served, too. num_steps: updates; each sees `batch_size` examples over all workers.
     max_length: tokens of a whole example with its image's; longer examples are left out and counted, never cut.
     tokens_per_pack: of the examples that share a forward pass; a share of more is accumulated. warmup_share: share
     of the steps in which the learning rate rises; then it falls to zero on a cosine. gradient_checkpointing:
@@ -31,7 +34,8 @@ class FitConfig(StageConfig):
     steps. validation_share: of the questions, which are held out. patience: evaluations without a lower loss until
     the fit stops; the best adapter is taken then. None goes to the end and takes the last one. distillation_weight:
     how much the forward KL divergence from the teacher counts beside the cross entropy, at every token of a target
-    of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all.
+    of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all. expected_examples_per_s: of all
+    workers, for a dry run where no fit was measured yet.
     """
 
     stage: ClassVar[str] = "fit"
@@ -39,6 +43,7 @@ class FitConfig(StageConfig):
     contract: ClassVar[int] = 2
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
+    revision: str | None = None
     arms: tuple[Arm, ...] = ARMS
     lora_rank: Annotated[int, Gt(0)] = 16
     lora_alpha: Annotated[int, Gt(0)] = 32
@@ -66,6 +71,7 @@ class FitConfig(StageConfig):
     evaluate_every: Annotated[int, Gt(0)] = 50
     patience: Annotated[int, Gt(0)] | None = None
     distillation_weight: Annotated[float, Ge(0)] = 0.0
+    expected_examples_per_s: Annotated[float, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -87,7 +93,8 @@ class FitConfig(StageConfig):
             raise ValueError("patience needs a validation_share to look at")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {f"adapters/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
+        # What a dry run is told decides nothing about an adapter.
+        return {f"adapters/{arm}": replace(self, arms=(arm,), expected_examples_per_s=None) for arm in self.arms}
 
     def inputs(self) -> tuple[str, ...]:
         told = ("rationales",) if self.distillation_weight else ()
@@ -96,17 +103,46 @@ class FitConfig(StageConfig):
     def materials(self) -> dict[str, str]:
         return {"base": self.base}
 
-    def estimate(self, run_dir: Path) -> dict[str, Any]:
+    def revisions(self) -> dict[str, str | None]:
+        return {"base": self.revision}
+
+    def rehearsed(self, models: Path, num_questions: int) -> "FitConfig":
+        """Two steps of the same arithmetic on one worker without a GPU."""
+        return replace(
+            self,
+            base=str(models / "base"),
+            revision=None,
+            num_steps=2,
+            batch_size=min(self.batch_size, 8),
+            precision="fp32",
+            offload_optimizer=False,
+            num_workers=1,
+            min_workers=None,
+            cpus_per_worker=1,
+            gpus_per_worker=0,
+            gpu_memory_gib=None,
+            image_cache_gib=min(self.image_cache_gib, 0.1),
+            distillation_weight=0.0,
+        )
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
         with thrift():
-            from train import memory
+            from train import estimate
 
-        return memory.check(self).as_json() | {
-            "steps": self.num_steps,
-            "examples_seen": self.num_steps * self.batch_size,
-        }
+        return estimate.estimate(self, run_dir, makes or list(self.outputs()))
 
-    def hardware(self) -> str:
-        return f"{self.num_workers} workers of {self.cpus_per_worker} CPU and {self.gpus_per_worker} GPU"
+    def resources(self) -> tuple[Workers, ...]:
+        return (
+            Workers(
+                what="workers",
+                count=self.num_workers,
+                cpus=self.cpus_per_worker,
+                gpus=self.gpus_per_worker,
+                least=self.min_workers,
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +180,7 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
         "learning_rate": 2e-4,
         "batch_size": 64,
         "num_steps": 2000,
-        "max_length": 2048,
+        "max_length": 3072,  # an image of 1 Mpx has 1,024 tokens, and a rationale of 800 words 1,200
         "validation_share": 0.01,
         "evaluate_every": 200,
         "num_workers": 1,
@@ -157,32 +193,32 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
 
 def qwen3_vl_2b_1x32gb() -> TrainRecipe:
     """The 2B on one GPU of 32 GB."""
-    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=31)
+    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=31.0)
 
 
 def qwen3_vl_2b_1x80gb() -> TrainRecipe:
     """The 2B on one GPU of 80 GB."""
-    return _qwen3_vl("2B", tokens_per_pack=16384, gpu_memory_gib=79)
+    return _qwen3_vl("2B", tokens_per_pack=16384, gpu_memory_gib=79.0)
 
 
 def qwen3_vl_2b_8x80gb() -> TrainRecipe:
     """The 2B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
-    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79, num_workers=8, min_workers=4)
+    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 def qwen3_vl_4b_1x32gb() -> TrainRecipe:
     """The 4B on one GPU of 32 GB, its layers computed twice."""
-    return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31, gradient_checkpointing=True)
+    return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31.0, gradient_checkpointing=True)
 
 
 def qwen3_vl_4b_1x80gb() -> TrainRecipe:
     """The 4B on one GPU of 80 GB."""
-    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79)
+    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0)
 
 
 def qwen3_vl_4b_8x80gb() -> TrainRecipe:
     """The 4B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
-    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79, num_workers=8, min_workers=4)
+    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 pmc_vqa_8xh200 = qwen3_vl_2b_8x80gb

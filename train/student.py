@@ -29,16 +29,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _GIB = 1 << 30
 
 
-def load(base: str, precision: str) -> tuple[Qwen3VLForConditionalGeneration, Any]:
+def load(base: str, precision: str, revision: str | None = None) -> tuple[Qwen3VLForConditionalGeneration, Any]:
     """The model and its processor, from a folder or the hub's cache. Raises InputError when they cannot be loaded.
 
     The class is named on purpose: an adapter's keys carry the class's module paths, and vLLM ignores those of another.
     """
     try:
-        processor = Qwen3VLProcessor.from_pretrained(base, trust_remote_code=False)
+        processor = Qwen3VLProcessor.from_pretrained(base, revision=revision, trust_remote_code=False)
         model, about = Qwen3VLForConditionalGeneration.from_pretrained(
             base,
-            config=read_config(base),
+            revision=revision or "main",
+            config=read_config(base, revision),
             dtype=DTYPES[precision],
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             output_loading_info=True,
@@ -68,11 +69,11 @@ def fuse_norms(model: Qwen3VLForConditionalGeneration, kind: type[torch.nn.RMSNo
             language_model.set_submodule(name, fused)
 
 
-def read_config(base: str) -> Qwen3VLConfig:
+def read_config(base: str, revision: str | None = None) -> Qwen3VLConfig:
     """The config of a model folder, or of the hub's cache. Raises OSError, ValueError, or InputError when it is that of
     another kind of model, or can only be read by running code."""
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     except ValueError as error:
         if needs_own_code(error):
             raise own_code_is_refused(base) from error

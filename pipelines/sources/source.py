@@ -1,8 +1,8 @@
 """A source -> drafts, in the order of its table: what a recipe says of a source, and which reader understands it."""
 
 import dataclasses
-import itertools
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -87,8 +87,14 @@ def origin(source: Source, row: int) -> Origin:
 
 def drafts(source: Source, limit: int | None = None) -> Iterator[Draft]:
     """Every row of a source as a draft or with the reason why it gives none; a record with several questions gives
-    several. limit: how many at most."""
-    return itertools.islice(_all_drafts(source), limit)
+    several. limit: how many of each split at most, so that a table that has one split first gives the others too."""
+    taken: Counter[str] = Counter()
+    for draft in _all_drafts(source):
+        taken[draft.split] += 1
+        if limit is None or taken[draft.split] <= limit:
+            yield draft
+        elif source.split is not None:
+            return  # no other split comes
 
 
 def _all_drafts(source: Source) -> Iterator[Draft]:

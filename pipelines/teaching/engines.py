@@ -161,15 +161,20 @@ def _yield_to_the_engine() -> None:
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICENESS)
 
 
+def vllm_arguments(model: str, config: EngineConfig, revision: str | None) -> dict[str, Any]:
+    """All arguments of a teacher's engine."""
+    return {"model": model, "revision": revision, "trust_remote_code": False, **config.arguments()}
+
+
 def start_vllm(model: str, config: EngineConfig, revision: str | None = None) -> Any:
     """An asynchronous vLLM engine for a model folder, or a hub's model id in a revision."""
     os.environ.update(config.environment())
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    arguments = AsyncEngineArgs(model=model, revision=revision, trust_remote_code=False, **config.arguments())
+    arguments = vllm_arguments(model, config, revision)
     try:
-        vllm_config = arguments.create_engine_config()
+        vllm_config = AsyncEngineArgs(**arguments).create_engine_config()
     except ValueError as error:
         if needs_own_code(error):
             raise own_code_is_refused(model) from error

@@ -41,7 +41,9 @@ class Teacher:
 
 def teacher_digest(config: TeachConfig) -> str:
     """Digest of the teacher: of its folder, or of its name where it is elsewhere, and of the revision that is named."""
-    digest = digest_json({"id": config.teacher}) if config.endpoint else stage.material_digest(config, "teacher")
+    if not config.endpoint:
+        return stage.material_digest(config, "teacher")
+    digest = digest_json({"id": config.teacher})
     return digest_json([digest, config.revision]) if config.revision else digest
 
 

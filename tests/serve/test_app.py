@@ -12,6 +12,7 @@ from pipelines.endpoint import API_KEY_VARIABLE, Endpoint, ServedModel
 from pipelines.records import Arm, Question
 from serve import app
 from serve.api.guard import digest_key
+from serve.api.validation import Limits
 from serve.models import Catalogue, Weights
 from serve.recipes import pocket
 from tests.pipelines.fixtures import question
@@ -104,10 +105,12 @@ def test_engines_take_as_many_images_as_any_question_has(tmp_path, allowed, take
     assert config.teacher == dataclasses.replace(POCKET.teacher, images_per_request=4)
 
 
-def test_engine_on_four_gpus_asks_for_them():
+def test_engine_on_four_gpus_asks_for_them_on_one_node():
     engine = dataclasses.replace(POCKET.student, gpus=4, cpus=2)
-    assert app.bundles(engine) == [{"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]
-    assert app.bundles(POCKET.student) == [{"CPU": 1.0}]
+    limits = Limits(max_answer_tokens=1, max_images=1, max_image_pixels=1, image_domains=())
+    asked = app._engine("Teacher", engine, limits)._replica_config
+    assert asked.placement_group_bundles == [{"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]
+    assert asked.placement_group_strategy == "STRICT_PACK"
 
 
 def test_endpoint_file_reads_as_it_was_written(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from infra import recipes
 from infra.errors import ConfigError
+from infra.resources import total
 from pipelines.records import TAUGHT
 from serve.recipes import DeployConfig, pocket
 
@@ -51,7 +52,7 @@ def test_impossible_setting_is_refused(override, word):
 def test_hardware_counts_replicas_of_both_engines():
     config = pocket().deploy
     engine = dataclasses.replace(config.student, replicas=3, cpus=2)
-    assert DeployConfig(student=engine, teacher=config.teacher).hardware() == "7 CPUs, 0 GPUs"
+    assert total(DeployConfig(student=engine, teacher=config.teacher).resources()) == (7, 0)
 
 
 def test_light_modules_import_no_engine():

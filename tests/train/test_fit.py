@@ -85,7 +85,7 @@ def test_checkpoints_of_a_fit_that_did_not_end_are_never_removed_by_another(tmp_
 
 def test_all_recipes_resolve():
     for recipe in ("pocket", "pmc_vqa_8xh200"):
-        assert resolve(recipe, ["train"])["fit"].hardware()
+        assert resolve(recipe, ["train"])["fit"].resources()
 
 
 @pytest.mark.parametrize("base", ["/no/such/folder", "train/pocket/none", "./none", "none"])
