@@ -25,8 +25,8 @@ from ray._private.authentication import authentication_token_setup
 from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 
-from infra import credentials, journal, leftovers, privacy, worker
-from infra.errors import ClusterError, first_line
+from infra import credentials, journal, leftovers, privacy, reach, run_lock, surroundings, worker
+from infra.errors import ClusterError
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 
 PROJECT = Path(__file__).parent.parent
@@ -46,8 +46,6 @@ _ON_LOOPBACK = {
 }
 # Ray's client of jobs would prefer either to the address that it is given: jobs and the token would go elsewhere.
 _NO_OTHER_CLUSTER = dict.fromkeys(("RAY_ADDRESS", ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE))
-# What no proxy is asked for. The last two are clouds' metadata services, which Ray's dashboard looks for.
-_WITHOUT_PROXY = ("127.0.0.1", "localhost", "::1", "169.254.169.254", "metadata.google.internal")
 
 # Set before a local Ray starts, since its daemons read them once. Ray runs its workers at nice 15, which on a small
 # machine lets everything else go before the engine; and it starts some for tasks that it does not know of yet.
@@ -66,18 +64,12 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    if _named_address():
+    if reach.named():
         _init()
         return
     running = ExitStack()
     running.enter_context(_local(dashboard=False))
     atexit.register(running.close)
-
-
-def _named_address() -> str | None:
-    """The cluster that RAY_ADDRESS names. `local` names none: Ray would start one that listens on every interface."""
-    named = os.environ.get("RAY_ADDRESS", "")
-    return named if named not in ("", "local") else None
 
 
 def is_on_loopback() -> bool:
@@ -123,7 +115,7 @@ def cluster() -> Iterator[Addresses]:
 
     A local Ray is stopped at the end, with all that its jobs left running.
     """
-    if _named_address():
+    if reach.named():
         yield Addresses(None, None)
         return
     with _local(dashboard=True) as context:
@@ -145,7 +137,7 @@ def private() -> Iterator[Path]:
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(token)}
     with (
         leftovers.held(folder),
-        _variables(_ON_LOOPBACK | _without_proxy() | authentication | _NO_OTHER_CLUSTER),
+        _variables(_ON_LOOPBACK | surroundings.without_proxy() | authentication | _NO_OTHER_CLUSTER),
         patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),  # Ray has read its variable when it was imported
     ):
         authentication_token_setup.AuthenticationTokenLoader.instance().reset_cache()
@@ -157,14 +149,6 @@ def private() -> Iterator[Path]:
 def _temporary() -> str:
     """Where the folders are; not TMPDIR, which may be too long for the path of a socket."""
     return os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
-
-
-def _without_proxy() -> dict[str, str | None]:
-    """Variables that keep what Ray sends to itself from a proxy; what the user excepts from it stays excepted."""
-    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [host for host in excepted.split(",") if host]
-    joined = ",".join([*hosts, *(host for host in _WITHOUT_PROXY if host not in hosts)])
-    return {"no_proxy": joined, "NO_PROXY": joined}
 
 
 @contextmanager
@@ -191,14 +175,16 @@ def credentials_for(addresses: Addresses, folder: Path) -> AbstractContextManage
     return credentials.handed_over(folder) if addresses.jobs is None else nullcontext()
 
 
-def job_environment(credentials_file: Path | None) -> dict[str, object]:
-    """The runtime environment of a job: our packages and no other file, privacy, the code's revision, and where the
-    credentials are, if they are in a file. Everybody who sees the cluster sees it."""
+def job_environment(credentials_file: Path | None, run_token: str) -> dict[str, object]:
+    """The runtime environment of a job: our packages and no other file, privacy, the code's revision, by what it is let
+    into the run folder, and where the credentials are, if they are in a file. Everybody who sees the cluster sees it.
+    """
     variables = {name: os.environ[name] for name in privacy.SILENCE}
     if credentials_file is not None:
         variables[credentials.FILE_VARIABLE] = str(credentials_file)
     variables[CODE_REVISION_VARIABLE] = json.dumps(code_revision())
     variables[journal.DRIVER_VARIABLE] = "1"
+    variables[run_lock.TOKEN_VARIABLE] = run_token
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
@@ -207,15 +193,10 @@ def job_environment(credentials_file: Path | None) -> dict[str, object]:
 
 
 def _init(**settings: Any) -> BaseContext:
-    asked = _named_address()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        return ray.init(logging_level=logging.ERROR, **settings)
-    except Exception as error:
-        hint = (
-            f"No cluster answers at RAY_ADDRESS={asked}; unset it to use this machine" if asked else "Ray did not start"
-        )
-        raise ClusterError(f"{hint}: {first_line(error)}") from error
+        with reach.telling_why(settings.get("address"), for_jobs=False):
+            return ray.init(logging_level=logging.ERROR, **settings)
     finally:
         # Ray has put a handler of its own there, under which a polite kill aborts us with our drafts left behind.
         signal.signal(signal.SIGTERM, on_sigterm)

@@ -1,9 +1,14 @@
 """The errors of the platform: one tree, picklable, so that a Ray worker's error arrives whole at the driver."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 from infra.redaction import redacted
+
+_ERROR_LINE = re.compile(
+    r"\s*(?:\(\w+ pid=\d+\) )?(?!ray\.)[\w.]*(?:Error|Exception): \S"
+)  # as the last line of a traceback has it
 
 
 class PreceptorError(Exception):
@@ -43,3 +48,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Known: {', '.join(known)}."
+
+
+def prerequisite(error: BaseException | None) -> PreceptorError | None:
+    """The user's error inside an engine's wrapping of it, if there is one."""
+    for cause in _causes(error):
+        if isinstance(cause, PreceptorError):
+            return cause
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on; Ray keeps a remote cause in an attribute of that name."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error can be raised from itself
+        seen.add(id(error))
+        yield error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong first: engines put a remote traceback into their message, and its first error is the cause."""
+    causes = list(_causes(error))
+    for cause in reversed(causes):
+        told = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
+        if told:
+            return told[0]
+    innermost = causes[-1]
+    lines = str(innermost).strip().splitlines() or [""]
+    return f"{type(innermost).__name__}: {lines[-1]}"

@@ -15,24 +15,23 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import credentials, journal, manifest, privacy, recipes, storage
+from infra import ancestry, credentials, journal, manifest, privacy, recipes, run_lock, storage, surroundings
 from infra.digests import digest_json, digest_material
-from infra.errors import ArtifactError, InputError, PreceptorError
+from infra.errors import ArtifactError, InputError, PreceptorError, in_one_line, prerequisite
 from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 from infra.redaction import redacted
 
 privacy.silence()  # before any engine is imported
+surroundings.settle()
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_ERROR_LINE = re.compile(
-    r"\s*(?:\(\w+ pid=\d+\) )?(?!ray\.)[\w.]*(?:Error|Exception): \S"
-)  # as the last line of a traceback has it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +124,8 @@ def check_materials(config: StageConfig) -> None:
 
 
 def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
-    """The artifacts that the stage reads; raises ArtifactError when one of them is not sealed yet."""
+    """The artifacts that the stage reads; raises ArtifactError when one is not sealed yet, or they do not rest on one
+    another."""
     inputs = {}
     for name in config.inputs():
         artifact = manifest.find(run_dir / name, every_byte=True)
@@ -134,6 +134,7 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
                 f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."
             )
         inputs[name] = artifact
+    ancestry.check(inputs, run_dir, among_themselves=config.service)
     return inputs
 
 
@@ -223,7 +224,10 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
             return
         interrupt_on_sigterm()
         check_materials(config)
-        carry_out(config, run_dir, Progress(stage))
+        progress = Progress(stage)
+        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
+        with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
+            carry_out(config, run_dir, progress)
 
 
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
@@ -264,47 +268,20 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
             print(f"{self._stage}: error: {cause}", file=sys.stderr, flush=True)
             sys.exit(1)
         whole = "".join(traceback.format_exception(error))
-        print(redacted(f"{whole}{self._stage}: error: {_in_one_line(error)}"), file=sys.stderr, flush=True)
+        print(redacted(f"{whole}{self._stage}: error: {in_one_line(error)}"), file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def prerequisite(error: BaseException | None) -> PreceptorError | None:
-    """The user's error inside an engine's wrapping of it, if there is one."""
-    for cause in _causes(error):
-        if isinstance(cause, PreceptorError):
-            return cause
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on; Ray keeps a remote cause in an attribute of that name."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error can be raised from itself
-        seen.add(id(error))
-        yield error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
-
-
-def _in_one_line(error: BaseException) -> str:
-    """What went wrong first: engines put a remote traceback into their message, and its first error is the cause."""
-    causes = list(_causes(error))
-    for cause in reversed(causes):
-        told = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
-        if told:
-            return told[0]
-    innermost = causes[-1]
-    lines = str(innermost).strip().splitlines() or [""]
-    return f"{type(innermost).__name__}: {lines[-1]}"
-
-
 def interrupt_on_sigterm() -> None:
-    """Let a polite kill end this process as Ctrl-C does, so that drafts are removed and children stopped."""
+    """Let a polite kill, or a terminal that is closed, end this process as Ctrl-C does, so that drafts are removed and
+    jobs and children stopped."""
 
     def interrupt(signal_number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:

@@ -1,19 +1,27 @@
 """What every process that Ray starts for us runs first; a variable tells Ray so. [edge]"""
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from ray._common import tls_utils
 from ray._private import ray_constants
 
-from infra import credentials
+from infra import credentials, surroundings
 
 
 def prepare() -> None:
-    """Take the job's credentials; and where Ray listens on loopback alone, have Serve's replicas do so too.
+    """Take the job's credentials; find this Python's own commands, `python` among them, which is how a job's driver is
+    started; and where Ray listens on loopback alone, have Serve's replicas do so too.
 
     A replica takes pickled requests from other replicas, on every interface, and never from the endpoint's callers.
     """
+    surroundings.settle()
     credentials.load_in_worker()
+    commands = str(Path(sys.executable).parent)  # a Ray that was started by its path, /venv/bin/ray, has them nowhere
+    if commands not in (paths := os.environ.get("PATH", os.defpath).split(os.pathsep)):
+        os.environ["PATH"] = os.pathsep.join([commands, *paths])
     if not ray_constants.ENABLE_RAY_CLUSTER:
         tls_utils.add_port_to_grpc_server = _add_port_on_loopback  # Serve takes it from here when it is imported
 

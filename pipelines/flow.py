@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, journal, recipes, stage
+from infra import credentials, journal, recipes, run_lock, stage
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
@@ -41,7 +41,6 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     _check(configs)
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
-    credentials.remove_leftovers(run_dir)
     with ExitStack() as running:
         recorder = running.enter_context(journal.recorder(run_dir, run_dir / journal.FOLDER, Progress("flow")))
         submit = None
@@ -51,7 +50,9 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
                 screen.show(f"flow: {name} is {'not needed' if idle else 'up to date'}")
                 continue
             if submit is None:
-                submit = running.enter_context(_job_runner(run_dir, screen))
+                hold = running.enter_context(run_lock.held(run_dir, f"the flow {recipe}", screen.show))
+                credentials.remove_leftovers(run_dir)
+                submit = running.enter_context(_job_runner(run_dir, screen, hold))
             recorder.start()  # again for each stage: the one before may have ended with a store that was away
             started = time.monotonic()
             submit(name, _command(configs[name], recipe, run_dir, overrides))
@@ -115,17 +116,19 @@ def _contradiction(what: str, config: StageConfig) -> ConfigError:
 
 
 @contextmanager
-def _job_runner(run_dir: Path, screen: Screen) -> Iterator[Callable[[str, list[str]], None]]:
+def _job_runner(run_dir: Path, screen: Screen, hold: run_lock.Hold) -> Iterator[Callable[[str, list[str]], None]]:
     """A cluster and a function that runs a stage's command on it as a job."""
     from infra import cluster, jobs  # heavy, and not needed when everything is up to date
 
     with cluster.cluster() as addresses, cluster.credentials_for(addresses, run_dir) as credentials_file:
+        environment = cluster.job_environment(credentials_file, hold.token)
         client = jobs.connect(addresses.jobs)
-        environment = cluster.job_environment(credentials_file)
+        where = jobs.Cluster(client, addresses.drivers, environment, hold.token, screen.show)
+        if hold.killed:
+            jobs.stop_leftovers(where, hold.killed)
 
         def submit(name: str, arguments: list[str]) -> None:
-            log = run_dir / "logs" / f"{name}.log"
-            jobs.run(client, name, arguments, addresses.drivers, environment, log, screen.show)
+            jobs.run(where, name, arguments, run_dir / "logs" / f"{name}.log")
 
         yield submit
 

@@ -20,7 +20,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 import infra.stage
 from infra import cluster
 from infra.digests import digest_json
-from infra.errors import ArtifactError, ClusterError, InputError, first_line
+from infra.errors import ArtifactError, ClusterError, InputError, first_line, prerequisite
 from infra.manifest import Tally, write_json
 from infra.stage import Task
 from pipelines import tables
@@ -188,7 +188,7 @@ def run_workers(task: Task, work: Work, curve: CurveReader) -> Outcome:
         outcome: Outcome = ended.result().return_value
     except WorkerGroupError as error:
         for failure in error.worker_failures.values():
-            if cause := infra.stage.prerequisite(failure):
+            if cause := prerequisite(failure):
                 raise cause from error
         raise
     return outcome

@@ -89,13 +89,14 @@ def prediction(letter: str | None, **changes) -> Prediction:
     return Prediction(**(fields | changes))
 
 
-def put(run_dir, name, write, **tally) -> Artifact:
-    """Seal an artifact that a function writes."""
+def put(run_dir, name, write, *, stage="s", inputs=(), **tally) -> Artifact:
+    """Seal an artifact that a function writes. inputs: names of what it was made from, as it is there now."""
     with manifest.draft(run_dir / name) as draft:
         write(draft)
-        origin = {"stage": "s", "contract": 1, "config": {}, "inputs": {}, "materials": {}, "paths": {}}
+        read = {each: manifest.find(run_dir / each).digest for each in inputs}
+        origin = {"stage": stage, "contract": 1, "config": {}, "inputs": read, "materials": {}, "paths": {}}
         counted = Tally(**({"rows": {"n": 1}} | tally))
-        return manifest.seal(draft, run_dir / name, stage="s", made_from=origin, tally=counted, seconds=1)
+        return manifest.seal(draft, run_dir / name, stage=stage, made_from=origin, tally=counted, seconds=1)
 
 
 def put_questions(run_dir, asked, pictures, captions=None, **tally) -> Artifact:

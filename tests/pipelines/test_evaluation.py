@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from infra import manifest, stage
-from infra.errors import ClusterError, InputError
+from infra.errors import ArtifactError, ClusterError, InputError
 from infra.progress import Progress
 from pipelines import endpoint, fakes, report, tables
 from pipelines.endpoint import Endpoint, ServedModel
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict
-from pipelines.settings import ExamineConfig, ReportConfig
+from pipelines.settings import ComposeConfig, ExamineConfig, ReportConfig
 from tests.pipelines.fixtures import put, put_questions, question, rationale, verdict
 
 ADAPTER = "adapters/rationale_then_answer"
@@ -249,3 +249,39 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     assert "https://" not in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_a_report_never_mixes_what_was_verified_twice(run_dir):
+    """Verified, composed, fitted and examined; then verified otherwise; then composed again."""
+    examine(run_dir, looks_at_the_image)
+    predicted = (run_dir / "predictions" / f"{Prediction.stem}.parquet").read_bytes()
+    config = ReportConfig(title="T", arms=(Arm.RATIONALE_THEN_ANSWER,))
+    compose = ComposeConfig(arms=(Arm.RATIONALE_THEN_ANSWER,))
+    examples, adapter = (f"{made}/rationale_then_answer" for made in ("examples", "adapters"))
+
+    def verify(body):
+        (asked,) = [q for q in tables.read(run_dir / "questions", report.Question) if q.split == "train"]
+        said = verdict(question_id=asked.id, text=f"{body}\nAnswer: mill (A)", body=body)
+        put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [said]), stage="verify", inputs=["questions"])
+
+    def write_a_report():
+        return stage.carry_out(config, run_dir, Progress("report"))["report"]
+
+    verify("It is round.")
+    stage.carry_out(compose, run_dir, Progress("compose"))
+    put(run_dir, adapter, lambda d: (d / "a").touch(), stage="fit", inputs=[examples])
+    put(
+        run_dir,
+        "predictions",
+        lambda d: (d / f"{Prediction.stem}.parquet").write_bytes(predicted),
+        stage="examine",
+        inputs=["questions", adapter],
+    )
+    written = write_a_report()
+    verify("It is flat.")
+    with pytest.raises(ArtifactError, match=r"another verdicts than is there now\. Run the stage compose again"):
+        write_a_report()
+    stage.carry_out(compose, run_dir, Progress("compose"))
+    with pytest.raises(ArtifactError, match=r"adapters/rat.*another examples/rat.*\. Run the stage fit again"):
+        write_a_report()
+    assert manifest.find(run_dir / "report").digest == written.digest
