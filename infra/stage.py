@@ -204,10 +204,18 @@ def _make(
     return artifact
 
 
-def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
+def main(
+    stage: str,
+    package: str,
+    arguments: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser | None = None,
+) -> None:
     """The command line of one stage's module; exits non-zero with one clear message when the user must mend
-    something."""
-    parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
+    something.
+
+    parser: its `command_line`, where the module has added words of its own.
+    """
+    parser = parser or command_line(stage)
     with reporting_errors(stage):
         options = parser.parse_args(arguments)
         credentials.load()
@@ -230,12 +238,26 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
             carry_out(config, run_dir, progress)
 
 
+def command_line(stage: str) -> argparse.ArgumentParser:
+    """What is understood by the stage's module, which is the one that Python was started with."""
+    module = sys.modules["__main__"]
+    arrow = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(" [edge]")
+    name = module.__spec__.name if module.__spec__ else Path(sys.argv[0]).stem
+    return argument_parser(f"python -m {name}", f"{arrow} This is the stage `{stage}` of a recipe, by itself.")
+
+
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
     """The words that every stage and the flow understand. dry_run: whether that is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
     parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change a field of the recipe; as often as you like",
+    )
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     return parser
