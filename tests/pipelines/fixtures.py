@@ -8,6 +8,7 @@ from infra.digests import digest_bytes
 from infra.manifest import Artifact, Tally
 from pipelines import images, tables
 from pipelines.records import Caption, Prediction, Question, Rationale, StoredImage, Verdict
+from pipelines.sealed_images import SealedImage
 
 OPTIONS = ("mill", "cast", "press", "die cast")
 
@@ -118,6 +119,12 @@ def put_questions(run_dir, asked, pictures, captions=None, **tally) -> Artifact:
             tables.write(draft, Caption, [Caption(question_id=i, text=text) for i, text in captions.items()])
 
     return put(run_dir, "questions", write, **tally)
+
+
+def sealed(folder, *paths) -> list[SealedImage]:
+    """Images of a questions artifact."""
+    digests = {stored.path: stored.digest for stored in tables.read(folder, StoredImage)}
+    return [SealedImage(folder / path, digests[path]) for path in paths]
 
 
 def put_other_bytes(folder, path, data) -> None:
