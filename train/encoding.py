@@ -81,13 +81,14 @@ def encode_one(
     shown, num_visual_tokens: its images, in order, and how many tokens each takes. The two parts are tokenized apart,
     so that no token reaches over the border between them.
     """
-    asked, answered = render(example, processor)
-    before, *after = asked.split(processor.image_token)
-    expanded = [processor.image_token * num + text for num, text in zip(num_visual_tokens, after, strict=True)]
-    asked = before + "".join(expanded)
-    asked_ids, answered_ids = processor.tokenizer([asked, answered], add_special_tokens=False)["input_ids"]
+    asked_ids, answered_ids = processor.tokenizer([*render(example, processor)], add_special_tokens=False)["input_ids"]
     told = distillation.told(answered_ids, example.rationale_id, known)
-    return Encoded(shown, array("i", asked_ids + answered_ids), len(answered_ids), example.weight, told)
+    # As tokens, since a tokenizer would look at each of a thousand image tokens for longer than at all the text.
+    ids, nums = array("i"), iter(num_visual_tokens)
+    for token in asked_ids:
+        ids.extend([token] * (next(nums) if token == processor.image_token_id else 1))
+    ids.extend(answered_ids)
+    return Encoded(shown, ids, len(answered_ids), example.weight, told)
 
 
 def render(example: TrainingExample, processor: Any) -> tuple[str, str]:
