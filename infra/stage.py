@@ -39,13 +39,14 @@ class StageConfig:
     """The settings of a stage and its place in the flow. Subclasses are plain data and import no engine.
 
     stage: the verb. module: where `run(task)` is. contract: raised by hand when the code's output changes in meaning,
-    so that artifacts of the older code are made again. hub_materials: which materials may be a hub's model id.
-    service: the stage leaves something running, so it is not reused.
+    so that artifacts of the older code are made again. digests_itself: folders in its inputs of which it reads nothing
+    without digesting that. hub_materials: which may be a hub's model id. service: it leaves something running.
     """
 
     stage: ClassVar[str]
     module: ClassVar[str]
     contract: ClassVar[int] = 1
+    digests_itself: ClassVar[tuple[str, ...]] = ()
     hub_materials: ClassVar[tuple[str, ...]] = ()
     listed_materials: ClassVar[tuple[str, ...]] = ()
     service: ClassVar[bool] = False
@@ -128,7 +129,7 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
     another."""
     inputs = {}
     for name in config.inputs():
-        artifact = manifest.find(run_dir / name, every_byte=True)
+        artifact = manifest.find(run_dir / name, every_byte=True, but_below=config.digests_itself)
         if artifact is None:
             raise ArtifactError(
                 f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from infra.stage import StageConfig
 from pipelines.records import Arm
-from pipelines.settings import ARMS, check_arms
+from pipelines.settings import ARMS, IMAGES, check_arms
 from train.imports import thrift
 
 POCKET_BASE = "train/pocket/base"
@@ -37,6 +37,7 @@ class FitConfig(StageConfig):
     stage: ClassVar[str] = "fit"
     module: ClassVar[str] = "train.fit"
     contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
     arms: tuple[Arm, ...] = ARMS

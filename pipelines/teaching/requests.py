@@ -59,6 +59,7 @@ class Request:
     hinted: bool
     prompt: str
     images: tuple[str, ...]
+    image_digests: tuple[str, ...]
 
     @property
     def is_probe(self) -> bool:
@@ -127,4 +128,5 @@ def _request(
         hinted=hinted,
         prompt=prompt,
         images=images,
+        image_digests=digests,
     )

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 
 from pipelines import tables
 from pipelines.records import TrainingExample
-from tests.pipelines.fixtures import put, put_questions, question
+from tests.pipelines.fixtures import put, put_questions, question, showing
 from train.recipes import POCKET_BASE, FitConfig, TrainRecipe
 from train.shapes import SHAPES
 
@@ -87,6 +87,7 @@ def prepare() -> Path:
             )
         )
     put_questions(run_dir, asked, pictures)
+    examples = [showing(example, pictures) for example in examples]
     put(run_dir, "examples/answer_only", lambda draft: tables.write(draft, TrainingExample, examples))
     return run_dir
 

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from infra import recipes
-from pipelines import images, tables
+from pipelines import tables
 from pipelines.records import TrainingExample
 from train import adapter, student, zero
 from train.encoding import encode
@@ -40,7 +40,7 @@ def rows_of(config: FitConfig, run_dir: Path, processor: Any) -> list[dict[str, 
     for example, tokens in zip(examples, encoded, strict=True):
         paths = [shown / f"{example.question_id}.png"]
         for path, image in zip(paths, tokens.images, strict=True):
-            path.write_bytes(images.read_bytes(image))
+            path.write_bytes(image.read())
         user = [{"type": "image"}, {"type": "text", "text": example.prompt}]
         rows.append(
             {
