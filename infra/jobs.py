@@ -35,6 +35,7 @@ _STOP_AGAIN_S = 3.0
 _APPEARS_WITHIN_S = 5.0  # a job whose submission was interrupted
 _POLL_S = 0.1
 _PAUSE_S = 1.0
+_SHORT_LOG_LINES = 10_000
 _TRACEBACK_LINES_SHOWN = 6
 _NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m|^Running entrypoint for job|^\[\d{4}-\d\d-\d\d ")
 _UNKNOWN = "does not exist"  # as the Jobs API says of a job that it does not know
@@ -167,7 +168,7 @@ class _Lines:
 
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take = take
-        self._taken = 0
+        self.taken = 0
         self.start()
 
     def start(self) -> None:
@@ -180,8 +181,8 @@ class _Lines:
         *whole, self._rest = (self._rest + text).split("\n")
         for line in whole:
             self._seen += 1
-            if self._seen > self._taken:
-                self._taken = self._seen
+            if self._seen > self.taken:
+                self.taken = self._seen
                 self._take(line)
 
     def end(self) -> None:
@@ -227,8 +228,28 @@ def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStat
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, lines: _Lines) -> None:
-    async for text in client.tail_job_logs(job_id):
-        lines.add(text)
+    """Take lines as they come, until the job has ended.
+
+    Ray's own tail tells the end two to three seconds late, so the job is asked for its status beside it, the longer it
+    runs the less often; and of a short log what is missing is read at once.
+    """
+
+    async def take_all() -> None:
+        async for text in client.tail_job_logs(job_id):
+            lines.add(text)
+
+    started = time.monotonic()
+    tail = asyncio.create_task(take_all())
+    try:
+        while not tail.done():
+            await asyncio.wait({tail}, timeout=min(max(_POLL_S, (time.monotonic() - started) / 20), _PAUSE_S))
+            if lines.taken < _SHORT_LOG_LINES and client.get_job_status(job_id).is_terminal():
+                lines.start()
+                lines.add(client.get_job_logs(job_id))
+                return
+        await tail
+    finally:
+        tail.cancel()
 
 
 def stop_leftovers(cluster: Cluster, token: str) -> None:

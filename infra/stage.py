@@ -40,13 +40,14 @@ class StageConfig:
     """The settings of a stage and its place in the flow. Subclasses are plain data and import no engine.
 
     stage: the verb. module: where `run(task)` is. contract: raised by hand when the code's output changes in meaning,
-    so that artifacts of the older code are made again. hub_materials: which materials may be a hub's model id.
-    service: the stage leaves something running, so it is not reused.
+    so that artifacts of the older code are made again. digests_itself: folders in its inputs of which it reads nothing
+    without digesting that. hub_materials: which may be a hub's model id. service: it leaves something running.
     """
 
     stage: ClassVar[str]
     module: ClassVar[str]
     contract: ClassVar[int] = 1
+    digests_itself: ClassVar[tuple[str, ...]] = ()
     hub_materials: ClassVar[tuple[str, ...]] = ()
     listed_materials: ClassVar[tuple[str, ...]] = ()
     service: ClassVar[bool] = False
@@ -146,7 +147,7 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
     another."""
     inputs = {}
     for name in config.inputs():
-        artifact = manifest.find(run_dir / name, every_byte=True)
+        artifact = manifest.find(run_dir / name, every_byte=True, but_below=config.digests_itself)
         if artifact is None:
             raise ArtifactError(
                 f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."
@@ -222,9 +223,17 @@ def _make(
     return artifact
 
 
-def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
-    """The command line of a stage's module; exits non-zero with one clear message when the user must mend something."""
-    parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
+def main(
+    stage: str,
+    package: str,
+    arguments: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser | None = None,
+) -> None:
+    """The command line of a stage's module; exits non-zero with one clear message when the user must mend something.
+
+    parser: its `command_line`, where the module has added words of its own.
+    """
+    parser = parser or command_line(stage)
     with reporting_errors(stage):
         options = parsed(parser, arguments)
         credentials.load()
@@ -245,12 +254,26 @@ def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> No
             carry_out(config, run_dir, progress)
 
 
+def command_line(stage: str) -> argparse.ArgumentParser:
+    """What is understood by the stage's module, which is the one that Python was started with."""
+    module = sys.modules["__main__"]
+    arrow = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(" [edge]")
+    name = module.__spec__.name if module.__spec__ else Path(sys.argv[0]).stem
+    return argument_parser(f"python -m {name}", f"{arrow} This is the stage `{stage}` of a recipe, by itself.")
+
+
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
     """The words that every stage and the flow understand. dry_run: whether that is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
     parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change a field of the recipe; as often as you like",
+    )
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="print what would run and what it costs, do nothing")
         parser.add_argument("--json", action="store_true", help="a dry run's answer as JSON, with the resolved config")

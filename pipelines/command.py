@@ -41,7 +41,12 @@ def main(arguments: Sequence[str]) -> None:
     elif first in READERS:
         _read(arguments)
     else:
-        stage.main(STAGE, "pipelines", arguments)
+        parser = stage.command_line(STAGE)
+        parser.epilog = (
+            "In the place of a recipe: `check PATH` says what would become of a table, and writes nothing; "
+            f"{', '.join(sorted(READERS))} read one source in that form. Each has a --help of its own."
+        )
+        stage.main(STAGE, "pipelines", arguments, parser)
 
 
 def _read(arguments: Sequence[str]) -> None:

@@ -1,14 +1,20 @@
 """Question and condition -> what a model is shown: its images, blank ones, none, another question's, or its caption."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from infra.digests import digest_json
 from infra.errors import InputError
-from pipelines import images, tables
-from pipelines.endpoint import data_url
+from pipelines import images, sealed_images, tables
+from pipelines.endpoint import data_url, image_url
 from pipelines.records import Caption, Condition, Question
+from pipelines.sealed_images import SealedImage
+
+_KEPT_BLANKS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,8 @@ class Showing:
         if condition is Condition.ABSENT:
             return []
         shown = self.donors[question.id] if condition is Condition.SHUFFLED else question
-        return [_url(self.folder / image, blank=condition is Condition.BLANK) for image in shown.images]
+        made = _blank_url if condition is Condition.BLANK else image_url
+        return [_url(image, made) for image in sealed_images.of(self.folder, shown)]
 
     def caption(self, question: Question, condition: Condition) -> str | None:
         """The caption where the condition shows it, and None under every other one."""
@@ -100,9 +107,19 @@ def _first_without(others: Iterable[Question], question: Question) -> Question |
     return next((other for other in others if own.isdisjoint(other.image_digests)), None)
 
 
-def _url(path: Path, *, blank: bool) -> str:
+def _url(image: SealedImage, made: Callable[[SealedImage], str]) -> str:
     try:
-        image = images.read(path)
+        return made(image)
     except images.UnreadableImageError as error:
-        raise InputError(f"{path}: {error}. It was readable when the questions were sealed.") from error
-    return data_url(images.png(images.blank(image) if blank else image))
+        raise InputError(f"{image}: {error}. It was readable when the questions were sealed.") from error
+
+
+def _blank_url(image: SealedImage) -> str:
+    blank = images.blank(image.decode())
+    return _flat_url(blank.size, blank.getpixel((0, 0)))
+
+
+@functools.lru_cache(maxsize=_KEPT_BLANKS)
+def _flat_url(size: tuple[int, int], colour: tuple[int, ...]) -> str:
+    """One colour everywhere: as many images come out the same, it is encoded once."""
+    return data_url(images.png(Image.new("RGB", size, colour)))

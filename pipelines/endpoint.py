@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+from pydantic_core import to_json
 
 from infra.errors import ArtifactError
 from infra.manifest import write_json
+from pipelines import images
 from pipelines.records import Arm
+from pipelines.sealed_images import SealedImage
 
 ENDPOINT_FILE = "endpoint.json"
 API_KEY_VARIABLE = "PRECEPTOR_API_KEY"
@@ -23,6 +27,8 @@ _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _MOST_ANSWER_BYTES = 16 << 20
+_READ_EVERYWHERE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by whatever takes images at all
+_JSON = {"Content-Type": "application/json"}
 TOO_LONG = "prompt_too_long"
 # How servers say that a prompt does not fit: OpenAI and vLLM, llama.cpp, Anthropic, SGLang, TGI.
 _SAYS_TOO_LONG = re.compile(
@@ -126,15 +132,18 @@ class Client:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RequestError("no_list_of_models") from None
 
-    async def ask(self, model: str, prompt: str, images: Callable[[], list[str]], max_tokens: int) -> Answer:
+    async def ask(self, model: str, prompt: str, urls: Callable[[], list[str]], max_tokens: int) -> Answer:
         """The greedy answer of a model to images in their order, and then a prompt. Raises RequestError.
 
-        images: gives the images' data URLs; called when the request's turn has come, so that few images are held.
+        urls: gives the images' data URLs, as `post` is given a body.
         """
-        async with self._slots:
-            shown = [{"type": "image_url", "image_url": {"url": url}} for url in images()]
+
+        def body() -> dict[str, Any]:
+            shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls()]
             messages = [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
-            body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+            return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+
+        async with self._slots:
             answered = await self.post(body)
         try:
             choice = answered["choices"][0]
@@ -143,8 +152,14 @@ class Client:
         except (KeyError, IndexError, TypeError) as error:
             raise RequestError("answer_is_no_chat_completion") from error
 
-    async def post(self, body: dict[str, Any]) -> Any:
-        """The JSON that a chat completion's request is answered with. Raises RequestError."""
+    async def post(self, body: Callable[[], dict[str, Any]]) -> Any:
+        """The JSON that a chat completion's request is answered with. Raises RequestError, and what `body` raises.
+
+        body: gives the request. It is called in another thread, since images are read for it, and only now, so that
+        few images are held.
+        """
+        # Megabytes of a data URL, which Python's own JSON would hold all threads up for.
+        sent = await asyncio.to_thread(lambda: to_json(body()))
         reason, asked_for_s = "", 0.0
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -152,7 +167,10 @@ class Client:
             asked_for_s = 0.0
             try:
                 async with self._session.post(
-                    f"{self._base_url}/chat/completions", json=body, allow_redirects=False
+                    f"{self._base_url}/chat/completions",
+                    data=io.BytesIO(sent),
+                    headers=_JSON,
+                    allow_redirects=False,
                 ) as response:
                     if response.status == HTTPStatus.OK:
                         return await _json(response)
@@ -196,6 +214,18 @@ def _pause_asked_for(headers: Mapping[str, str]) -> float:
     """Seconds of a Retry-After header, within reason; 0 where there is none, or a date."""
     said = headers.get("Retry-After", "")
     return min(float(said), _LONGEST_PAUSE_S) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", said) else 0.0
+
+
+def image_url(image: SealedImage) -> str:
+    """A data URL of a sealed image's own bytes; of the same pixels as PNG where not every endpoint reads their format.
+
+    Raises UnreadableImageError.
+    """
+    data = image.read()
+    for kind, beginning in _READ_EVERYWHERE.items():
+        if data.startswith(beginning):
+            return data_url(data, kind)
+    return data_url(images.png(images.decode(data)))
 
 
 def data_url(image: bytes, kind: str = "png") -> str:

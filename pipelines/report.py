@@ -14,10 +14,12 @@ from infra import stage
 from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
-from pipelines import images, tables
-from pipelines.endpoint import data_url
+from pipelines import sealed_images, tables
+from pipelines.endpoint import image_url
+from pipelines.images import UnreadableImageError
 from pipelines.records import LETTERS, Prediction, Question, Split, Verdict
 from pipelines.scores import baselines, examinations
+from pipelines.sealed_images import SealedImage
 
 SCHEMA = "preceptor.report/2"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -163,15 +165,15 @@ def _shown(question: Question, folder: Path) -> dict[str, Any]:
     return {
         **question.as_dict(),
         "lettered": list(zip(LETTERS, question.options, strict=False)),
-        "urls": [_url(folder / image) for image in question.images],
+        "urls": [_url(image) for image in sealed_images.of(folder, question)],
         "set": set_name(question.as_dict()),
     }
 
 
-def _url(image: Path) -> str:
+def _url(image: SealedImage) -> str:
     try:
-        return data_url(images.read_bytes(image), image.suffix.removeprefix("."))
-    except images.UnreadableImageError as error:
+        return image_url(image)
+    except UnreadableImageError as error:
         raise InputError(f"{image}: {error}. It was readable when the questions were sealed.") from error
 
 

@@ -22,6 +22,7 @@ from pipelines.sources.source import SourceConfig
 MOST_LOGPROBS = 20  # of a token, that vLLM tells
 _REHEARSED_TOKENS = 48  # of an answer in a rehearsal
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught where nothing else is said
+IMAGES = ("images",)  # of the questions: who shows one digests it; see `sealed_images`
 
 
 def check_arms(arms: tuple[Arm, ...]) -> None:
@@ -126,6 +127,7 @@ class TeachConfig(StageConfig):
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teacher"
     contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str
     revision: str | None = None
@@ -218,6 +220,7 @@ class VerifyConfig(StageConfig):
     stage: ClassVar[str] = "verify"
     module: ClassVar[str] = "pipelines.verification"
     contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     min_words: Annotated[int, Ge(0)] = 5
     max_words: Annotated[int, Gt(0)] = 800
     max_repeated_share: Annotated[float, Ge(0), Le(1)] = 0.3
@@ -244,6 +247,7 @@ class ComposeConfig(StageConfig):
     stage: ClassVar[str] = "compose"
     module: ClassVar[str] = "pipelines.examples"
     contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     arms: tuple[Arm, ...] = ARMS
     rationale_weight: Annotated[float, Gt(0), Le(1)] = 1.0
 
@@ -270,6 +274,7 @@ class ExamineConfig(StageConfig):
 
     stage: ClassVar[str] = "examine"
     module: ClassVar[str] = "pipelines.evaluation"
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     plan: tuple[str, ...]
     final_line: bool = True
     max_tokens: Annotated[int, Gt(0)] = 1024
@@ -325,6 +330,7 @@ class ReportConfig(StageConfig):
 
     stage: ClassVar[str] = "report"
     module: ClassVar[str] = "pipelines.report"
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     title: str
     num_examples: Annotated[int, Ge(0)] = 8
     notes: tuple[str, ...] = ()

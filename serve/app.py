@@ -280,11 +280,14 @@ def key_digest(host: str) -> str | None:
 
 def main(arguments: Sequence[str]) -> None:
     """The stage's command line, with `--wait`: stay until Ctrl-C and then take the endpoint down."""
-    waits = "--wait" in arguments and "--dry-run" not in arguments
+    parser = stage.command_line("deploy")
+    parser.add_argument("--wait", action="store_true", help="serve until Ctrl-C, then take the endpoint down")
+    options = parser.parse_args(arguments)
+    waits = options.wait and not options.dry_run
     if waits:
         with stage.reporting_errors("deploy"):
             cluster.connect()
-    stage.main("deploy", "serve", [argument for argument in arguments if argument != "--wait"])
+    stage.main("deploy", "serve", arguments, parser)
     if waits and ray.is_initialized():
         _stay()
 

@@ -10,7 +10,7 @@ from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.engine import EngineConfig
 from pipelines.records import Arm
-from pipelines.settings import ARMS, check_arms
+from pipelines.settings import ARMS, IMAGES, check_arms
 
 _LAST_PORT = 65535
 
@@ -31,6 +31,7 @@ class DeployConfig(StageConfig):
 
     stage: ClassVar[str] = "deploy"
     module: ClassVar[str] = "serve.app"
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     service: ClassVar[bool] = True
 
     host: str = "127.0.0.1"

@@ -2,15 +2,17 @@
 
 import dataclasses
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from infra.errors import InputError
-from pipelines import images
-from pipelines.records import TrainingExample
+from pipelines import sealed_images, tables
+from pipelines.images import UnreadableImageError
+from pipelines.records import StoredImage, TrainingExample
+from pipelines.sealed_images import SealedImage
 from pipelines.teaching.logprobs import Likeliest
 from train import distillation
 from train.distillation import Told
@@ -26,7 +28,7 @@ class Encoded:
     weight: how much the loss of each of these counts. told: what a teacher held likely at the first of them.
     """
 
-    images: tuple[Path, ...]
+    images: tuple[SealedImage, ...]
     input_ids: "array[int]"
     num_targets: int
     weight: float = 1.0
@@ -47,20 +49,19 @@ def encode(
 ) -> tuple[list[Encoded], dict[str, int]]:
     """The examples as tokens, in order, and how many were left out by reason; none is ever cut.
 
-    folder: the one that the examples' image paths are below. known: what a teacher held likely, by rationale. Raises
-    InputError for an image that cannot be read, or a chat template that renders the assistant's turn otherwise than it
-    is asked for in generation.
+    folder: the questions artifact, which has the images, and the table that says how large they are; none of them is
+    opened. known: what a teacher held likely, by rationale. Raises InputError for an image that the table does not
+    have, or a chat template that renders the assistant's turn otherwise than it is asked for in generation.
     """
     reasons = {TOO_LONG: 0, MARKUP: 0}
-    num_visual: dict[Path, int] = {}
+    num_visual = count_visual_tokens({image for example in examples for image in example.images}, folder, processor)
     encoded = []
     for example in examples:
-        paths = tuple(folder / image for image in example.images)
-        num_visual |= {path: count_visual_tokens(path, processor) for path in paths if path not in num_visual}
         if any(token in example.prompt + example.target for token in processor.tokenizer.all_special_tokens):
             reasons[MARKUP] += 1
             continue
-        tokens = encode_one(example, paths, [num_visual[path] for path in paths], processor, known or {})
+        shown, nums = sealed_images.of(folder, example), [num_visual[image] for image in example.images]
+        tokens = encode_one(example, shown, nums, processor, known or {})
         if len(tokens.input_ids) > max_length:
             reasons[TOO_LONG] += 1
         else:
@@ -70,29 +71,30 @@ def encode(
 
 def encode_one(
     example: TrainingExample,
-    paths: tuple[Path, ...],
+    shown: tuple[SealedImage, ...],
     num_visual_tokens: Sequence[int],
     processor: Any,
     known: Mapping[str, Likeliest],
 ) -> Encoded:
     """One example as tokens: those that the model is asked with, as in generation, and then those that it is to write.
 
-    paths, num_visual_tokens: of each of its images, in order. The two parts are tokenized apart, so that no token
-    reaches over the border between them.
+    shown, num_visual_tokens: its images, in order, and how many tokens each takes. The two parts are tokenized apart,
+    so that no token reaches over the border between them.
     """
-    asked, answered = render(example, processor)
-    before, *after = asked.split(processor.image_token)
-    expanded = [processor.image_token * num + text for num, text in zip(num_visual_tokens, after, strict=True)]
-    asked = before + "".join(expanded)
-    asked_ids, answered_ids = processor.tokenizer([asked, answered], add_special_tokens=False)["input_ids"]
+    asked_ids, answered_ids = processor.tokenizer([*render(example, processor)], add_special_tokens=False)["input_ids"]
     told = distillation.told(answered_ids, example.rationale_id, known)
-    return Encoded(paths, array("i", asked_ids + answered_ids), len(answered_ids), example.weight, told)
+    # As tokens, since a tokenizer would look at each of a thousand image tokens for longer than at all the text.
+    ids, nums = array("i"), iter(num_visual_tokens)
+    for token in asked_ids:
+        ids.extend([token] * (next(nums) if token == processor.image_token_id else 1))
+    ids.extend(answered_ids)
+    return Encoded(shown, ids, len(answered_ids), example.weight, told)
 
 
 def render(example: TrainingExample, processor: Any) -> tuple[str, str]:
     """What the model is asked with, as text, and what it is to write: the target and the token that closes the turn."""
-    shown = [{"type": "image"}] * len(example.images)
-    user = {"role": "user", "content": [*shown, {"type": "text", "text": example.prompt}]}
+    places = [{"type": "image"}] * len(example.images)
+    user = {"role": "user", "content": [*places, {"type": "text", "text": example.prompt}]}
     assistant = {"role": "assistant", "content": [{"type": "text", "text": example.target}]}
     asked = str(processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True))
     whole = str(processor.apply_chat_template([user, assistant], tokenize=False))
@@ -101,31 +103,39 @@ def render(example: TrainingExample, processor: Any) -> tuple[str, str]:
             f"The chat template of {processor.tokenizer.name_or_path} renders an answered turn unlike one that is to "
             "be answered: what is trained would not be what is asked. Set fit.base=... to a model that does not think."
         )
-    if (num_places := asked.count(processor.image_token)) != len(shown):
+    if (num_places := asked.count(processor.image_token)) != len(places):
         raise InputError(
-            f"The chat template of {processor.tokenizer.name_or_path} has {num_places} places for {len(shown)} images. "
-            "Set fit.base=... to a model whose template takes several."
+            f"The chat template of {processor.tokenizer.name_or_path} has {num_places} places for {len(places)} "
+            "images. Set fit.base=... to a model whose template takes several."
         )
     return asked, whole.removeprefix(asked).rstrip()
 
 
-def count_visual_tokens(image: Path, processor: Any) -> int:
-    """Number of tokens that an image takes in the language model; nothing of it is decoded but its size in pixels."""
+def count_visual_tokens(paths: Set[str], folder: Path, processor: Any) -> dict[str, int]:
+    """Path -> number of tokens that an image takes in the language model, by its size in the questions' table.
+
+    Raises InputError for an image that the table does not have.
+    """
+    each = processor.image_processor
+    columns = tables.columns(folder, StoredImage, ("path", "width", "height")) if paths else ()
+    found = {
+        path: int(each.get_number_of_image_patches(height, width)) // int(each.merge_size) ** 2
+        for path, width, height in zip(*columns, strict=True)
+        if path in paths
+    }
+    if missing := paths - found.keys():
+        raise InputError(
+            f"{folder} has no image {min(missing)}, which an example shows: they do not belong together. Run the flow."
+        )
+    return found
+
+
+def read_image(image: SealedImage) -> Image.Image:
+    """The whole image, as RGB. Raises InputError when it is not what was sealed any more."""
     try:
-        width, height = images.size(image)
-    except images.UnreadableImageError as error:
-        raise _unreadable(image, error) from error
-    num_patches = processor.image_processor.get_number_of_image_patches(height, width)
-    return int(num_patches) // int(processor.image_processor.merge_size) ** 2
-
-
-def read_image(image: Path) -> Image.Image:
-    """The whole image, as RGB. Raises InputError when it cannot be read."""
-    try:
-        return images.read(image)
-    except images.UnreadableImageError as error:
-        raise _unreadable(image, error) from error
-
-
-def _unreadable(image: Path, error: Exception) -> InputError:
-    return InputError(f"Image {image} cannot be read ({error}). Delete the questions artifact to have it made again.")
+        return image.decode()
+    except UnreadableImageError as error:
+        raise InputError(
+            f"Image {image} is not the one that its example was made for ({error}). Delete the questions artifact to "
+            "have it made again."
+        ) from error

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines.records import Arm
-from pipelines.settings import ARMS, check_arms
+from pipelines.settings import ARMS, IMAGES, check_arms
 from train.imports import thrift
 
 POCKET_BASE = "train/pocket/base"
@@ -41,6 +41,7 @@ class FitConfig(StageConfig):
     stage: ClassVar[str] = "fit"
     module: ClassVar[str] = "train.fit"
     contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
     revision: str | None = None

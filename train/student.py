@@ -8,7 +8,6 @@ import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from infra.errors import InputError, first_line
 from pipelines.engine import needs_own_code, own_code_is_refused
+from pipelines.sealed_images import SealedImage
 from train import attention
 from train.encoding import Encoded, read_image
 from train.loss import Objective, judge
@@ -120,9 +120,9 @@ class Shown:
     grid_N3: image_grid_thw of them all.
     """
 
-    images: list[Path]
+    images: list[SealedImage]
     grid_N3: torch.Tensor | None
-    new: list[Path]
+    new: list[SealedImage]
     pixels: torch.Tensor | None
 
 
@@ -134,12 +134,12 @@ class Eye:
         self._processor = processor
         self._room = int(cache_gib * _GIB)
         self.seconds_looking = 0.0
-        self._seen: dict[Path, tuple[torch.Tensor, ...]] = {}
+        self._seen: dict[SealedImage, tuple[torch.Tensor, ...]] = {}
 
-    def show(self, images: Sequence[Path]) -> Shown:
+    def show(self, images: Sequence[SealedImage]) -> Shown:
         """Read what has not been seen of these images; the tower is not asked, so that a thread may do it beforehand.
 
-        Raises InputError for an image that cannot be read.
+        Raises InputError for an image that is not what was sealed any more.
         """
         new = [image for image in dict.fromkeys(images) if image not in self._seen]
         grids = {image: self._seen[image][0] for image in images if image not in new}
@@ -178,7 +178,7 @@ class Eye:
         self.seconds_looking += now(self._model.device) - started
         return list(zip(seen.pooler_output, *seen.deepstack_features, strict=True))
 
-    def _keep(self, image: Path, grid_3: torch.Tensor, sight: tuple[torch.Tensor, ...]) -> None:
+    def _keep(self, image: SealedImage, grid_3: torch.Tensor, sight: tuple[torch.Tensor, ...]) -> None:
         num_bytes = sum(tensor.nbytes for tensor in sight)
         if num_bytes <= self._room and image not in self._seen:
             self._room -= num_bytes

@@ -21,11 +21,13 @@ from typing import Any
 from infra import recipes, stage
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
+from pipelines import sealed_images
+from pipelines.endpoint import image_url
 from pipelines.images import UnreadableImageError
 from pipelines.records import Fate
 from pipelines.settings import TeachConfig
 from pipelines.teaching import ledger
-from pipelines.teaching.engines import chat_body, image_url
+from pipelines.teaching.engines import chat_body
 from pipelines.teaching.ledger import Attempt, Ledger
 from pipelines.teaching.plan import Asking, Open, read_batch
 from pipelines.teaching.requests import Request, Teacher, teacher_digest
@@ -115,7 +117,7 @@ def _write_question(
 
 
 def _line(request: Request, spent: int, teaching: Teaching) -> bytes:
-    urls = [image_url(teaching.questions / image) for image in request.images]
+    urls = [image_url(image) for image in sealed_images.of(teaching.questions, request)]
     line = {
         "custom_id": custom_id(request, spent),
         "method": "POST",

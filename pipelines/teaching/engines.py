@@ -11,15 +11,15 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from infra.errors import ClusterError
-from pipelines import images
-from pipelines.endpoint import API_KEY_VARIABLE, Client, RequestError, data_url
+from pipelines.endpoint import API_KEY_VARIABLE, Client, RequestError, image_url
 from pipelines.engine import EngineConfig, keep_in_one_process, needs_own_code, own_code_is_refused
+from pipelines.sealed_images import SealedImage
 from pipelines.settings import TeachConfig
 from pipelines.teaching.logprobs import Likeliest, vocabulary_digest
 
@@ -66,7 +66,7 @@ class Engine(Protocol):
 
     num_at_once: int
 
-    async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
+    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
         """What is written about these images. Raises RowError, UnreadableImageError, or EngineDiedError."""
         ...
 
@@ -90,16 +90,15 @@ class VllmEngine:
         if not config.engine.gpus:
             _yield_to_the_engine()
 
-    async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
+    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
         """See `Engine`."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        shown = [await asyncio.to_thread(images.read, path) for path in paths]
         request: dict[str, Any] = {"prompt": self._rendered(prompt, len(shown))}
         if shown:
-            request["multi_modal_data"] = {"image": shown}
-            request["multi_modal_uuids"] = {"image": [str(path) for path in paths]}  # sealed, so never another image
+            request["multi_modal_data"] = {"image": [await asyncio.to_thread(image.decode) for image in shown]}
+            request["multi_modal_uuids"] = {"image": [image.digest for image in shown]}  # so that vLLM need not hash
         try:
             return await self._write(request, seed)
         except EngineDeadError as error:
@@ -191,12 +190,11 @@ class EndpointEngine:
         self._config = config
         self._client: Client | None = None
 
-    async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
+    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
         """See `Engine`."""
         client = await self._connected()
-        urls = [await asyncio.to_thread(image_url, path) for path in paths]
         try:
-            return completion(await client.post(chat_body(self._config, prompt, urls, seed)))
+            return completion(await client.post(lambda: chat_body(self._config, prompt, map(image_url, shown), seed)))
         except RequestError as error:
             raise RowError(str(error)) from None
 
@@ -255,12 +253,7 @@ def _client(config: TeachConfig, concurrency: int, timeout_s: float) -> Client:
     return Client(config.endpoint, concurrency=concurrency, timeout_s=timeout_s, api_key=api_key)
 
 
-def image_url(path: Path) -> str:
-    """A sealed image as a URL that carries it, in the bytes in which it was sealed."""
-    return data_url(images.read_bytes(path), path.suffix.removeprefix("."))
-
-
-def chat_body(config: TeachConfig, prompt: str, urls: Sequence[str], seed: int) -> dict[str, Any]:
+def chat_body(config: TeachConfig, prompt: str, urls: Iterable[str], seed: int) -> dict[str, Any]:
     """A request of OpenAI's chat completions, as every backend but our own engine is sent it."""
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     body = {

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from infra.errors import ArtifactError, ClusterError
-from pipelines import answers
+from pipelines import answers, sealed_images
 from pipelines.images import UnreadableImageError
 from pipelines.records import Fate
 from pipelines.settings import TeachConfig
@@ -175,10 +175,10 @@ class Explainer:
             raise ArtifactError(f"{self._begun.name} cannot be written: {error.strerror}. Free space.") from error
 
     async def _ask(self, request: Request, seed: int, question: Open) -> Attempt:
-        paths = [self._images / image for image in request.images]
+        shown = sealed_images.of(self._images, request)
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                said = await self._engine.generate(request.prompt, paths, seed)
+                said = await self._engine.generate(request.prompt, shown, seed)
         except UnreadableImageError as error:
             return dataclasses.replace(_failed(request, seed, str(error)), fate=Fate.QUARANTINED)
         except RowError as error:

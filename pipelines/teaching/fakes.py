@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.digests import digest_bytes
-from pipelines import images
+from pipelines.sealed_images import SealedImage
 from pipelines.settings import TeachConfig
 from pipelines.teaching.engines import Completion, RowError
 
@@ -58,7 +58,7 @@ class FakeEngine:
         self._reads_images = reads_images
         self._calls = calls
 
-    async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
+    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
         """See `pipelines.teaching.engines.Engine`."""
         if self._calls:
             with self._calls.open("a") as stream:
@@ -66,8 +66,8 @@ class FakeEngine:
         if self._broken:
             raise RowError(self._broken)
         if self._reads_images:
-            for path in paths:
-                images.read(path)
+            for image in shown:
+                image.decode()
         while self._starts and len(self._starts.read_text().splitlines()) < self._waits_for_starts:
             await asyncio.sleep(_GLANCE_S)
         if self._seconds:

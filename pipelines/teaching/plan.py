@@ -26,6 +26,7 @@ _REQUEST = pa.struct(
         pa.field("hinted", pa.bool_()),
         pa.field("prompt", pa.string()),
         pa.field("images", pa.list_(pa.string())),
+        pa.field("image_digests", pa.list_(pa.string())),
         pa.field("spent", pa.int64()),
     ]
 )
@@ -213,7 +214,8 @@ def read_batch(plan: Path, number: int) -> list[Open]:
 
 def _request(stored: dict[str, Any]) -> tuple[Request, int]:
     spent = stored.pop("spent")
-    return Request(**{**stored, "images": tuple(stored["images"])}), spent
+    listed = {name: tuple(stored[name]) for name in ("images", "image_digests")}
+    return Request(**{**stored, **listed}), spent
 
 
 def _write_batch(stream: Any, rows: list[dict[str, Any]]) -> int:

@@ -61,6 +61,7 @@ class Request:
     hinted: bool
     prompt: str
     images: tuple[str, ...]
+    image_digests: tuple[str, ...]
 
     @property
     def is_probe(self) -> bool:
@@ -129,4 +130,5 @@ def _request(
         hinted=hinted,
         prompt=prompt,
         images=images,
+        image_digests=digests,
     )

@@ -1,7 +1,8 @@
 """The teacher against its peers, killed and resumed, and its machinery alone.
 
 `python -m tests.benchmarks.bench_teacher [REPETITIONS]` (`make bench-teacher`). All in one run, on the same questions
-and engine, taken in turn; medians. Prints a table last, and writes build/bench/teacher.json.
+and engine, taken in turn, in alternating order; medians with least and most. Prints a table last, and writes
+build/bench/teacher.json.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +24,7 @@ from infra import manifest
 from pipelines import recipes, tables
 from pipelines.records import Question
 from pipelines.sources.pocket import PocketConfig
+from tests.benchmarks import paired
 from tests.benchmarks.teacher_baselines import STARTED_VARIABLE, figures
 from tests.pipelines.fixtures import put
 from tests.pipelines.teaching.fixtures import many
@@ -205,27 +206,24 @@ def main(repetitions: int) -> None:
         "Preceptor": lambda: ours(run_dir),
         "Ray Data LLM": lambda: peer("stock", run_dir),
     }
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
-    for number in range(repetitions):
-        for name, measure in systems.items():
-            runs[name].append(measure())
-            print(f"{number + 1}/{repetitions} {name}: {runs[name][-1]}", flush=True)
+    about = paired.machine()
+    print(paired.told(about), flush=True)
+    runs = paired.in_turns(systems, repetitions, lambda name, run: print(f"{name}: {run}", flush=True))
+    raw, mine, stock = runs.values()
     after_kill = resumed(run_dir)
     print(f"resumed: {after_kill}", flush=True)
     alone = [machinery(size) for size in MACHINERY_SIZES]
-    medians = {
-        name: {figure: statistics.median(run[figure] for run in each) for figure in each[0]}
-        for name, each in runs.items()
-    }
-    speed = {name: each["tokens_per_s"] for name, each in medians.items()}
     result = {
-        "cores": os.cpu_count(),
-        "vs_raw_vllm": round(speed["Preceptor"] / speed["raw vLLM"], 3),
-        "vs_ray_data_llm": round(speed["Preceptor"] / speed["Ray Data LLM"], 3),
+        "machine": about,
+        "ratios": {
+            "tokens/s, of raw vLLM": paired.ratios(mine, raw, "tokens_per_s"),
+            "tokens/s, of Ray Data LLM": paired.ratios(mine, stock, "tokens_per_s"),
+            "seconds to the first row, of raw vLLM": paired.ratios(mine, raw, "seconds_to_first"),
+            "seconds to the first row, of Ray Data LLM": paired.ratios(mine, stock, "seconds_to_first"),
+        },
         "resume_token_ratio": after_kill["token_ratio"],
         "machinery_rows_per_s": alone[-1]["rows_per_s"],
         "driver_memory_ratio": round(alone[-1]["driver_mib"] / alone[0]["driver_mib"], 3),
-        "medians": medians,
         "runs": runs,
         "resumed": after_kill,
         "machinery": alone,
@@ -235,13 +233,19 @@ def main(repetitions: int) -> None:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """The medians and the ratios."""
-    print(f"\n{'':<14}{'tokens/s':>10}{'to first row':>14}{'rows':>7}{'tokens':>9}")
-    for name, each in result["medians"].items():
-        first = f"{each['seconds_to_first']:.1f} s"
-        print(f"{name:<14}{each['tokens_per_s']:>10.0f}{first:>14}{each['rows']:>7.0f}{each['tokens']:>9.0f}")
-    for name in ("vs_raw_vllm", "vs_ray_data_llm", "resume_token_ratio", "machinery_rows_per_s", "driver_memory_ratio"):
-        print(f"{name:<22}{result[name]:>8}")
+    """Medians over the repetitions with least and most, then the ratios of runs that stood side by side."""
+    print(f"\n{'':<14}{'tokens/s':>24}{'seconds to first row':>26}{'rows':>7}{'tokens':>9}")
+    for name, runs in result["runs"].items():
+        speed, first = (
+            f"{paired.median(runs, figure):.4g} ({paired.spread([run[figure] for run in runs])})"
+            for figure in ("tokens_per_s", "seconds_to_first")
+        )
+        rows, tokens = (paired.median(runs, figure) for figure in ("rows", "tokens"))
+        print(f"{name:<14}{speed:>24}{first:>26}{rows:>7.0f}{tokens:>9.0f}")
+    for line in paired.ratio_lines(result["ratios"]):
+        print(line)
+    for name in ("resume_token_ratio", "machinery_rows_per_s", "driver_memory_ratio"):
+        print(f"{name:<40}{result[name]:>7}")
     for each in result["machinery"]:
         print(f"machinery alone: {each}")
 

@@ -1,18 +1,20 @@
 """A fit against TRL's SFTTrainer, as it comes and grouped by length, and what our machinery costs.
 
 `python -m tests.benchmarks.bench_train [REPETITIONS]` (`make bench-train`). The same random model with the 2B's
-proportions, the same examples in the same batches (but for the grouped one), precision, mask and optimizer; taken in
-turn, medians. Prints a table last, and writes build/bench/train.json and train.png.
+proportions, the same examples in the same batches (but for the grouped one), precision, mask, optimizer, cores and
+threads; taken in turn, in alternating order. The first step warms up and counts nowhere; the rest of the first epoch,
+in which we look at every image as TRL does in each, and the later epochs count apart. Prints a table last, and writes
+build/bench/train.json and train.png.
 """
 
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 
 from pipelines import tables
 from pipelines.records import TrainingExample
-from tests.pipelines.fixtures import put, put_questions, question
+from tests.benchmarks import paired
+from tests.pipelines.fixtures import put, put_questions, question, showing
 from train.recipes import POCKET_BASE, FitConfig, TrainRecipe
 from train.shapes import SHAPES
 
@@ -30,7 +33,10 @@ PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "build/bench/train"
 PEERS = PROJECT / "build/bench/trl"
 RECIPE = f"{__file__}:recipe"
-NUM_EXAMPLES, NUM_EPOCHS, BATCH_SIZE = 48, 4, 16
+NUM_EXAMPLES, NUM_EPOCHS, BATCH_SIZE = 96, 4, 8
+NUM_STEPS = NUM_EPOCHS * NUM_EXAMPLES // BATCH_SIZE
+STEPS_PER_EPOCH = NUM_EXAMPLES // BATCH_SIZE
+NUM_WARM_UP = 1
 SMALLER = 8  # than the 2B, in width; layers are fewer by the factor below
 FEWER = 7 / 3
 VISUAL_TOKENS, TARGET_TOKENS, PROMPT_TOKENS = (60, 512), (20, 300), (40, 120)
@@ -44,12 +50,12 @@ def recipe() -> dict[str, Any]:
         arms=("answer_only",),
         learning_rate=2e-3,
         batch_size=BATCH_SIZE,
-        num_steps=NUM_EPOCHS * NUM_EXAMPLES // BATCH_SIZE,
+        num_steps=NUM_STEPS,
         max_length=1024,
         tokens_per_pack=2048,
         precision="fp32",
         num_workers=1,
-        cpus_per_worker=os.cpu_count() or 1,
+        cpus_per_worker=num_threads(),
         gpus_per_worker=0,
         checkpoint_every=1000,
         image_cache_gib=2.0,
@@ -87,6 +93,7 @@ def prepare() -> Path:
             )
         )
     put_questions(run_dir, asked, pictures)
+    examples = [showing(example, pictures) for example in examples]
     put(run_dir, "examples/answer_only", lambda draft: tables.write(draft, TrainingExample, examples))
     return run_dir
 
@@ -162,12 +169,9 @@ def ours(run_dir: Path) -> dict[str, Any]:
     steps = json.loads((adapter / "training.json").read_text())["steps"]
     # As TRL's clock does, from the first step's begin to the last one's end, with all that is done between.
     seconds = json.loads((adapter / "manifest.json").read_text())["tally"]["figures"]["seconds_since_start"]
-    tokens = sum(step["num_tokens"] for step in steps)
-    first = steps[: NUM_EXAMPLES // BATCH_SIZE]
+    between_s = (seconds - sum(step["seconds"] for step in steps)) / len(steps)
     return {
-        "useful_tokens": tokens,
-        "tokens_per_s": round(tokens / seconds, 1),
-        "tokens_per_s_of_new_images": round(_per_second(first, "num_tokens"), 1),
+        **figures([step["num_tokens"] for step in steps], [step["seconds"] + between_s for step in steps]),
         "padding": 0.0,
         "memory_gib": round(max(step["memory_gib"] for step in steps), 3),
         "machinery_share": round(1 - sum(step["computing_s"] for step in steps) / seconds, 4),
@@ -175,18 +179,40 @@ def ours(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _per_second(steps: list[dict[str, Any]], what: str) -> float:
-    return float(sum(step[what] for step in steps) / sum(step["seconds"] for step in steps))
+def figures(tokens: list[int], seconds: list[float]) -> dict[str, Any]:
+    """Useful tokens a second of a fit's parts, and how far single steps of the later epochs lie apart (deciles)."""
+
+    def speed(part: slice) -> float:
+        return round(sum(tokens[part]) / sum(seconds[part]), 1)
+
+    steady = slice(STEPS_PER_EPOCH, None)
+    deciles = quantiles([a / b for a, b in zip(tokens[steady], seconds[steady], strict=True)], n=10)
+    return {
+        "useful_tokens": sum(tokens),
+        "all_epochs": speed(slice(NUM_WARM_UP, None)),
+        "first_epoch": speed(slice(NUM_WARM_UP, STEPS_PER_EPOCH)),
+        "later_epochs": speed(steady),
+        "warm_up_s": round(sum(seconds[:NUM_WARM_UP]), 2),
+        "slow_steps": round(deciles[0], 1),
+        "fast_steps": round(deciles[-1], 1),
+    }
 
 
 def trl(run_dir: Path, kind: str) -> dict[str, Any]:
     """TRL on the same examples."""
-    return dict(json.loads(carry_out("tests.benchmarks.train_baselines", kind, RECIPE, str(run_dir))[-1]))
+    said = json.loads(carry_out("tests.benchmarks.train_baselines", kind, RECIPE, str(run_dir))[-1])
+    assert said.pop("threads") == num_threads()
+    return {**figures(said.pop("tokens"), said.pop("seconds")), **said}
+
+
+def num_threads() -> int:
+    """As many for everybody as this process has cores."""
+    return len(os.sched_getaffinity(0))
 
 
 def carry_out(*words: str) -> list[str]:
     """The lines that a module prints; ends this program when it fails."""
-    environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PEERS}", "OMP_NUM_THREADS": str(os.cpu_count())}
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PEERS}", "OMP_NUM_THREADS": str(num_threads())}
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
     )
@@ -231,41 +257,55 @@ def main(repetitions: int) -> None:
         "TRL": lambda: trl(run_dir, "plain"),
         "TRL grouped": lambda: trl(run_dir, "grouped"),
     }
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
-    for number in range(repetitions):
-        for name, measure in systems.items():
-            runs[name].append(measure())
-            told = {figure: value for figure, value in runs[name][-1].items() if figure != "losses"}
-            print(f"{number + 1}/{repetitions} {name}: {told}, last loss {runs[name][-1]['losses'][-1]}", flush=True)
-    medians = {
-        name: {figure: statistics.median(run[figure] for run in each) for figure in each[0] if figure != "losses"}
-        for name, each in runs.items()
+    about = paired.machine()
+    print(f"{paired.told(about)}; {num_threads()} threads each, {NUM_STEPS} steps", flush=True)
+    runs = paired.in_turns(systems, repetitions, show)
+    mine, plain, grouped = runs.values()
+    compared = {
+        "all epochs, of TRL": paired.ratios(mine, plain, "all_epochs"),
+        "all epochs, of TRL grouped": paired.ratios(mine, grouped, "all_epochs"),
+        "later epochs, of TRL": paired.ratios(mine, plain, "later_epochs"),
+        "later epochs, of TRL grouped": paired.ratios(mine, grouped, "later_epochs"),
+        # Of all of TRL's, every epoch of which is a first one.
+        "first epoch, of TRL": paired.ratios(mine, plain, "first_epoch", "all_epochs"),
+        "first epoch, of TRL grouped": paired.ratios(mine, grouped, "first_epoch", "all_epochs"),
+        "peak memory, of TRL": paired.ratios(mine, plain, "memory_gib"),
     }
-    mine, plain, grouped = (medians[name] for name in systems)
-    apart = [abs(a - b) for a, b in zip(runs["Preceptor"][0]["losses"], runs["TRL"][0]["losses"], strict=True)]
+    apart = [abs(a - b) for a, b in zip(mine[0]["losses"], plain[0]["losses"], strict=True)]
     result = {
-        "cores": os.cpu_count(),
-        "useful_tokens_vs_trl": round(mine["tokens_per_s"] / plain["tokens_per_s"], 3),
-        "useful_tokens_vs_trl_grouped": round(mine["tokens_per_s"] / grouped["tokens_per_s"], 3),
-        # Ours in its first epoch, in which it looks at every image, as TRL does in each.
-        "of_new_images_vs_trl": round(mine["tokens_per_s_of_new_images"] / plain["tokens_per_s"], 3),
-        "of_new_images_vs_trl_grouped": round(mine["tokens_per_s_of_new_images"] / grouped["tokens_per_s"], 3),
-        "peak_memory_vs_trl": round(mine["memory_gib"] / plain["memory_gib"], 3),
-        "machinery_share": mine["machinery_share"],
+        "machine": about,
+        "threads": num_threads(),
+        "ratios": compared,
         "losses_apart_at_most": round(max(apart), 5),
-        "medians": medians,
         "runs": runs,
     }
     (FOLDER.parent / "train.json").write_text(json.dumps(result, indent=2) + "\n")
     plot(runs, FOLDER.parent / "train.png")
-    print(f"\n{'':<14}{'useful tokens/s':>16}{'padding':>9}{'peak memory':>13}{'useful tokens':>15}")
-    for name, each in medians.items():
-        memory = f"{each['memory_gib']:.2f} GiB"
-        print(
-            f"{name:<14}{each['tokens_per_s']:>16.0f}{each['padding']:>9.3f}{memory:>13}{each['useful_tokens']:>15.0f}"
-        )
-    for name in (each for each in result if isinstance(result[each], float)):
-        print(f"{name:<30}{result[name]:>8}")
+    print_table(result)
+
+
+def show(name: str, run: dict[str, Any]) -> None:
+    """One run in a line."""
+    told = {figure: value for figure, value in run.items() if figure != "losses"}
+    print(f"{name}: {told}, last loss {run['losses'][-1]}", flush=True)
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Medians over the repetitions with least and most, then the ratios of runs that stood side by side."""
+    columns = f"{'first epoch':>24}{'later epochs':>24}{'single steps':>20}{'padding':>9}{'memory':>11}"
+    print(f"\n{'useful tokens/s':<16}{columns}")
+    for name, runs in result["runs"].items():
+        parts = [
+            f"{paired.median(runs, part):.0f} ({paired.spread([run[part] for run in runs])})"
+            for part in ("first_epoch", "later_epochs")
+        ]
+        steps = f"{paired.median(runs, 'slow_steps'):.0f} to {paired.median(runs, 'fast_steps'):.0f}"
+        padding, memory = (paired.median(runs, figure) for figure in ("padding", "memory_gib"))
+        print(f"{name:<16}{parts[0]:>24}{parts[1]:>24}{steps:>20}{padding:>9.3f}{memory:>7.2f} GiB")
+    for line in paired.ratio_lines(result["ratios"]):
+        print(line)
+    print(f"machinery's share {paired.median(result['runs']['Preceptor'], 'machinery_share')}")
+    print(f"losses apart at most {result['losses_apart_at_most']}")
 
 
 if __name__ == "__main__":

@@ -299,6 +299,8 @@ def main(num_files: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.fuzz_images", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--files", type=int, default=NUM_FILES, help="of each format")
     main(parser.parse_args().files)

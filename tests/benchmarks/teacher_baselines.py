@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from infra import recipes
-from pipelines import images
+from pipelines import sealed_images
+from pipelines.endpoint import image_url
+from pipelines.sealed_images import SealedImage
 from pipelines.settings import TeachConfig
-from pipelines.teaching.engines import image_url, start_vllm
+from pipelines.teaching.engines import start_vllm
 from pipelines.teaching.plan import Asking
 from pipelines.teaching.requests import Request, Teacher, teacher_digest
 
@@ -89,8 +91,8 @@ def raw(config: TeachConfig, run_dir: Path, at_once: int) -> dict[str, float]:
     async def ask(request: Request) -> None:
         async with slots:
             begun = time.time()
-            paths = [run_dir / "questions" / path for path in request.images]
-            shown = [await asyncio.to_thread(images.read, path) for path in paths]
+            its_images = sealed_images.of(run_dir / "questions", request)
+            shown = [await asyncio.to_thread(image.decode) for image in its_images]
             content = [*[{"type": "image"}] * len(shown), {"type": "text", "text": request.prompt}]
             prompt = engine.tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -118,7 +120,7 @@ def stock(config: TeachConfig, run_dir: Path) -> dict[str, float]:
     rows = [
         {
             "prompt": request.prompt,
-            "paths": [str(run_dir / "questions" / path) for path in request.images],
+            "shown": [(str(i.path), i.digest) for i in sealed_images.of(run_dir / "questions", request)],
             "sampling": sampling(config, request),
         }
         for request in requests(config, run_dir)
@@ -127,7 +129,7 @@ def stock(config: TeachConfig, run_dir: Path) -> dict[str, float]:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     def preprocess(row: dict[str, Any]) -> dict[str, Any]:
-        urls = [image_url(Path(path)) for path in row["paths"]]
+        urls = [image_url(SealedImage(Path(path), digest)) for path, digest in row["shown"]]
         shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         content = [*shown, {"type": "text", "text": row["prompt"]}]
         return {"messages": [{"role": "user", "content": content}], "sampling_params": row["sampling"]}

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from infra import recipes
-from pipelines import images, tables
+from pipelines import tables
 from pipelines.records import TrainingExample
 from train import adapter, student, zero
 from train.encoding import encode
@@ -40,7 +40,7 @@ def rows_of(config: FitConfig, run_dir: Path, processor: Any) -> list[dict[str, 
     for example, tokens in zip(examples, encoded, strict=True):
         paths = [shown / f"{example.question_id}.png"]
         for path, image in zip(paths, tokens.images, strict=True):
-            path.write_bytes(images.read_bytes(image))
+            path.write_bytes(image.read())
         user = [{"type": "image"}, {"type": "text", "text": example.prompt}]
         rows.append(
             {
@@ -76,17 +76,20 @@ def dataset_of(rows: list[dict[str, Any]]) -> Dataset:
 
 
 class Clock(TrainerCallback):
-    """From the first step to the last one; nothing of the set-up."""
+    """From the first step to the last one, step by step; nothing of the set-up."""
 
     def __init__(self) -> None:
-        self.started = self.seconds = 0.0
+        self.seconds: list[float] = []
         self.losses: list[float] = []
+        self._since = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.monotonic()
+        self._since = time.monotonic()
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.monotonic() - self.started
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        now = time.monotonic()
+        self.seconds.append(round(now - self._since, 4))
+        self._since = now
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
         if "loss" in logs:
@@ -137,7 +140,8 @@ def main(arguments: list[str]) -> None:
     )
     # Else the loss of each micro batch would count alike, however many tokens it has, and another loss be minimised.
     trainer.model_accepts_loss_kwargs = True
-    counted = {"useful": 0, "all": 0, "targets": 0}
+    useful: list[int] = []  # of each micro batch, in their order
+    counted = {"all": 0, "targets": 0}
     collate = trainer.data_collator
 
     def counting(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -145,17 +149,19 @@ def main(arguments: list[str]) -> None:
         # The line break after the closing token is no part of what is taught.
         last = batch["attention_mask"].sum(dim=1) - 1
         batch["labels"][torch.arange(len(last)), last] = -100
-        counted["useful"] += int(batch["attention_mask"].sum())
+        useful.append(int(batch["attention_mask"].sum()))
         counted["all"] += batch["attention_mask"].numel()
         counted["targets"] += int((batch["labels"] != -100).sum())
         return dict(batch)
 
     trainer.data_collator = counting
     trainer.train()
+    per_step = config.batch_size // MICRO_BATCH_SIZE
     told = {
-        "useful_tokens": counted["useful"],
-        "tokens_per_s": round(counted["useful"] / clock.seconds, 1),
-        "padding": round(1 - counted["useful"] / counted["all"], 4),
+        "threads": torch.get_num_threads(),
+        "tokens": [sum(useful[first : first + per_step]) for first in range(0, len(useful), per_step)],
+        "seconds": clock.seconds,
+        "padding": round(1 - sum(useful) / counted["all"], 4),
         "memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20), 3),
         "targets": counted["targets"],
         "losses": clock.losses,

@@ -19,7 +19,7 @@ from pipelines import prompts, tables
 from pipelines.records import Arm, Question, TrainingExample
 from tests.flow.conftest import PROJECT
 from tests.flow.nodes import ray_nodes
-from tests.pipelines.fixtures import put, put_questions, question
+from tests.pipelines.fixtures import put, put_questions, question, showing
 
 # Ray's Cluster leaves a socket open for each node that it starts.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -52,11 +52,12 @@ class Fit:
         ]
         sizes = [(64 + 32 * (n % 5), 64 + 32 * (n % 3)) for n in range(NUM_EXAMPLES)]
         pictures = [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)) for size in sizes]
-        put_questions(self.run_dir, asked, {f"images/0.zip/{n}.png": each for n, each in enumerate(pictures)})
+        shown = {f"images/0.zip/{n}.png": each for n, each in enumerate(pictures)}
+        put_questions(self.run_dir, asked, shown)
         put(
             self.run_dir,
             "examples/answer_only",
-            lambda draft: tables.write(draft, TrainingExample, [_example(each) for each in asked]),
+            lambda draft: tables.write(draft, TrainingExample, [_example(showing(each, shown)) for each in asked]),
         )
 
     def start(self, *settings: str, **environment: str) -> subprocess.Popen:

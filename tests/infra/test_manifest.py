@@ -85,6 +85,23 @@ def test_a_write_of_the_same_size_is_found_out_without_reading_what_nobody_touch
     assert digested == [table, table]
 
 
+def test_files_that_their_readers_digest_are_not_digested_before_unless_they_were_touched(tmp_path, monkeypatch):
+    with manifest.draft(tmp_path / "out") as draft:
+        (draft / "bulk").mkdir()
+        for name in ("bulk/0", "bulk/1", "bulky", "table"):
+            (draft / name).write_text(name)
+        manifest.seal(draft, tmp_path / "out", stage="s", made_from={}, tally=Tally(), seconds=1)
+    digested = []
+    monkeypatch.setattr(manifest, "digest_file", lambda path: digested.append(path.name) or digest_file(path))
+    for _ in range(2):
+        assert manifest.find(tmp_path / "out", every_byte=True, but_below=("bulk",)) is not None
+    assert digested == ["bulky", "table"] * 2
+    (tmp_path / "out/bulk/1").write_text("bulk/2")
+    with pytest.raises(ArtifactError, match="bulk/1 was changed after it was sealed"):
+        manifest.find(tmp_path / "out", every_byte=True, but_below=("bulk",))
+    assert digested[4:] == ["1"]
+
+
 def test_another_file_of_the_same_size_and_time_in_a_sealed_one_s_place_is_found_out(tmp_path):
     sealed(tmp_path / "out", "gold=A")
     (tmp_path / "other").write_text("gold=B")

@@ -1,11 +1,14 @@
 """Small records and artifacts for tests of this folder."""
 
+import dataclasses
 import zipfile
 
 from infra import manifest
+from infra.digests import digest_bytes
 from infra.manifest import Artifact, Tally
 from pipelines import images, tables
-from pipelines.records import Caption, Prediction, Question, Rationale, Verdict
+from pipelines.records import Caption, Prediction, Question, Rationale, StoredImage, Verdict
+from pipelines.sealed_images import SealedImage
 
 OPTIONS = ("mill", "cast", "press", "die cast")
 
@@ -99,17 +102,64 @@ def put(run_dir, name, write, *, stage="s", inputs=(), **tally) -> Artifact:
         return manifest.seal(draft, run_dir / name, stage=stage, made_from=origin, tally=counted, seconds=1)
 
 
+def showing(record, pictures):
+    """The same question or example with the digests of its pictures, as far as they are there."""
+    old = zip(record.images, record.image_digests, strict=True)
+    new = [digest_bytes(images.png(pictures[path])) if path in pictures else digest for path, digest in old]
+    return dataclasses.replace(record, image_digests=tuple(new))
+
+
 def put_questions(run_dir, asked, pictures, captions=None, **tally) -> Artifact:
-    """Seal questions as their stage does: pictures (path in the artifact -> image) in zips, captions beside them."""
+    """Seal questions as their stage does: pictures (path in the artifact -> image) in zips, captions beside them, and
+    their digests in every question."""
 
     def write(draft):
-        tables.write(draft, Question, asked)
+        tables.write(draft, Question, [showing(each, pictures) for each in asked])
+        put_images(draft, pictures)
         if captions:
             tables.write(draft, Caption, [Caption(question_id=i, text=text) for i, text in captions.items()])
-        for path, picture in pictures.items():
-            archive = draft / path.rpartition("/")[0]
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(archive, "a") as opened:
-                opened.writestr(path.rpartition("/")[2], images.png(picture))
 
     return put(run_dir, "questions", write, **tally)
+
+
+def sealed(folder, *paths) -> list[SealedImage]:
+    """Images of a questions artifact."""
+    digests = {stored.path: stored.digest for stored in tables.read(folder, StoredImage)}
+    return [SealedImage(folder / path, digests[path]) for path in paths]
+
+
+def put_other_bytes(folder, path, data) -> None:
+    """Put other bytes in the place of a sealed image's, or take it out where they are None."""
+    shard = (folder / path).parent
+    with zipfile.ZipFile(shard) as opened:
+        members = {name: opened.read(name) for name in opened.namelist()}
+    with zipfile.ZipFile(shard, "w") as opened:
+        for name, content in (members | {(folder / path).name: data}).items():
+            if content is not None:
+                opened.writestr(name, content)
+
+
+def put_images(folder, pictures) -> None:
+    """Write pictures into their zips, and their table."""
+    stored = []
+    for path, picture in pictures.items():
+        shard, _, name = path.rpartition("/")
+        (folder / shard).parent.mkdir(parents=True, exist_ok=True)
+        data = images.png(picture)
+        with zipfile.ZipFile(folder / shard, "a") as opened:
+            opened.writestr(name, data)
+        stored.append(
+            StoredImage(
+                path=path,
+                name=name,
+                crop="",
+                source_digest=digest_bytes(data),
+                digest=digest_bytes(data),
+                pixel_digest="",
+                perceptual_hash="",
+                width=picture.width,
+                height=picture.height,
+                changes=(),
+            )
+        )
+    tables.write(folder, StoredImage, stored)

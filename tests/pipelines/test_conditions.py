@@ -1,12 +1,20 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from infra.digests import digest_bytes
 from infra.errors import InputError
 from pipelines import conditions, images
 from pipelines.conditions import Showing
+from pipelines.endpoint import data_url
 from pipelines.records import Condition
-from tests.pipelines.fixtures import question
+from tests.pipelines.fixtures import put_images, put_other_bytes, question, sealed
+from tests.pipelines.fixtures import showing as showing_of
+
+PATH = "images/0.zip/a.png"
+PICTURES = {PATH: Image.new("RGB", (4, 4), "red")}
 
 
 def shows(name, *digests, **changes):
@@ -60,10 +68,39 @@ def test_captions_are_not_even_read_unless_a_condition_shows_them(tmp_path):
 
 
 def test_an_image_that_went_bad_after_it_was_sealed_is_named(tmp_path):
-    (tmp_path / "a.png").write_bytes(images.png(images.Image.new("RGB", (4, 4)))[:20])
+    put_images(tmp_path, PICTURES)
+    asked = showing_of(question(images=(PATH,)), PICTURES)
+    put_other_bytes(tmp_path, PATH, images.png(PICTURES[PATH])[:20])
     showing = Showing(folder=tmp_path, donors={}, captions={})
-    with pytest.raises(InputError, match=r"a\.png: \w+\. It was readable"):
-        showing.image_urls(shows("q1", "a.png"), Condition.REAL)
+    for condition in (Condition.REAL, Condition.BLANK):
+        with pytest.raises(InputError, match=r"a\.png: image_was_changed\. It was readable"):
+            showing.image_urls(asked, condition)
+
+
+@pytest.mark.parametrize("condition", [Condition.REAL, Condition.SHUFFLED, Condition.CAPTIONED])
+def test_an_image_is_shown_in_its_sealed_bytes_without_being_decoded_or_encoded(tmp_path, monkeypatch, condition):
+    put_images(tmp_path, PICTURES)
+    asked = showing_of(question(images=(PATH,)), PICTURES)
+    for name in ("png", "decode"):
+        monkeypatch.setattr(images, name, lambda *_: pytest.fail("the image was touched"))
+    showing = Showing(folder=tmp_path, donors={"q1": asked}, captions={"q1": "A caption."})
+    assert showing.image_urls(asked, condition) == [data_url(sealed(tmp_path, PATH)[0].read())]
+
+
+def test_blank_images_of_one_size_and_grey_are_encoded_once(tmp_path, monkeypatch):
+    # Of sizes that no other test has: what was encoded is kept for all of them.
+    pictures = {f"images/0.zip/{n}.png": Image.new("RGB", (13, 17 + n // 4), (10 + n,) * 3) for n in range(8)}
+    pictures |= {f"images/1.zip/{n}.png": picture for n, picture in enumerate(pictures.values())}
+    put_images(tmp_path, pictures)
+    encoded, png = [], images.png
+    monkeypatch.setattr(images, "png", lambda image: encoded.append(image) or png(image))
+    showing = Showing(folder=tmp_path, donors={}, captions={})
+    for path, picture in pictures.items():
+        asked = showing_of(question(images=(path,)), {})
+        asked = dataclasses.replace(asked, image_digests=(digest_bytes(png(picture)),))
+        (url,) = showing.image_urls(asked, Condition.BLANK)
+        assert url == data_url(png(images.blank(picture)))
+    assert len(encoded) == 8
 
 
 def test_without_its_image_a_question_is_shown_none():

@@ -1,12 +1,21 @@
 import asyncio
+import base64
+import io
 import itertools
+import json
+import os
+import time
+import zipfile
 
 import pytest
+from PIL import Image
 
+from infra.digests import digest_bytes
 from infra.errors import ArtifactError
-from pipelines import endpoint, fakes
+from pipelines import endpoint, fakes, images
 from pipelines.endpoint import Answer, Client, Endpoint, RequestError, ServedModel
 from pipelines.records import Arm
+from pipelines.sealed_images import SealedImage
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +126,60 @@ def test_no_redirect_is_followed(status):
 )
 def test_a_refusal_is_told_in_words_of_ours(status, body, reason):
     assert endpoint.refusal(status, body) == reason
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("PNG", "png"), ("JPEG", "jpeg"), ("WEBP", None), ("GIF", None)])
+def test_a_sealed_image_is_sent_in_its_own_bytes_where_everybody_reads_their_format_and_else_as_png(
+    tmp_path, kind, sent
+):
+    picture = Image.linear_gradient("L").convert("RGB").resize((20, 10))
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    data = buffer.getvalue()
+    shard = tmp_path / "0.zip"
+    with zipfile.ZipFile(shard, "w") as opened:
+        opened.writestr("a.any", data)
+    head, _, payload = endpoint.image_url(SealedImage(shard / "a.any", digest_bytes(data))).partition(",")
+    assert head == f"data:image/{sent or 'png'};base64"
+    carried = base64.b64decode(payload)
+    assert carried == data if sent else Image.open(io.BytesIO(carried)).format == "PNG"
+    assert images.decode(carried).tobytes() == images.decode(data).tobytes()
+
+
+def test_large_requests_are_made_without_holding_the_event_loop_up():
+    """Each of twelve requests takes a tenth of a second to make, and is sent whole; meanwhile others go on."""
+    seen, longest = [], 0.0
+
+    def urls():
+        time.sleep(0.1)
+        return [endpoint.data_url(os.urandom(3 << 20))]
+
+    async def watch():
+        nonlocal longest
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.monotonic() - began)
+
+    async def ask_all(base_url):
+        async with Client(base_url, concurrency=12, timeout_s=60) as client:
+            watching = asyncio.create_task(watch())
+            await asyncio.gather(*(client.ask("m", "what?", urls, 16) for _ in range(12)))
+            watching.cancel()
+
+    with fakes.endpoint(lambda body: seen.append(len(json.dumps(body))) or "B") as base_url:
+        asyncio.run(ask_all(base_url))
+    assert len(seen) == 12 and min(seen) > 4 << 20
+    assert longest < 0.6  # one after another they take 1.2
+
+
+def test_what_goes_wrong_while_a_request_is_made_is_raised_and_nothing_is_sent():
+    seen = []
+
+    async def once(base_url):
+        async with Client(base_url, concurrency=1, timeout_s=5) as client:
+            await client.post(lambda: {}["no image"])
+
+    with fakes.endpoint(lambda body: seen.append(body) or "B") as base_url, pytest.raises(KeyError, match="no image"):
+        asyncio.run(once(base_url))
+    assert seen == []

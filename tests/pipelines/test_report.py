@@ -7,7 +7,7 @@ from infra.errors import InputError
 from pipelines import report, scores, tables
 from pipelines.records import Verdict
 from pipelines.verification import Account
-from tests.pipelines.fixtures import prediction, put, put_questions, question, verdict
+from tests.pipelines.fixtures import prediction, put, put_questions, question, showing, verdict
 
 CURATION = {
     "contamination": {"same_image": 3, "same_text": 0},
@@ -116,8 +116,9 @@ def test_the_account_passes_on_what_was_quarantined(tmp_path):
 
 def test_all_images_of_an_example_are_shown_from_where_they_lie(tmp_path):
     paths = ("images/0.zip/a.png", "images/1.zip/b.png")
-    asked = question(images=paths)
-    artifact = put_questions(tmp_path, [asked], {path: Image.new("RGB", (4, 4)) for path in paths})
+    pictures = {path: Image.new("RGB", (4, 4)) for path in paths}
+    asked = showing(question(images=paths, image_digests=paths), pictures)
+    artifact = put_questions(tmp_path, [asked], pictures)
     shown = {"question": report._shown(asked, artifact.path), "answers": []}
     assert report.page(ONE, [shown]).count('<img src="data:image/png;base64,') == 2
     assert "<code>train, seen q1</code>" in report.page(ONE, [shown])
@@ -174,9 +175,10 @@ def test_verdicts_that_were_counted_otherwise_have_no_account(tmp_path):
 
 def test_an_example_shows_what_became_of_its_rationale_and_why(tmp_path):
     path = "images/0.zip/a.png"
-    asked = {name: question(id=name, images=(path,)) for name in ("q1", "q2")}
+    pictures = {path: Image.new("RGB", (4, 4))}
+    asked = {name: showing(question(id=name, images=(path,)), pictures) for name in ("q1", "q2")}
     inputs = {
-        "questions": put_questions(tmp_path, list(asked.values()), {path: Image.new("RGB", (4, 4))}),
+        "questions": put_questions(tmp_path, list(asked.values()), pictures),
         "verdicts": put_verdicts(tmp_path),
     }
     shown = report.examples(asked, [], inputs, 6)

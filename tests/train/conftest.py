@@ -17,7 +17,10 @@ from transformers import (
 )
 
 from infra import journal
+from infra.digests import digest_bytes
+from pipelines.images import png
 from pipelines.records import TrainingExample
+from tests.pipelines.fixtures import put_images
 from train import attention, student
 from train.recipes import FitConfig
 
@@ -105,12 +108,22 @@ def tiny(processor, attn_implementation):
     return Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=attn_implementation).eval()
 
 
-@pytest.fixture
-def images(tmp_path) -> Path:
+def _pictures():
     """Three images of different sizes, which take 4, 6 and 1 visual tokens."""
     rng = np.random.default_rng(0)
-    for number, size in enumerate([(32, 32), (32, 48), (16, 16)]):
-        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    drawn = [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)) for size in [(32, 32), (32, 48), (16, 16)]]
+    return {f"images/0.zip/{number}.png": picture for number, picture in enumerate(drawn)}
+
+
+PICTURES = _pictures()
+PATHS = list(PICTURES)
+DIGESTS = [digest_bytes(png(picture)) for picture in PICTURES.values()]
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """The folder of sealed questions that has the three images."""
+    put_images(tmp_path, PICTURES)
     return tmp_path
 
 
@@ -122,13 +135,14 @@ def example(
     weight: float = 1.0,
 ) -> TrainingExample:
     """An example about one of the three images, or about several of them."""
+    shown = images or (number,)
     return TrainingExample(
         question_id=str(number),
         rationale_id=f"r{number}",
         weight=weight,
         arm="answer_only",
-        images=tuple(f"{each % 3}.png" for each in (images or (number,))),
-        image_digests=("",) * len(images or (number,)),
+        images=tuple(PATHS[each % 3] for each in shown),
+        image_digests=tuple(DIGESTS[each % 3] for each in shown),
         prompt=prompt,
         target=target,
     )

@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
-import zipfile
+import shutil
 
 import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from tests.train.conftest import example
+from pipelines.images import png
+from tests.pipelines.fixtures import put_other_bytes
+from tests.train.conftest import PATHS, example
 from train.encoding import MARKUP, TOO_LONG, encode, read_image, render
 
 TARGETS = ["Answer: mill (A)", "Round.\nSo it is beta.\nAnswer: vat (B)", "\nstarts with a break", "(A)"]
@@ -27,7 +29,7 @@ def test_the_loss_covers_exactly_the_target_and_the_closing_token(encoded, proce
 def test_the_rest_is_what_generation_is_asked_with(encoded, processor, images):
     for number, one in enumerate(encoded):
         asked, _ = render(example(number), processor)
-        generation = processor(text=[asked], images=[Image.open(one.images[0]).convert("RGB")])
+        generation = processor(text=[asked], images=[read_image(one.images[0])])
         assert list(one.input_ids[: -one.num_targets]) == generation["input_ids"][0]
 
 
@@ -37,23 +39,16 @@ def test_each_image_of_an_example_takes_its_own_tokens_in_the_order_of_the_image
     assert reasons == {}
     for row, one in zip(rows, encoded, strict=True):
         asked, _ = render(row, processor)
-        shown = [Image.open(path).convert("RGB") for path in one.images]
+        shown = [read_image(image) for image in one.images]
         generation = processor(text=[asked], images=shown)
-        assert one.images == tuple(images / name for name in row.images)
+        assert [image.path for image in one.images] == [images / name for name in row.images]
         assert list(one.input_ids[: -one.num_targets]) == generation["input_ids"][0]
     assert [_image_runs(one, processor) for one in encoded] == [[6, 1, 4], [4], [1, 1]]
 
 
-def test_images_lie_in_zips_as_well_as_in_folders(processor, images):
-    with zipfile.ZipFile(images / "all.zip", "w") as archive:
-        for number in range(3):
-            archive.write(images / f"{number}.png", f"{number}.png")
-    row = example(0, images=(0, 1))
-    zipped = dataclasses.replace(row, images=tuple(f"all.zip/{name}" for name in row.images))
-    (plain,), _ = encode([row], images, processor, 500)
-    (packed,), _ = encode([zipped], images, processor, 500)
-    assert packed.input_ids == plain.input_ids
-    assert [read_image(path) for path in packed.images] == [read_image(path) for path in plain.images]
+def test_no_image_is_opened_to_know_its_tokens(processor, images, encoded):
+    shutil.rmtree(images / "images")
+    assert encode([example(n, target) for n, target in enumerate(TARGETS)], images, processor, 500)[0] == encoded
 
 
 def test_a_template_with_one_place_for_all_images_is_refused(processor, images, monkeypatch):
@@ -77,7 +72,7 @@ def test_a_too_long_example_is_left_out_and_counted_never_cut(processor, images)
     rows = [example(0), example(1, "long " * 100), example(2)]
     kept, reasons = encode(rows, images, processor, 150)
     assert reasons == {TOO_LONG: 1}
-    assert [one.images[0].name for one in kept] == ["0.png", "2.png"]
+    assert [one.images[0].path.name for one in kept] == ["0.png", "2.png"]
     assert all(processor.tokenizer.decode(one.input_ids).endswith("(A)<|im_end|>") for one in kept)
     longest = max(len(one.input_ids) for one in kept)
     assert encode(rows, images, processor, longest)[0] == kept
@@ -90,12 +85,18 @@ def test_text_that_would_break_out_of_its_turn_is_left_out_and_counted(processor
     assert len(kept) == 1
 
 
-@pytest.mark.parametrize("content", [None, b"no image"])
-def test_an_unreadable_image_is_named(processor, images, content):
-    path = images / "0.png"
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(InputError, match=r"0\.png cannot be read"):
-        encode([example(0)], images, processor, 500)
+def test_an_image_that_the_questions_do_not_have_is_named(processor, images):
+    strange = dataclasses.replace(example(0), images=("images/7.zip/x.png",))
+    with pytest.raises(InputError, match=r"has no image images/7\.zip/x\.png, which an example shows"):
+        encode([example(1), strange], images, processor, 500)
+
+
+@pytest.mark.parametrize("content", [None, b"no image", png(Image.new("L", (32, 32)))])
+def test_an_image_that_is_not_there_any_more_or_another_one_is_named(processor, images, content):
+    (one,), _ = encode([example(0)], images, processor, 500)
+    put_other_bytes(images, PATHS[0], content)
+    with pytest.raises(InputError, match=r"0\.png is not the one that its example was made for"):
+        read_image(one.images[0])
 
 
 def test_a_template_that_thinks_first_is_refused(processor, images, monkeypatch):

@@ -8,10 +8,14 @@ import torch
 from PIL import Image
 
 from infra.errors import InputError
-from tests.train.conftest import example
+from pipelines import tables
+from pipelines.images import png
+from pipelines.records import StoredImage
+from tests.pipelines.fixtures import put_other_bytes
+from tests.train.conftest import PATHS, example
 from train import student
 from train.adapter import attach
-from train.encoding import encode
+from train.encoding import encode, read_image
 from train.student import Eye, Student
 
 
@@ -50,7 +54,7 @@ def test_a_weight_of_nothing_takes_an_example_out(adapted, processor, encoded):
 
 def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
     opened = []
-    monkeypatch.setattr(student, "read_image", lambda path: opened.append(path) or Image.open(path).convert("RGB"))
+    monkeypatch.setattr(student, "read_image", lambda image: opened.append(image) or read_image(image))
     eye = Eye(adapted, processor, cache_gib=1)
     paths = [image for one in encoded for image in one.images]
     first, again = _seen(eye, [*paths, paths[0]]), _seen(eye, [*paths, paths[0]])
@@ -65,11 +69,11 @@ def test_an_eye_without_memory_sees_the_same(adapted, processor, encoded, monkey
     _assert_same_sight(_seen(keeping, paths), _seen(forgetting, paths))
 
 
-def test_an_image_that_is_damaged_further_on_is_named(adapted, processor, images):
-    path = images / "0.png"
-    path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(InputError, match=r"0\.png cannot be read"):
-        Eye(adapted, processor, cache_gib=1).show([path])
+def test_an_image_that_is_damaged_further_on_is_named(adapted, processor, images, encoded):
+    (image,) = encoded[0].images
+    put_other_bytes(images, PATHS[0], image.read()[:400])
+    with pytest.raises(InputError, match=r"0\.png is not the one that its example was made for"):
+        Eye(adapted, processor, cache_gib=1).show([image])
 
 
 def test_packs_that_are_read_beforehand_are_learned_from_alike(adapted, processor, encoded):
@@ -86,21 +90,33 @@ def test_packs_that_are_read_beforehand_are_learned_from_alike(adapted, processo
 def test_a_damaged_image_of_a_pack_that_is_read_beforehand_is_named_when_its_turn_comes(
     adapted, processor, images, encoded
 ):
-    (images / "1.png").write_bytes(b"no image")
+    put_other_bytes(images, PATHS[1], b"no image")
     learner = Student(adapted, processor, 1)
     packs = [encoded[:1], encoded[1:]]
     learner.expect(packs)
     learner.read(packs[0])
-    with pytest.raises(InputError, match=r"1\.png cannot be read"):
+    with pytest.raises(InputError, match=r"1\.png is not the one that its example was made for"):
         learner.read(packs[1])
 
 
-@pytest.mark.parametrize("size", [(64, 64), (16, 16)])
-def test_an_image_that_is_not_the_one_that_an_example_was_made_for_is_named_with_both_numbers(
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (16, 16)])
+def test_an_image_that_is_not_the_one_that_an_example_was_made_for_ends_the_fit_however_large_it_is(
     adapted, processor, images, encoded, size
 ):
-    Image.new("RGB", size).save(images / "0.png")
-    with pytest.raises(InputError, match=r"0\.png has 4 visual tokens, and its images give (16|1): they are not"):
+    put_other_bytes(images, PATHS[0], png(Image.new("L", size)))
+    with pytest.raises(InputError, match=r"0\.png is not the one that its example was made for \(image_was_changed"):
+        Student(adapted, processor, 1).read(encoded)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 16)])
+def test_a_table_that_says_another_size_than_an_image_has_is_found_out_with_both_numbers(
+    adapted, processor, images, size
+):
+    stored = tables.read(images, StoredImage)
+    stored[0] = dataclasses.replace(stored[0], width=size[0], height=size[1])
+    tables.write(images, StoredImage, stored)
+    encoded, _ = encode([example(0)], images, processor, 500)
+    with pytest.raises(InputError, match=r"0\.png has (16|1) visual tokens, and its images give 4: they are not"):
         Student(adapted, processor, 1).read(encoded)
 
 

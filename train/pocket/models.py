@@ -73,7 +73,7 @@ class PocketTraining:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make both models; about eight minutes on one core."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m train.pocket.models", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for base/ and teacher/ (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=PocketTraining.seed, help="default: %(default)s")
     chosen = parser.parse_args(arguments)

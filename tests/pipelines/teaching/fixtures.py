@@ -5,6 +5,7 @@ import json
 
 from PIL import Image
 
+from infra.digests import digest_bytes
 from pipelines.recipes import pocket
 from pipelines.settings import TeachConfig
 from pipelines.teaching import ledger
@@ -12,7 +13,7 @@ from pipelines.teaching.explaining import Work
 from pipelines.teaching.ledger import Attempt, Ledger
 from pipelines.teaching.plan import Asking
 from pipelines.teaching.requests import Teacher
-from tests.pipelines.fixtures import put_questions, question
+from tests.pipelines.fixtures import put_questions, question, showing
 
 TEACHER = Teacher(name="t", digest="d" * 64, sampling={"temperature": 0.7})
 
@@ -36,15 +37,20 @@ def attempt(request_id: str, **changes) -> Attempt:
 
 def many(num: int, **changes):
     """Questions that differ in their image, which is also what they lend to each other."""
+    paths = [f"images/0.zip/{n}.png" for n in range(num)]
     return [
-        question(id=f"q{n}", images=(f"images/0.zip/{n}.png",), image_digests=(f"{n:064}",), **changes)
-        for n in range(num)
+        showing(question(id=f"q{n}", images=(path,), **changes), {path: picture(path)}) for n, path in enumerate(paths)
     ]
+
+
+def picture(path):
+    """A small image of a colour of its own for each path."""
+    return Image.new("RGB", (4, 4), f"#{digest_bytes(path.encode())[:6]}")
 
 
 def put_many(run_dir, asked, *, without=()):
     """Seal them, each with its image, but for the images of the questions in `without`."""
-    pictures = {q.images[0]: Image.new("RGB", (4, 4)) for q in asked if q.id not in without}
+    pictures = {q.images[0]: picture(q.images[0]) for q in asked if q.id not in without}
     return put_questions(run_dir, asked, pictures)
 
 
@@ -75,4 +81,4 @@ def requests(asking):
 
 
 def lines(folder):
-    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_bytes().splitlines()]

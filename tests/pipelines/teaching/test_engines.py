@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from infra.errors import ClusterError
 from infra.progress import Progress
 from infra.stage import Task
-from pipelines import endpoint, fakes, images
+from pipelines import endpoint, fakes
 from pipelines.fakes import Refused, Said
 from pipelines.images import UnreadableImageError
 from pipelines.records import Fate
+from pipelines.sealed_images import SealedImage
 from pipelines.teaching import engines
 from pipelines.teaching.engines import Completion, EndpointEngine, RowError, completion
 from pipelines.teaching.explaining import Explainer
+from tests.pipelines.fixtures import sealed
 from tests.pipelines.teaching.fixtures import config, lines, many, prepare, put_many
 
 TEXT = "It is round, and bright at its border.\nAnswer: cast (B)"
@@ -29,13 +31,13 @@ def _no_pauses(monkeypatch):
     monkeypatch.setattr(endpoint, "_FIRST_PAUSE_S", 0.001)
 
 
-def ask(base_url, prompt="Which process route?", paths=(), **changes):
+def ask(base_url, prompt="Which process route?", shown=(), **changes):
     """What the endpoint's engine makes of one request."""
 
     async def once():
         engine = EndpointEngine(config(endpoint=base_url, teacher="m", **changes))
         try:
-            return await engine.generate(prompt, paths, seed=7)
+            return await engine.generate(prompt, shown, seed=7)
         finally:
             await engine.close()
 
@@ -74,21 +76,21 @@ def test_the_recipe_s_settings_and_the_request_s_seed_are_sent():
 
 def test_images_are_sent_in_order_before_the_prompt_in_the_bytes_in_which_they_were_sealed(tmp_path):
     folder = put_many(tmp_path, many(3)).path
-    paths = [folder / f"images/0.zip/{number}.png" for number in (2, 0)]
+    asked = sealed(folder, *(f"images/0.zip/{number}.png" for number in (2, 0)))
     seen = []
     with fakes.endpoint(lambda body: seen.append(body) or TEXT) as base_url:
-        ask(base_url, "What?", paths)
+        ask(base_url, "What?", asked)
     *shown, text = seen[0]["messages"][0]["content"]
     heads, _, data = zip(*(part["image_url"]["url"].partition(",") for part in shown), strict=True)
     assert set(heads) == {"data:image/png;base64"}
-    assert [base64.b64decode(each) for each in data] == [images.read_bytes(path) for path in paths]
+    assert [base64.b64decode(each) for each in data] == [image.read() for image in asked]
     assert text == {"type": "text", "text": "What?"}
 
 
 def test_an_image_that_is_not_there_is_the_image_s_trouble_and_nothing_is_sent(tmp_path):
     seen = []
     with fakes.endpoint(lambda body: seen.append(body) or TEXT) as base_url, pytest.raises(UnreadableImageError):
-        ask(base_url, paths=[tmp_path / "none.png"])
+        ask(base_url, shown=[SealedImage(tmp_path / "0.zip/none.png", "d" * 64)])
     assert seen == []
 
 

@@ -5,7 +5,6 @@ import sys
 from itertools import pairwise
 
 import pytest
-from PIL import Image
 
 from infra import forecast, manifest, stage
 from infra.figures import Figure
@@ -18,7 +17,7 @@ from pipelines.teaching.logprobs import Likeliest, row_of
 from pipelines.teaching.plan import Asking
 from pipelines.teaching.requests import Teacher, teacher_digest
 from tests.pipelines.fixtures import put_questions
-from tests.pipelines.teaching.fixtures import attempt, config, many, requests, write
+from tests.pipelines.teaching.fixtures import attempt, config, many, picture, requests, write
 
 # What the pocket teacher's engine counted for such a question and an image of 96 x 96 pixels, and for it without one.
 WITH_IMAGE, WITHOUT_IMAGE = 52, 41
@@ -27,7 +26,7 @@ OPTIONS = ("mill", "cast", "spin", "forge")
 
 def put(run_dir, num, size=(96, 96)):
     asked = many(num, options=OPTIONS)
-    return put_questions(run_dir, asked, {q.images[0]: Image.new("RGB", size) for q in asked})
+    return put_questions(run_dir, asked, {q.images[0]: picture(q.images[0]).resize(size) for q in asked})
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from infra.errors import ArtifactError, ClusterError
+from pipelines import sealed_images
 from pipelines.images import UnreadableImageError
 from pipelines.teaching import ledger
 from pipelines.teaching.engines import Completion, EngineDiedError, RowError
@@ -72,7 +73,7 @@ def test_every_request_is_answered_once_with_its_images_and_written_down_whole(t
     assert Counter(line["id"] for line in lines(work.ledger)) == {request.id: 1 for request in requests(asking)}
     (first, *_) = lines(work.ledger)
     assert (first["text"], first["letter"], first["mean_logprob"], first["min_logprob"]) == (ANSWER, "B", -0.3, -0.5)
-    assert {paths for _, paths, _ in engine.asked} == {(work.images / q.images[0],) for q in many(20)}
+    assert {shown for _, shown, _ in engine.asked} == {sealed_images.of(work.images, q) for q in many(20)}
     assert engine.most_at_once <= engine.num_at_once
 
 
@@ -115,7 +116,7 @@ def test_an_answer_that_never_comes_is_given_up_in_time(tmp_path):
 
     class Stuck(Scripted):
         async def generate(self, prompt, paths, seed):
-            if paths[0].name == "1.png":
+            if paths[0].path.name == "1.png":
                 await asyncio.sleep(60)
             return completion(ANSWER)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pipelines.teaching import engines
 from pipelines.teaching.engines import EngineDiedError, RowError, VllmEngine
 from pipelines.teaching.logprobs import vocabulary_digest
-from tests.pipelines.fixtures import put_questions, question
+from tests.pipelines.fixtures import put_questions, question, sealed
 from tests.pipelines.teaching.fixtures import config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vLLM's own, while it is imported
@@ -58,12 +58,13 @@ def vllm(monkeypatch):
 def test_a_request_has_its_images_in_their_order_and_a_place_for_each(vllm, tmp_path, numbers):
     pictures = {f"images/0.zip/{n}.png": Image.new("RGB", (4, 4), (n, n, n)) for n in range(2)}
     folder = put_questions(tmp_path, [question()], pictures).path
-    paths = [folder / f"images/0.zip/{n}.png" for n in numbers]
-    said = asyncio.run(VllmEngine(config()).generate("Which?", paths, seed=7))
+    asked = sealed(folder, *(f"images/0.zip/{n}.png" for n in numbers))
+    said = asyncio.run(VllmEngine(config()).generate("Which?", asked, seed=7))
     ((request, sampling),) = vllm.requests
     assert request["prompt"] == "<image>" * len(numbers) + "Which?"
     shown = request.get("multi_modal_data", {"image": []})["image"]
     assert [image.getpixel((0, 0))[0] for image in shown] == list(numbers)
+    assert request.get("multi_modal_uuids", {"image": []})["image"] == [image.digest for image in asked]
     assert (sampling.seed, sampling.max_tokens, sampling.logprobs) == (7, config().max_tokens, 0)
     assert (said.text, said.logprobs) == (f"{len(numbers)} images", [-0.5, -0.25])
     assert (said.num_prompt_tokens, said.num_output_tokens) == (3, 2)
