@@ -218,7 +218,7 @@ def test_a_prompt_that_kills_every_engine_and_a_corrupt_image_cost_no_other_row(
     teaching = Teaching(tmp_path, asked, deadly="POISON")
     corrupt(teaching.artifact.path / "images/0.zip", "7.png")
     teaching.finish(nodes)
-    rationales = teaching.check_account(engine_died_of_it=1, damaged_zip_member=1)
+    rationales = teaching.check_account(engine_died_of_it=1, image_was_changed=1)
     fates = {r.question_id: (r.fate, r.error) for r in rationales if r.error}
-    assert fates == {"q7": (Fate.QUARANTINED, "damaged_zip_member"), "q9": (Fate.FAILED, "engine_died_of_it")}
+    assert fates == {"q7": (Fate.QUARANTINED, "image_was_changed"), "q9": (Fate.FAILED, "engine_died_of_it")}
     teaching.check_repeated(deaths=4)
