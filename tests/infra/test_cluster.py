@@ -14,7 +14,7 @@ from infra.errors import ClusterError
 
 def is_shipped(name: str) -> bool:
     """Whether Ray would pack this path: it walks from the top and goes into no folder that is left out."""
-    left_out = _get_excludes(cluster.PROJECT, cluster.job_environment(None)["excludes"])
+    left_out = _get_excludes(cluster.PROJECT, cluster.job_environment(None, "token")["excludes"])
     path = cluster.PROJECT / name
     way = [path, *path.parents][: len(Path(name).parts) + 1]
     return not any(left_out(step) for step in way)
@@ -35,9 +35,10 @@ def test_nothing_else_of_the_folder_is_copied_into_the_cluster(name):
 
 
 def test_a_job_is_told_to_keep_silent_and_which_code_it_runs():
-    variables = cluster.job_environment(None)["env_vars"]
+    variables = cluster.job_environment(None, "token")["env_vars"]
     assert variables["RAY_USAGE_STATS_ENABLED"] == "0"
     assert "commit" in variables["PRECEPTOR_CODE_REVISION"]
+    assert variables["PRECEPTOR_RUN"] == "token"
 
 
 def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch, tmp_path):
