@@ -3,18 +3,26 @@
 import dataclasses
 import itertools
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from infra import storage
 from infra.errors import ConfigError, InputError
 from pipelines.records import Split
-from pipelines.sources import folder, matcha, pmc_vqa, rows
+from pipelines.sources import columns, folder, matcha, pmc_vqa, rows, texts
 from pipelines.sources.drafts import Draft, Origin, RejectedError
+from pipelines.sources.gold import Forms
+from pipelines.sources.json_rows import Row
 
 ReaderName = Literal["folder", "pmc_vqa", "matcha"]
 READERS: dict[str, Any] = {"folder": folder, "pmc_vqa": pmc_vqa, "matcha": matcha}
-OWN_TABLES = tuple(f"questions{suffix}" for suffix in rows.SUFFIXES)
+KNOWN = folder.KNOWN | pmc_vqa.KNOWN | matcha.KNOWN  # names of columns, in plain spelling
+OWN_TABLES = tuple(
+    f"questions{suffix}"
+    for suffix in (*rows.SUFFIXES, *(f"{text}{packed}" for text in texts.FORMS for packed in texts.PACKED), ".zip")
+)
+_SPREADSHEETS = tuple(f"questions{suffix}" for suffix in rows.SPREADSHEETS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +30,9 @@ class SourceConfig:
     """A table of questions and where its images are.
 
     reader: which form the table has. table, images: below the questions' folder, or absolute; a table that is a folder
-    stands for the `questions.jsonl`, `.csv` or `.parquet` in it. images: a folder or a zip; None looks beside the
-    table. split: for all of its rows; None takes what the table says. name: what the source is called; None takes the
-    reader's.
+    stands for the one in it that is called `questions`, such as `questions.jsonl`. images: a folder or a zip; None
+    looks beside the table. split: for all of its rows; None takes what the table says. name: what the source is
+    called; None takes the reader's.
     """
 
     reader: ReaderName = "folder"
@@ -70,6 +78,7 @@ def find(config: SourceConfig, base: str) -> Source:
 
 def _own_table(uri: str) -> str:
     found = [storage.join(uri, name) for name in OWN_TABLES if storage.exists(storage.join(uri, name))]
+    found = found or [storage.join(uri, name) for name in _SPREADSHEETS if storage.exists(storage.join(uri, name))]
     if not found:
         raise InputError(
             f"{storage.join(uri, OWN_TABLES[0])} is not there, nor a .csv or .parquet of that name. "
@@ -85,6 +94,11 @@ def origin(source: Source, row: int) -> Origin:
     return Origin(source=source.name, file=source.file, row=row, split=source.split)
 
 
+def written(source: Source) -> list[str]:
+    """In words, how a source's table is written where that is not the plain way."""
+    return rows.written(source.table, READERS[source.reader].KNOWN)
+
+
 def drafts(source: Source, limit: int | None = None) -> Iterator[Draft]:
     """Every row of a source as a draft or with the reason why it gives none; a record with several questions gives
     several. limit: how many at most."""
@@ -93,12 +107,42 @@ def drafts(source: Source, limit: int | None = None) -> Iterator[Draft]:
 
 def _all_drafts(source: Source) -> Iterator[Draft]:
     reader = READERS[source.reader]
-    for number, row in rows.read(source.table):
+    drafts_of = partial(reader.drafts, forms=Forms(partial(_sayings, source))) if reader is folder else reader.drafts
+    for number, row in _checked_rows(source):
         here = origin(source, number)
         if isinstance(row, str):
             yield here.rejected(row)
             continue
         try:
-            yield from reader.drafts(row, here)
+            yield from drafts_of(row, here)
         except RejectedError as error:
             yield here.rejected(str(error))
+
+
+def _checked_rows(source: Source) -> Iterator[tuple[int, Row | str]]:
+    """The rows of a table whose columns can be understood: else all of its rows would be rejected one by one, for
+    reasons that say less. An object of JSON has names of its own, so that of them one that is known is enough."""
+    has_header, first, understood = rows.has_header(source.table), None, False
+    for number, row in rows.read(source.table, READERS[source.reader].KNOWN):
+        if isinstance(row, dict) and not understood:
+            if first is None and has_header:
+                _check_columns(source, row)
+            first = row if first is None else first
+            understood = has_header or any(columns.plain(name) in READERS[source.reader].KNOWN for name in row)
+        yield number, row
+    if first and not understood:
+        _check_columns(source, first)
+
+
+def _check_columns(source: Source, names: Iterable[str]) -> None:
+    try:
+        READERS[source.reader].check_columns(tuple(names), split_given=source.split is not None)
+    except InputError as error:
+        raise InputError(f"{source.table}: {error}") from error
+
+
+def _sayings(source: Source) -> Iterator[tuple[str, Sequence[str]]]:
+    """What each row of a user's own table says is right, and its options."""
+    for _, row in rows.read(source.table, folder.KNOWN):
+        if isinstance(row, dict) and (said := folder.saying(row)):
+            yield said
