@@ -12,7 +12,7 @@ _SHOWN = 300  # characters of a table's names
 
 def plain(name: str) -> str:
     """What two spellings of a name share: `Option A` and `option_a`."""
-    return _BETWEEN_WORDS.sub("_", name.strip().casefold())
+    return _BETWEEN_WORDS.sub("_", name.replace("\ufeff", "").strip().casefold())
 
 
 def named(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:

@@ -102,7 +102,8 @@ def _images(cells: dict[str, Any]) -> tuple[list[str], list[str]]:
     value = cells.get("images")
     read_as: list[str] = []
     if value in (None, "", []):
-        if isinstance(cells.get("image"), bytes | dict):
+        image = cells.get("image")
+        if isinstance(image, bytes) or (isinstance(image, dict) and "bytes" in image):
             raise RejectedError("image_is_inline")
         value = [_text(cells, "image", required=True).strip()]
     elif isinstance(value, str):

@@ -94,12 +94,18 @@ def _readings(said: str, options: Sequence[str]) -> Readings:
 
 
 def _place_of_text(said: str, options: Sequence[str]) -> int | None:
-    """The option that this is, in another case or with other marks between its words at most."""
-    for alike in (str.casefold, normalised):
-        places = [place for place, option in enumerate(options) if alike(option) == alike(said)]
-        if places:
-            return places[0] if len(places) == 1 else None
-    return None
+    """The one option that this is, in another case or with a few other marks at most."""
+    folded = said.casefold()
+    places = [place for place, option in enumerate(options) if option.casefold() == folded]
+    if not places:
+        about_as_long = [
+            place
+            for place, option in enumerate(options)
+            if len(said) <= 2 * len(option) + 2 and len(option) <= 2 * len(said) + 2
+        ]
+        bare = normalised(said) if about_as_long else ""
+        places = [place for place in about_as_long if normalised(options[place]) == bare]
+    return places[0] if len(places) == 1 else None
 
 
 def _letter_and_text(said: str, options: Sequence[str]) -> str | None:

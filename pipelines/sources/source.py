@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import json
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from infra import storage
@@ -22,6 +24,7 @@ OWN_TABLES = tuple(
     f"questions{suffix}"
     for suffix in (*rows.SUFFIXES, *(f"{text}{packed}" for text in texts.FORMS for packed in texts.PACKED), ".zip")
 )
+_SHOWN = 5
 _SPREADSHEETS = tuple(f"questions{suffix}" for suffix in rows.SPREADSHEETS)
 
 
@@ -81,8 +84,8 @@ def _own_table(uri: str) -> str:
     found = found or [storage.join(uri, name) for name in _SPREADSHEETS if storage.exists(storage.join(uri, name))]
     if not found:
         raise InputError(
-            f"{storage.join(uri, OWN_TABLES[0])} is not there, nor a .csv or .parquet of that name. "
-            "Write one question a row: image, question, options, answer, split."
+            f"{storage.join(uri, OWN_TABLES[0])} is not there, nor one with another ending "
+            f"({', '.join(rows.SUFFIXES[1:])}). Write one question a row: image, question, options, answer, split.{_others(uri)}"
         )
     if len(found) > 1:
         raise ConfigError(f"{uri} has several tables, {' and '.join(found)}. Name the one that is meant.")
@@ -92,6 +95,16 @@ def _own_table(uri: str) -> str:
 def origin(source: Source, row: int) -> Origin:
     """Where a row of this source stands."""
     return Origin(source=source.name, file=source.file, row=row, split=source.split)
+
+
+def _others(uri: str) -> str:
+    """What to type where a folder has tables of other names."""
+    names = [] if storage.is_remote(uri) else sorted(path.name for path in Path(uri).iterdir() if path.is_file())
+    tables = [name for name in names if name.lower().endswith(rows.SUFFIXES)][:_SHOWN]
+    if not tables:
+        return ""
+    sources = json.dumps([{"table": name} for name in tables])
+    return f" It has {', '.join(tables)}: rename it, or say which is meant: --set 'questions.sources={sources}'"
 
 
 def written(source: Source) -> list[str]:
