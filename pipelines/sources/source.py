@@ -24,7 +24,8 @@ OWN_TABLES = tuple(
     f"questions{suffix}"
     for suffix in (*rows.SUFFIXES, *(f"{text}{packed}" for text in texts.FORMS for packed in texts.PACKED), ".zip")
 )
-_SHOWN = 5
+_SHOWN = 5  # tables of other names
+_MOST_SHAPES = 1000
 _SPREADSHEETS = tuple(f"questions{suffix}" for suffix in rows.SPREADSHEETS)
 
 
@@ -85,7 +86,8 @@ def _own_table(uri: str) -> str:
     if not found:
         raise InputError(
             f"{storage.join(uri, OWN_TABLES[0])} is not there, nor one with another ending "
-            f"({', '.join(rows.SUFFIXES[1:])}). Write one question a row: image, question, options, answer, split.{_others(uri)}"
+            f"({', '.join(rows.SUFFIXES[1:])}). Write one question a row: image, question, options, answer, split."
+            f"{_others(uri)}"
         )
     if len(found) > 1:
         raise ConfigError(f"{uri} has several tables, {' and '.join(found)}. Name the one that is meant.")
@@ -134,17 +136,23 @@ def _all_drafts(source: Source) -> Iterator[Draft]:
 
 def _checked_rows(source: Source) -> Iterator[tuple[int, Row | str]]:
     """The rows of a table whose columns can be understood: else all of its rows would be rejected one by one, for
-    reasons that say less. An object of JSON has names of its own, so that of them one that is known is enough."""
-    has_header, first, understood = rows.has_header(source.table), None, False
-    for number, row in rows.read(source.table, READERS[source.reader].KNOWN):
-        if isinstance(row, dict) and not understood:
-            if first is None and has_header:
+    reasons that say less. Objects of JSON have names of their own: what none of several has is missing."""
+    known = READERS[source.reader].KNOWN
+    has_header = rows.has_header(source.table)
+    shapes: set[tuple[str, ...]] = set()  # the names that objects had together
+    num_objects = 0
+    for number, row in rows.read(source.table, known):
+        if isinstance(row, dict):
+            num_objects += 1
+            if has_header and num_objects == 1:
                 _check_columns(source, row)
-            first = row if first is None else first
-            understood = has_header or any(columns.plain(name) in READERS[source.reader].KNOWN for name in row)
+            elif len(shapes) < _MOST_SHAPES:
+                shapes.add(tuple(row))
         yield number, row
-    if first and not understood:
-        _check_columns(source, first)
+    if shapes and not has_header and len(shapes) < _MOST_SHAPES:
+        names = dict.fromkeys(name for shape in sorted(shapes) for name in shape)
+        if num_objects > 1 or not any(columns.plain(name) in known for name in names):
+            _check_columns(source, names)
 
 
 def _check_columns(source: Source, names: Iterable[str]) -> None:

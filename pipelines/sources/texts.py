@@ -9,8 +9,10 @@ import codecs
 import contextlib
 import gzip
 import io
+import lzma
 import posixpath
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -36,10 +38,14 @@ _OTHER_FILES = (  # what begins so is no text, whatever it is called
     (b"PAR1", "a Parquet table"),
     (b"SQLite format", "a database"),
     (b"\x89HDF", "an HDF5 file"),
+    (b"version https://git-lfs", "a pointer of Git LFS to another file"),
+    (b"<!DOCTYPE", "a web page"),
+    (b"<html", "a web page"),
 )
 _OF_MACOS = re.compile(r"(^|[/\\])(__MACOSX[/\\]|\._)")  # beside each file that a Mac packs
 PACKED = (".gz", ".zip")
 _MOST_TIMES = 200  # a packed table's size; real ones have up to 20
+_DAMAGES = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error, EOFError, OSError, ValueError, RuntimeError)
 _ALWAYS_TAKEN = 64 << 20  # bytes of a packed table, however small it is
 
 
@@ -90,10 +96,12 @@ def opened(uri: str, newline: str) -> Iterator[tuple[TextIO, list[str]]]:
 
 @contextlib.contextmanager
 def _damage_said(uri: str) -> Iterator[None]:
-    """Say in one way what each way of packing says in its own."""
+    """Say of a packed table in one way what each way of packing says in its own."""
     try:
         yield
-    except (zlib.error, EOFError, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _DAMAGES as error:
+        if not is_packed(uri):
+            raise
         raise InputError(f"{uri} cannot be unpacked: {first_line(error)}") from error
 
 
@@ -140,7 +148,7 @@ def _encoding(uri: str, head: bytes) -> str:
     """How the text is encoded: as its byte order mark says, or the zeros beside plain letters; else UTF-8."""
     for begins, what in _OTHER_FILES:
         if head.startswith(begins):
-            raise InputError(f"{uri} is {what} by its first bytes, whatever it is called. Give it its own ending.")
+            raise InputError(f"{uri} is {what} by its first bytes, and no text, whatever it is called.")
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding

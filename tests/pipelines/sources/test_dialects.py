@@ -117,7 +117,10 @@ def test_a_table_is_read_alike_however_it_is_written_and_what_was_done_is_said(t
             b"img,q,options,answer\n1,2,3,4\n",
             r"no column image \(or images\), question, split. Its columns are: img, q, options, answer. A table",
         ),
-        ("questions.jsonl", b'{"img": 1}\n{"q": 2}\n', "no column image .* Its columns are: img"),
+        ("questions.jsonl", b'{"img": 1}\n{"q": 2}\n', "no column image .* Its columns are: img, q"),
+        ("questions.jsonl", lines_of(QUESTIONS).replace(b"options", b"choices"), r"no column options \(or option_A"),
+        ("questions.jsonl", b"version https://git-lfs.github.com/spec/v1\noid x\n", "is a pointer of Git LFS"),
+        ("questions.csv", b"<!DOCTYPE html>\n<html>", "is a web page"),
         ("questions.csv", b"a;b,c\n1;2,3\n", "can be cut at commas or semicolons. .* sep=,"),
         ("questions.csv", b"image,option a,option-a\n1,2,3\n", "no column question, answer, split"),
         ("questions.csv", zipped("t.csv", b"x"), "is a zip or a spreadsheet by its first bytes"),
@@ -276,3 +279,18 @@ def test_the_same_questions_read_back_equal_in_every_writing(tmp_path, data):
     expected = told(put(tmp_path / "plain", "questions.jsonl", lines_of(questions)))
     file, written = data.draw(writing(questions))
     assert told(put(tmp_path / "t", file, written)) == expected
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_table_that_is_spoiled_anywhere_is_rows_and_reasons_or_one_message(tmp_path, data):
+    name, table, _ = TABLES[data.draw(st.sampled_from(sorted(TABLES)))]
+    start, stop = (data.draw(st.integers(0, len(table))) for _ in range(2))
+    spoiled = table[:start] + data.draw(st.binary(max_size=6)) + table[stop:]
+    try:
+        found = drafts(put(tmp_path / "t", name, spoiled))
+    except InputError as error:
+        assert "questions." in str(error)
+        assert len(str(error)) < 1000
+        return
+    assert all(draft.fate or draft.gold in "ABC"[: len(draft.options)] for draft in found)
