@@ -1,10 +1,12 @@
 """The commands of `pipelines.questions`: the stage of a recipe, one source by itself, and a look before either.
 
 `RECIPE --run-dir DIR` runs the stage. `SOURCE --table FILE --images FOLDER_OR_ZIP --out URI [--json]` reads one source
-without a recipe. `check PATH` says what would become of a table, and writes nothing.
+without a recipe. `check PATH [--recipe RECIPE]` says what the flow of a recipe would make of a table, and writes
+nothing.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -21,10 +23,10 @@ from infra.errors import ConfigError
 from infra.manifest import Tally
 from infra.progress import Progress
 from infra.stage import Task
-from pipelines import questions
+from pipelines import flow, questions
 from pipelines.records import SetAside, Split
 from pipelines.settings import QuestionsConfig
-from pipelines.sources import rows, source
+from pipelines.sources import columns, rows, shortage, source
 from pipelines.sources.reasons import MEANING
 from pipelines.sources.source import READERS, SourceConfig
 
@@ -152,53 +154,80 @@ def _standard_output(kept_clean: bool) -> Iterator[TextIO]:
 
 def _check(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.questions check", description="Say what would become of a table's rows."
+        prog="python -m pipelines.questions check",
+        description="Say what would become of a table's rows; exits with 1 when a flow would have nothing to do.",
     )
-    parser.add_argument("path", help="a folder with questions.jsonl, .csv or .parquet; or a table; or a URI of either")
-    parser.add_argument("--images", help="the images' folder or zip; default: beside the table")
+    parser.add_argument("path", help="the folder that questions.folder would name; or a table; or a URI of either")
+    parser.add_argument("--images", help="the images' folder or zip; default: as the recipe says, or beside the table")
+    parser.add_argument("--recipe", default="pocket", help="whose sources, curation and limits count; default: pocket")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as of the flow")
+    parser.add_argument("--limit", type=int, help="read at most this many rows of each table")
     options = parser.parse_args(arguments)
     with stage.reporting_errors(STAGE):
         stage.interrupt_on_sigterm()
-        table = source.find(SourceConfig(table=_whole(options.path)), "/").table
-        images = _whole(options.images) if options.images else None
-        one = SourceConfig(reader=_reader_of(table), table=table, images=images)
+        config = _checked_config(options)
         with tempfile.TemporaryDirectory() as folder:
-            config = QuestionsConfig(sources=(one,))
-            task = Task(
-                config=config,
-                run_dir=Path(folder),
-                inputs={},
-                draft=Path(folder),
-                progress=Progress(STAGE),
-                metric=None,
-            )
+            draft = Path(folder)
+            progress = Progress(STAGE)
+            task = Task(config=config, run_dir=draft, inputs={}, draft=draft, progress=progress, metric=None)
             tally = questions.read(task)
-            for line in _findings(table, one.reader, tally, Path(folder)):
+            for line in _findings(config, tally, draft):
                 print(line)
-        sys.exit(0 if tally.rows["questions"] else 1)
+        lacking = shortage.told(tally, config.curation, config.limit)
+        if tally.rows["questions"] and config.sources[0].reader != "folder" and config.folder is None:
+            lacking = []  # one table of a set that has a table for each split
+        for line in lacking:
+            print(line)
+        sys.exit(1 if lacking else 0)
+
+
+def _checked_config(options: argparse.Namespace) -> QuestionsConfig:
+    """The settings with which the flow of a recipe would read a folder; or a table by itself, whose form shows."""
+    limits = [] if options.limit is None else [f"questions.limit={options.limit}"]
+    config: QuestionsConfig = flow.resolve(options.recipe, [*options.set, *limits])["questions"]
+    path = _whole(options.path)
+    if is_folder := storage.kind(path) == "folder":
+        sources = config.sources
+    else:
+        table = source.find(SourceConfig(table=path), "/").table
+        sources = (SourceConfig(reader=_reader_of(table), table=table),)
+    if options.images:
+        sources = tuple(dataclasses.replace(one, images=_whole(options.images)) for one in sources)
+    return dataclasses.replace(config, folder=path if is_folder else None, sources=sources)
 
 
 def _reader_of(table: str) -> Any:
     """Which form a table has, by the names of its first row."""
-    for _, row in rows.read(table):
+    for _, row in rows.read(table, source.KNOWN):
         if isinstance(row, dict):
-            return "matcha" if "vqa" in row else "pmc_vqa" if "Figure_path" in row else "folder"
+            names = {columns.plain(name) for name in row}
+            return "matcha" if "vqa" in names else "pmc_vqa" if "figure_path" in names else "folder"
     return "folder"
 
 
-def _findings(table: str, reader: str, tally: Tally, folder: Path) -> Iterator[str]:
-    """What a person is told of a table that was read into `folder`."""
-    yield f"{table} ({reader}): {tally.rows['read']} rows"
+def _findings(config: QuestionsConfig, tally: Tally, folder: Path) -> Iterator[str]:
+    """What a person is told of the tables that were read into `folder`."""
+    aside = pq.read_table(folder / f"{SetAside.stem}.parquet").to_pylist()
+    for one, account_of in zip(config.sources, tally.facts["sources"], strict=True):
+        found = source.find(one, config.folder or "/")
+        yield f"{found.table} ({found.reader}): {account_of['read']} rows"
+        yield from (f"  {done}" for done in account_of["written"])
+        its_own = [row for row in aside if (row["source"], row["file"]) == (found.name, found.file)]
+        yield from _set_aside(found, account_of, its_own)
     by_split = ", ".join(f"{split} {tally.rows.get(split, 0)}" for split in Split if tally.rows.get(split))
     yield f"  {tally.rows['questions']} questions{f' ({by_split})' if by_split else ''}"
-    if letters := tally.facts["curation"]["letters"]["before"]:
+    curation = tally.facts["curation"]
+    if letters := curation["letters"]["before"]:
         yield f"  right letters for training: {', '.join(f'{letter} {n}' for letter, n in letters.items())}"
-    for change, count in tally.facts["curation"]["image_changes"].items():
-        yield f"  {count} images {change.replace('_', ' ')}"
-    aside = pq.read_table(folder / f"{SetAside.stem}.parquet").to_pylist()
-    shown = _first_rows(table, aside)
-    for fate, counts in (("rejected", tally.reasons), ("quarantined", tally.quarantined)):
-        for reason, count in counts.items():
+    for what, counts in (("images", curation["image_changes"]), ("questions with", curation["read_as"])):
+        yield from (f"  {count} {what} {change.replace('_', ' ')}" for change, count in counts.items())
+
+
+def _set_aside(found: source.Source, account_of: dict[str, Any], aside: list[dict[str, Any]]) -> Iterator[str]:
+    """What is rejected of one table, and why, with the first rows of each reason."""
+    shown = _first_rows(found, aside)
+    for fate in ("rejected", "quarantined"):
+        for reason, count in account_of[fate].items():
             yield f"  {fate} {count}: {reason}, {MEANING.get(reason, reason)}"
             yield from (f"    row {number}: {shown[number]}" for number in _rows_of(aside, reason))
     if not aside:
@@ -209,11 +238,13 @@ def _rows_of(aside: list[dict[str, Any]], reason: str) -> list[int]:
     return [row["row"] for row in aside if row["reason"] == reason][:_ROWS_SHOWN]
 
 
-def _first_rows(table: str, aside: list[dict[str, Any]]) -> dict[int, str]:
+def _first_rows(found: source.Source, aside: list[dict[str, Any]]) -> dict[int, str]:
     """The rows that stand for each reason, as they are in the table, shortened and harmless to a terminal."""
     wanted = {number for reason in {row["reason"] for row in aside} for number in _rows_of(aside, reason)}
-    found = {}
-    for number, row in rows.read(table) if wanted else ():
+    shown = {}
+    for number, row in rows.read(found.table, READERS[found.reader].KNOWN) if wanted else ():
         if number in wanted:
-            found[number] = ascii(row)[:_SHOWN_CHARACTERS]
-    return found
+            shown[number] = ascii(row)[:_SHOWN_CHARACTERS]
+        if len(shown) == len(wanted):
+            break
+    return shown

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
+from pipelines.sources import members
+
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # longer side over shorter one, as Qwen's image processor has it
@@ -208,7 +210,7 @@ def read_bytes(path: Path) -> bytes:
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A member's bytes, never more than MAX_BYTES, whatever its entry says. Raises UnreadableImageError."""
     try:
-        with archive.open(name) as member:
+        with archive.open(members.info(archive, name)) as member:
             data = member.read(MAX_BYTES + 1)
     except KeyError as error:
         raise UnreadableImageError("missing_image") from error

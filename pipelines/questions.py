@@ -7,7 +7,7 @@ The images move into the artifact as they passed the door, so that what is seale
 import dataclasses
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +26,7 @@ from infra.stage import Task
 from pipelines import curation, tables
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage
 from pipelines.settings import QuestionsConfig
-from pipelines.sources import intake
+from pipelines.sources import intake, shortage
 from pipelines.sources import source as reading
 from pipelines.sources.drafts import QUARANTINED, REJECTED, Draft
 from pipelines.sources.intake import Intake
@@ -40,21 +40,23 @@ def run(task: Task) -> Tally:
     """Read the sources; write `questions.parquet`, `captions.parquet`, `set_aside.parquet`, `images.parquet` and
     `images/`.
 
-    Raises InputError when no row gives a question.
+    Raises InputError when nothing is left to train on, or to examine: every later stage would be paid for in vain.
     """
     tally = read(task)
-    if not tally.rows["questions"]:
-        kept_back = tally.reasons | tally.quarantined
-        raise InputError(f"{tally.rows['read']} rows were read, and none is a question: {kept_back}")
+    if lacking := shortage.told(tally, task.config.curation, task.config.limit):
+        raise InputError(" ".join(lacking))
     return tally
 
 
 def read(task: Task) -> Tally:
-    """The same, also when no row gives a question."""
+    """The same, whatever is left."""
     config: QuestionsConfig = task.config
     base = config.folder or (str(task.inputs["source"].path) if task.inputs else "/")
     sources = [reading.find(each, base) for each in config.sources]
     _check_names(sources)
+    for source in sources:
+        for done in reading.written(source):
+            task.progress.say(f"{source.file}: {done}")
     scratch = task.draft / _SCRATCH
     scratch.mkdir()
     rows = intake.read(sources, scratch, config.limit, task.progress)
@@ -101,7 +103,11 @@ class _Judged:
 
 @dataclasses.dataclass
 class _Account:
-    """Counts what became of the rows: by table, fate and reason, and of the questions by table and split."""
+    """Counts what became of the rows: by table, fate and reason, and of the questions by table and split.
+
+    read_as: questions by what was not written in the plain way. lost: rows that are no questions, by split and reason,
+    as far as their split is known.
+    """
 
     set_aside: Counter[tuple[Table, str, str]] = dataclasses.field(default_factory=Counter)
     questions: Counter[tuple[Table, str]] = dataclasses.field(default_factory=Counter)
@@ -109,6 +115,8 @@ class _Account:
         default_factory=lambda: {"before": Counter(), "after": Counter()}
     )
     changes: Counter[str] = dataclasses.field(default_factory=Counter)
+    read_as: Counter[str] = dataclasses.field(default_factory=Counter)
+    lost: dict[str, Counter[str]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
 
     @property
     def num_rows(self) -> int:
@@ -123,7 +131,9 @@ class _Account:
         if not splits[Split.VALIDATION]:
             del splits[Split.VALIDATION]
         each = [
-            {"source": source.name, "file": source.file, "sha256": storage.digest(source.table)} | self._of([table])
+            {"source": source.name, "file": source.file, "sha256": storage.digest(source.table)}
+            | {"written": reading.written(source)}
+            | self._of([table])
             for source, table in zip(sources, tables_read, strict=True)
         ]
         facts = {
@@ -131,6 +141,8 @@ class _Account:
             "duplicates": fates.duplicates,
             "letters": {name: dict(sorted(letters.items())) for name, letters in self.letters.items()},
             "image_changes": dict(self.changes.most_common()),
+            "read_as": dict(self.read_as.most_common()),
+            "lost": {split: dict(reasons.most_common()) for split, reasons in sorted(self.lost.items())},
         }
         return Tally(
             rows={"read": whole["read"], "questions": whole["questions"], **splits},
@@ -210,6 +222,8 @@ def _records(
 
 def _set_aside(draft: Draft, fate: str, reason: str, account: _Account) -> SetAside:
     account.set_aside[(draft.source, draft.file), fate, reason] += 1
+    if draft.split:
+        account.lost[draft.split][reason] += 1
     image = draft.images[0] if draft.images else ""
     return SetAside(source=draft.source, file=draft.file, row=draft.row, fate=fate, reason=reason, image=image)
 
@@ -232,6 +246,7 @@ def _question(
             options, gold = curation.shuffled(options, gold, config.curation.seed, int(digest[:16], 16))
         account.letters["after"][gold] += 1
     account.questions[(draft.source, draft.file), split] += 1
+    account.read_as.update(draft.read_as)
     for image in its_images:
         account.changes.update(image["changes"])
     return Question(

@@ -15,7 +15,11 @@ MIN_OPTIONS = 2
 MAX_CHARACTERS = 20_000  # of a question, an option or a caption; the longest real ones have a tenth of it
 MAX_IMAGES = 32
 MAX_NAME = 1024  # characters of an image's name
-_SPLITS = frozenset(Split)
+_SPLITS = {  # what a table calls them -> what they are; each word is said of one of them only
+    **dict.fromkeys(("train", "training"), Split.TRAIN),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), Split.VALIDATION),
+    **dict.fromkeys(("test", "testing"), Split.TEST),
+}
 _CHAT_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # would end a turn, or stand for an image, in a model's template
 _KEPT_CONTROLS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x1f\x85")  # white space to Python, which becomes a blank or a line
 _UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of direction, of byte order and of language
@@ -43,8 +47,9 @@ class Draft(Record):
     """A row as its source's reader understood it. fate, reason: whether and why it gives no question; empty if it may.
 
     images: as the table names them. locations: where each was found. crops: `left,top,right,bottom` for each image,
-    empty for all of it. exact_key, text_key, options_key, gold_key: digests (64 bits) of text and options as they are,
-    of the normalised text, of the normalised options in any order, and of the right one.
+    empty for all of it. read_as: names of what had to be read in another than the plain way. exact_key, text_key,
+    options_key, gold_key: digests (64 bits) of text and options as they are, of the normalised text, of the normalised
+    options in any order, and of the right one.
     """
 
     stem: ClassVar[str] = "drafts"
@@ -68,6 +73,7 @@ class Draft(Record):
     article: str = ""
     caption: str = ""
     evaluation_only: bool = False
+    read_as: tuple[str, ...] = ()
     exact_key: int = 0
     text_key: int = 0
     options_key: int = 0
@@ -88,20 +94,23 @@ class Origin:
         """The row as one that gives no question."""
         return Draft(source=self.source, file=self.file, row=self.row, fate=REJECTED, reason=reason)
 
-    def quarantined(self, reason: str, image: str) -> Draft:
-        """The row as one whose image cannot be used."""
-        return Draft(source=self.source, file=self.file, row=self.row, fate=QUARANTINED, reason=reason, images=(image,))
-
     def draft(
         self, *, split: str, images: Sequence[str], text: str, options: Sequence[str], gold: str, **others: Any
     ) -> Draft:
         """The row as a draft; raises RejectedError where it cannot be a question, whatever its images show."""
         options = tuple(options)
-        _check_options(options, gold)
+        check_options(options)
+        if gold not in tuple(LETTERS[: len(options)]):
+            raise RejectedError("answer_is_no_option")
         if not text:
             raise RejectedError("question_missing")
-        if split not in _SPLITS:
+        if split.casefold() not in _SPLITS:
             raise RejectedError("unknown_split")
+        named = _SPLITS[split.casefold()]
+        read_as = (
+            *others.pop("read_as", ()),
+            *([] if named == split.casefold() else [f"split_{split.casefold()}_as_{named}"]),
+        )
         if not images or not all(images):
             raise RejectedError("image_missing")
         if len(images) > MAX_IMAGES:
@@ -115,7 +124,8 @@ class Origin:
             source=self.source,
             file=self.file,
             row=self.row,
-            split=split,
+            split=named,
+            read_as=read_as,
             images=tuple(images),
             crops=tuple(others.pop("crops", ("",) * len(images))),
             text=text,
@@ -129,7 +139,8 @@ class Origin:
         )
 
 
-def _check_options(options: tuple[str, ...], gold: str) -> None:
+def check_options(options: Sequence[str]) -> None:
+    """Raises RejectedError unless these can be a question's options."""
     if not all(options):
         raise RejectedError("option_missing")
     if len(options) < MIN_OPTIONS:
@@ -138,8 +149,6 @@ def _check_options(options: tuple[str, ...], gold: str) -> None:
         raise RejectedError("too_many_options")
     if len({option.casefold() for option in options}) < len(options):
         raise RejectedError("options_repeated")
-    if gold not in tuple(LETTERS[: len(options)]):
-        raise RejectedError("answer_is_no_option")
 
 
 def _check_texts(*texts: str) -> None:

@@ -25,7 +25,7 @@ from pipelines.door import Door, Request
 from pipelines.images import UnreadableImageError
 from pipelines.records import Split, StoredImage
 from pipelines.sources import source as reading
-from pipelines.sources.drafts import Draft, key
+from pipelines.sources.drafts import QUARANTINED, Draft, key
 from pipelines.sources.roots import Finder
 from pipelines.sources.source import Source
 
@@ -71,18 +71,18 @@ def is_large(sources: Sequence[Source]) -> bool:
 def blocks(source: Source, limit: int | None) -> Iterator[pa.Table]:
     """A source's drafts with their images found, as tables of some rows each; `limit` rows at most."""
     finder = Finder(source)
-    drafts = (_located(draft, finder, source) for draft in reading.drafts(source, limit))
+    drafts = (_located(draft, finder) for draft in reading.drafts(source, limit))
     for portion in portions(drafts, ROWS_AT_ONCE):
         yield Draft.table(portion)
 
 
-def _located(draft: Draft, finder: Finder, source: Source) -> Draft:
+def _located(draft: Draft, finder: Finder) -> Draft:
     locations = []
     for image in () if draft.fate else draft.images:
         try:
             locations.append(finder.find(image))
         except UnreadableImageError as error:
-            return reading.origin(source, draft.row).quarantined(str(error), image)
+            return dataclasses.replace(draft, fate=QUARANTINED, reason=str(error), images=(image,))
     return dataclasses.replace(draft, locations=tuple(locations))
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from infra.errors import InputError, nearest
 from pipelines.records import LETTERS, Split
+from pipelines.sources import columns
 from pipelines.sources.drafts import MAX_CHARACTERS, Draft, Origin, RejectedError, line, lines
 
 NAME = "MatCha"
+KNOWN = frozenset({"vqa", "images", "article_info"})
 STAGES = {
     "Processing Correlation": (
         "Characterization Technique Identification",
@@ -49,6 +51,12 @@ STAGES = {
 }
 _GAP, _BETWEEN, _HEADING = r"\s+", r"[\s;,.]*", r"(?:\b(?:options|choices)\s*:)?"  # around embedded options
 _STAGE_OF = {line(topic).casefold(): (stage, topic) for stage, topics in STAGES.items() for topic in topics}
+
+
+def check_columns(names: tuple[str, ...], *, split_given: bool) -> None:
+    """Raises InputError when these are no fields of a record."""
+    if "vqa" not in names:
+        raise InputError(f"a record of MatCha has its questions in 'vqa'; these have {columns.shown(names)}")
 
 
 def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:

@@ -182,11 +182,13 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
 
 
 def check_names(uri: str, names: list[str]) -> list[str]:
-    """The names without blanks around them; raises InputError where two columns have the same, or none has one."""
+    """The names without blanks around them; raises InputError where two columns have the same, or none has one. Columns
+    without a name are nobody's, as spreadsheets write them at the end."""
     if len(names) > _MOST_COLUMNS:
         raise InputError(f"{uri} has {len(names)} columns; a table of questions has at most {_MOST_COLUMNS}.")
     names = [name.strip() for name in names]
-    if len({name.casefold() for name in names}) < len(names) or not any(names):
+    known = [name.casefold() for name in names if name]
+    if len(set(known)) < len(known) or not known:
         raise InputError(f"{uri} does not name its columns, each once: {str(names)[:200]}")
     return names
 

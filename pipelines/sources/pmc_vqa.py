@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.errors import InputError
 from pipelines.records import LETTERS, Split
+from pipelines.sources import columns
 from pipelines.sources.drafts import Draft, Origin, RejectedError, line
 
 NAME = "PMC-VQA"
@@ -21,6 +22,7 @@ _LETTERS = LETTERS[:4]
 _CHOICES = tuple(f"Choice {letter}" for letter in _LETTERS)
 _NEEDED = ("Figure_path", "Question", *_CHOICES, "Answer")
 _COLUMNS = (*_NEEDED, "Answer_label", "Caption", "split")
+KNOWN = frozenset(columns.plain(name) for name in (*_COLUMNS, "Anwser"))
 _CLOSING = dict(zip("'\"`‘“", "'\"`’”", strict=True))  # opening quote -> the one that ends what it begins
 _QUOTES = "'\"`‘’“”"
 _PREFIX = re.compile(rf"[{_QUOTES}\s]*([A-D])\s*[:：]\s*")
@@ -60,15 +62,20 @@ def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
     )
 
 
+def check_columns(names: tuple[str, ...], *, split_given: bool) -> None:
+    """Raises InputError when these are no columns of PMC-VQA."""
+    _columns(names)
+
+
 @functools.lru_cache
 def _columns(names: tuple[str, ...]) -> dict[str, str]:
     """The columns by the names of this page -> by those of the table."""
-    columns = {name.strip(): name for name in names}
-    if "Anwser" in columns:
-        columns.setdefault("Answer", columns["Anwser"])
-    if missing := [name for name in _NEEDED if name not in columns]:
-        raise InputError(f"A table of PMC-VQA has no column {missing[0]!r}; it has {', '.join(columns)[:300]}")
-    return {name: columns[name] for name in _COLUMNS if name in columns}
+    found = columns.named(names, (*_COLUMNS, "Anwser"))
+    if "Anwser" in found:
+        found.setdefault("Answer", found["Anwser"])
+    if missing := [name for name in _NEEDED if name not in found]:
+        raise InputError(f"A table of PMC-VQA has no column {missing[0]!r}; it has {columns.shown(names)}")
+    return {name: found[name] for name in _COLUMNS if name in found}
 
 
 def _text(value: Any) -> str:

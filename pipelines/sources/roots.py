@@ -8,18 +8,20 @@ import os
 import posixpath
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Protocol
 
 from infra import storage
 from infra.errors import InputError, first_line
 from pipelines.images import UnreadableImageError
+from pipelines.sources import members
 from pipelines.sources.drafts import MAX_NAME
 from pipelines.sources.source import Source
 
 SUBFOLDERS = ("", "images", "figures")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:.*//|www\.[^/]+/|//[^/]+\.[^/]+/", re.IGNORECASE)  # `//host.org/` has none
 
 
 class Root(Protocol):
@@ -60,13 +62,17 @@ class Folder:
 
 
 class Listed:
-    """A zip or a store's prefix: all names are known once it is listed."""
+    """A zip or a store's prefix: all names are known once it is listed. names: as below it; some may be there twice."""
 
-    def __init__(self, uri: str, names: Iterator[str]) -> None:
+    def __init__(self, uri: str, names: Iterable[str]) -> None:
         self._uri = uri
-        self._names = dict.fromkeys(names)
+        self._names: dict[str, int] = {}
+        for name in names:
+            self._names[name] = self._names.get(name, 0) + 1
 
     def has(self, name: str) -> bool:
+        if self._names.get(name, 0) > 1:
+            raise UnreadableImageError("image_name_is_ambiguous")
         return name in self._names
 
     def names(self) -> Iterator[str]:
@@ -100,7 +106,7 @@ def _root(uri: str, *, whole: bool) -> Root:
     if uri.endswith(".zip") and storage.kind(uri) == "file":
         try:
             with storage.open_binary(uri) as stream, zipfile.ZipFile(stream) as archive:
-                return Listed(uri, iter(archive.namelist()))
+                return Listed(uri, filter(None, map(members.clean, archive.namelist())))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise InputError(f"{uri} is no zip that can be read: {first_line(error)}") from error
     if storage.kind(uri) == "file":
@@ -119,18 +125,34 @@ class Finder:
     def find(self, name: str) -> str:
         """The location of an image. Raises UnreadableImageError with the reason."""
         below = _checked(name)
+        if place := self._find_direct(below):
+            return place
+        spellings = dict.fromkeys(members.spellings(below))
+        places = {place for spelled in spellings if (place := self._find_direct(spelled))}
+        if len(places) > 1:
+            raise UnreadableImageError("image_name_is_ambiguous")
+        return places.pop() if places else self._find_nested([below, *spellings])
+
+    def _find_direct(self, below: str) -> str | None:
+        """Where a file of just this path lies, in the first place that has one."""
         first, _, rest = below.partition("/")
         inside = [rest] if first in SUBFOLDERS and rest else []  # of a folder that is itself one of these
         for root in self._roots:
             for candidate in [*(posixpath.join(subfolder, below) for subfolder in SUBFOLDERS), *inside]:
                 if root.has(candidate):
                     return root.location(candidate)
-        return self._find_nested(below)
+        return None
 
-    def _find_nested(self, below: str) -> str:
+    def _find_nested(self, spellings: list[str]) -> str:
         """The one file whose path ends in this name, its folders included: `1/a.png` is not what `2/a.png` shows."""
-        same_base = self._by_base.get(posixpath.basename(below), ())
-        found = [(number, name) for number, name in same_base if f"/{name}".endswith(f"/{below}")]
+        found = list(
+            dict.fromkeys(
+                (number, name)
+                for below in spellings
+                for number, name in self._by_base.get(posixpath.basename(below), ())
+                if f"/{name}".endswith(f"/{below}")
+            )
+        )
         if not found:
             raise UnreadableImageError("missing_image")
         if len(found) > 1:
@@ -155,7 +177,7 @@ def _checked(name: str) -> str:
     """The name as a path below a root; raises UnreadableImageError where it is none, or leads elsewhere."""
     if len(name) > MAX_NAME or not name.isprintable():
         raise UnreadableImageError("image_name_unreadable")
-    if _SCHEME.match(name) and "//" in name:
+    if _ADDRESS.match(name):
         raise UnreadableImageError("image_is_an_address")
     below = name.replace("\\", "/")
     if below.startswith("/") or _SCHEME.match(below) or ".." in below.split("/"):

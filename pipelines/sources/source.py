@@ -1,20 +1,33 @@
 """A source -> drafts, in the order of its table: what a recipe says of a source, and which reader understands it."""
 
 import dataclasses
+import itertools
+import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from infra import storage
 from infra.errors import ConfigError, InputError
 from pipelines.records import Split
-from pipelines.sources import folder, matcha, pmc_vqa, rows
+from pipelines.sources import columns, folder, matcha, pmc_vqa, rows, texts
 from pipelines.sources.drafts import Draft, Origin, RejectedError
+from pipelines.sources.gold import Forms
+from pipelines.sources.json_rows import Row
 
 ReaderName = Literal["folder", "pmc_vqa", "matcha"]
 READERS: dict[str, Any] = {"folder": folder, "pmc_vqa": pmc_vqa, "matcha": matcha}
-OWN_TABLES = tuple(f"questions{suffix}" for suffix in rows.SUFFIXES)
+KNOWN = folder.KNOWN | pmc_vqa.KNOWN | matcha.KNOWN  # names of columns, in plain spelling
+OWN_TABLES = tuple(
+    f"questions{suffix}"
+    for suffix in (*rows.SUFFIXES, *(f"{text}{packed}" for text in texts.FORMS for packed in texts.PACKED), ".zip")
+)
+_SHOWN = 5  # tables of other names
+_MOST_SHAPES = 1000
+_SPREADSHEETS = tuple(f"questions{suffix}" for suffix in rows.SPREADSHEETS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +35,9 @@ class SourceConfig:
     """A table of questions and where its images are.
 
     reader: which form the table has. table, images: below the questions' folder, or absolute; a table that is a folder
-    stands for the `questions.jsonl`, `.csv` or `.parquet` in it. images: a folder or a zip; None looks beside the
-    table. split: for all of its rows; None takes what the table says. name: what the source is called; None takes the
-    reader's.
+    stands for the one in it that is called `questions`, such as `questions.jsonl`. images: a folder or a zip; None
+    looks beside the table. split: for all of its rows; None takes what the table says. name: what the source is
+    called; None takes the reader's.
     """
 
     reader: ReaderName = "folder"
@@ -70,10 +83,12 @@ def find(config: SourceConfig, base: str) -> Source:
 
 def _own_table(uri: str) -> str:
     found = [storage.join(uri, name) for name in OWN_TABLES if storage.exists(storage.join(uri, name))]
+    found = found or [storage.join(uri, name) for name in _SPREADSHEETS if storage.exists(storage.join(uri, name))]
     if not found:
         raise InputError(
-            f"{storage.join(uri, OWN_TABLES[0])} is not there, nor a .csv or .parquet of that name. "
-            "Write one question a row: image, question, options, answer, split."
+            f"{storage.join(uri, OWN_TABLES[0])} is not there, nor one with another ending "
+            f"({', '.join(rows.SUFFIXES[1:])}). Write one question a row: image, question, options, answer, split."
+            f"{_others(uri)}"
         )
     if len(found) > 1:
         raise ConfigError(f"{uri} has several tables, {' and '.join(found)}. Name the one that is meant.")
@@ -83,6 +98,21 @@ def _own_table(uri: str) -> str:
 def origin(source: Source, row: int) -> Origin:
     """Where a row of this source stands."""
     return Origin(source=source.name, file=source.file, row=row, split=source.split)
+
+
+def _others(uri: str) -> str:
+    """What to type where a folder has tables of other names."""
+    names = [] if storage.is_remote(uri) else sorted(path.name for path in Path(uri).iterdir() if path.is_file())
+    tables = [name for name in names if name.lower().endswith(rows.SUFFIXES)][:_SHOWN]
+    if not tables:
+        return ""
+    sources = json.dumps([{"table": name} for name in tables])
+    return f" It has {', '.join(tables)}: rename it, or say which is meant: --set 'questions.sources={sources}'"
+
+
+def written(source: Source) -> list[str]:
+    """In words, how a source's table is written where that is not the plain way."""
+    return rows.written(source.table, READERS[source.reader].KNOWN)
 
 
 def drafts(source: Source, limit: int | None = None) -> Iterator[Draft]:
@@ -99,12 +129,48 @@ def drafts(source: Source, limit: int | None = None) -> Iterator[Draft]:
 
 def _all_drafts(source: Source) -> Iterator[Draft]:
     reader = READERS[source.reader]
-    for number, row in rows.read(source.table):
+    drafts_of = partial(reader.drafts, forms=Forms(partial(_sayings, source))) if reader is folder else reader.drafts
+    for number, row in _checked_rows(source):
         here = origin(source, number)
         if isinstance(row, str):
             yield here.rejected(row)
             continue
         try:
-            yield from reader.drafts(row, here)
+            yield from drafts_of(row, here)
         except RejectedError as error:
             yield here.rejected(str(error))
+
+
+def _checked_rows(source: Source) -> Iterator[tuple[int, Row | str]]:
+    """The rows of a table whose columns can be understood: else all of its rows would be rejected one by one, for
+    reasons that say less. Objects of JSON have names of their own: what none of several has is missing."""
+    known = READERS[source.reader].KNOWN
+    has_header = rows.has_header(source.table)
+    shapes: set[tuple[str, ...]] = set()  # the names that objects had together
+    num_objects = 0
+    for number, row in rows.read(source.table, known):
+        if isinstance(row, dict):
+            num_objects += 1
+            if has_header and num_objects == 1:
+                _check_columns(source, row)
+            elif len(shapes) < _MOST_SHAPES:
+                shapes.add(tuple(row))
+        yield number, row
+    if shapes and not has_header and len(shapes) < _MOST_SHAPES:
+        names = dict.fromkeys(name for shape in sorted(shapes) for name in shape)
+        if num_objects > 1 or not any(columns.plain(name) in known for name in names):
+            _check_columns(source, names)
+
+
+def _check_columns(source: Source, names: Iterable[str]) -> None:
+    try:
+        READERS[source.reader].check_columns(tuple(names), split_given=source.split is not None)
+    except InputError as error:
+        raise InputError(f"{source.table}: {error}") from error
+
+
+def _sayings(source: Source) -> Iterator[tuple[str, Sequence[str]]]:
+    """What each row of a user's own table says is right, and its options."""
+    for _, row in rows.read(source.table, folder.KNOWN):
+        if isinstance(row, dict) and (said := folder.saying(row)):
+            yield said

@@ -302,6 +302,128 @@ def test_check_knows_the_released_forms_by_their_columns(tmp_path, capfd, form):
     assert f"({form})" in capfd.readouterr().out
 
 
+SAME_WORDS = [row(n, question="Which category?", options=["x", "y", f"z{n}"]) for n in range(8)]
+REAL = PROJECT.parent / "shared/real/nffa_sem"
+
+
+def checked(capfd, *arguments) -> tuple[int, str]:
+    """The exit code of a check, and what it printed."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(["check", *map(str, arguments)])
+    return ended.value.code, capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--set", 'questions.curation.decontaminate_by=["text"]'], ["--set", "questions.limit=5"]]
+)
+@pytest.mark.parametrize("kind", ["made", "real"])
+def test_check_says_what_the_flow_with_the_same_words_does(tmp_path, capfd, words, kind):
+    folder = (
+        REAL if kind == "real" else write(tmp_path / "mine", [*SAME_WORDS, row(1, answer="Z"), row(2, split="dev")])
+    )
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    code, said_of_check = checked(capfd, folder, *words)
+    flow_words = ["pocket", "--run-dir", tmp_path / "runs/r", *words, "--set", f"questions.folder={folder}"]
+    try:
+        command.main([str(each) for each in flow_words])
+        artifact = manifest.find(tmp_path / "runs/r/questions")
+        rows = artifact.tally["rows"]
+        assert code == 0
+        assert f"  {rows['questions']} questions (train {rows['train']}" in said_of_check
+        for reason, count in artifact.tally["reasons"].items():
+            assert f"rejected {count}: {reason}, " in said_of_check
+    except SystemExit as ended:
+        assert ended.code == code == 1
+        error = capfd.readouterr().err
+        lacking = [line for line in said_of_check.splitlines() if line.startswith("Nothing is left")]
+        assert lacking
+        assert all(line in error for line in lacking)
+        assert not (tmp_path / "runs/r/questions").exists()
+
+
+LACKING = {
+    "text": (
+        SAME_WORDS,
+        ["--set", 'questions.curation.decontaminate_by=["image", "text"]'],
+        "Nothing is left to train on: of 4 rows with the split train, none is kept (contaminated_text 4). "
+        "contaminated_text: an evaluation question has the same question text. Where that tells nothing of what is "
+        "examined, as one wording for all questions does not, leave this level out: "
+        """--set 'questions.curation.decontaminate_by=["image"]'""",
+    ),
+    "image": (
+        [row(0, split="test"), row(0, question="Other?"), row(0, question="Third?")],
+        [],
+        "Nothing is left to train on: of 2 rows with the split train, none is kept (contaminated_image 2). "
+        "contaminated_image: an evaluation question has the same image. Split the table by image",
+    ),
+    "no test": (
+        [row(0), row(1)],
+        [],
+        "Nothing is left to examine: of 2 rows, none that can be used has the split test.",
+    ),
+    "limit": ([row(0), row(5)], ["--limit", "1"], "Only the first 1 rows of each table were read"),
+    "validation": (
+        [row(0), row(5)],
+        ["--set", "questions.curation.validation_share=0.9999999"],
+        "Nothing is left to train on: 1 questions are kept for validation. Lower questions.curation.validation_share.",
+    ),
+    "images": (
+        [row(0, image="none.png"), row(5)],
+        [],
+        "Nothing is left to train on: of 1 rows with the split train, none is kept (missing_image 1).",
+    ),
+    "rejected": ([row(0, answer="Z"), row(5)], [], "has the split train (set aside: answer_is_no_option 1)"),
+}
+
+
+@pytest.mark.parametrize("kind", LACKING)
+def test_check_is_loud_when_nothing_is_left_to_train_on_or_to_examine(tmp_path, capfd, kind):
+    rows, words, sentence = LACKING[kind]
+    code, shown = checked(capfd, write(tmp_path / "mine", rows), *words)
+    assert code == 1
+    assert sentence in shown
+
+
+def test_what_a_sentence_says_to_type_helps(tmp_path, capfd):
+    rows, words, _ = LACKING["text"]
+    _, shown = checked(capfd, write(tmp_path / "mine", rows), *words)
+    (advice,) = re.findall(r"--set '(.*)'", shown)
+    assert checked(capfd, tmp_path / "mine", *words, "--set", advice)[0] == 0
+
+
+def test_check_takes_the_sources_and_limits_of_the_recipe_that_is_named(tmp_path, capfd):
+    write_pmc_vqa(tmp_path, num_rows=60, num_images=40, dirt_share=0)
+    (tmp_path / "test_clean.csv").write_bytes((tmp_path / "train.csv").read_bytes())
+    code, shown = checked(capfd, tmp_path, "--recipe", "pmc_vqa_8xh200")
+    assert code == 1  # all of it is in the test set
+    assert f"{tmp_path}/train.csv (pmc_vqa): 60 rows" in shown
+    assert f"{tmp_path}/test_clean.csv (pmc_vqa): 60 rows" in shown
+    assert "rejected 60: contaminated_image" in shown
+    with pytest.raises(SystemExit):
+        command.main(["check", str(tmp_path), "--recipe", "pmc_vqa_8xh20"])
+    assert "Did you mean 'pmc_vqa_8xh200" in capfd.readouterr().err
+
+
+def test_check_says_how_a_table_is_written_and_counts_what_it_had_to_read_otherwise(tmp_path, capfd):
+    folder = write(tmp_path / "mine", [])
+    (folder / "questions.jsonl").unlink()
+    (folder / "questions.csv").write_text(
+        "# of today\nimage;question;Option A;Option B;answer;split\n"
+        "images/0.png;What?;x;y;y;training\nimages/5.png;And here?;x;y;(B);test\n"
+    )
+    code, shown = checked(capfd, folder)
+    assert code == 0
+    for line in (
+        "separated by semicolons",
+        "1 line with # before the columns' names passed over",
+        "1 questions with answer by text",
+        "1 questions with answer letter between marks",
+        "1 questions with split training as train",
+    ):
+        assert f"  {line}\n" in shown
+
+
 def test_every_reason_in_the_code_has_a_meaning_and_every_meaning_a_reason():
     used = {"takes_too_long", "crashes_the_decoder", "line_is_no_json", "row_too_long", "row_unreadable"}
     code = "".join(path.read_text() for path in (PROJECT / "pipelines").rglob("*.py") if path.name != "reasons.py")

@@ -52,8 +52,16 @@ def source(tmp_path):
 
 
 def sealed(source, run_dir, **settings):
+    """Of tables that lack what a whole flow needs, too, as one source by itself is sealed."""
     settings = {"sources": (SourceConfig(name="mine"),), "folder": str(source)} | settings
-    return stage.carry_out(QuestionsConfig(**settings), run_dir, Progress("questions"))["questions"]
+    config, place = QuestionsConfig(**settings), run_dir / "questions"
+    return stage.make(config, "questions", place, run_dir, {}, Progress("questions"), run=questions.read)
+
+
+def flowed(source, run_dir, **settings):
+    """As the stage of a flow."""
+    config = QuestionsConfig(sources=(SourceConfig(name="mine"),), folder=str(source), **settings)
+    return stage.carry_out(config, run_dir, Progress("questions"))["questions"]
 
 
 def adds_up(tally) -> bool:
@@ -130,7 +138,7 @@ def test_a_recipe_s_folder_may_lie_in_a_store_and_is_made_again_when_that_change
 def test_a_source_without_any_question_is_an_error_with_the_reasons(source, tmp_path):
     (source / "questions.jsonl").write_text("not json\n")
     with pytest.raises(InputError, match="line_is_no_json"):
-        sealed(source, tmp_path / "runs/r")
+        flowed(source, tmp_path / "runs/r")
     assert not (tmp_path / "runs/r/questions").exists()
 
 

@@ -1,9 +1,11 @@
+import unicodedata
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from infra.errors import InputError
-from pipelines.images import UnreadableImageError
+from pipelines.images import UnreadableImageError, read_bytes
 from pipelines.sources.roots import Finder
 from pipelines.sources.source import Source
 
@@ -142,3 +144,95 @@ def test_a_zip_that_is_none_is_one_clear_error(folder):
 def test_a_file_that_is_no_zip_in_the_images_place_is_one_clear_error(folder):
     with pytest.raises(InputError, match=r"neither a folder nor a \.zip"):
         finder(folder / "train.csv", folder / "top.png")
+
+
+def raw_zip(path, *names: bytes):
+    """A zip whose members have these very bytes for names, none of them marked as UTF-8; each holds its own name."""
+    stand_ins = [
+        chr(0x100 + place).encode() * (len(name) // 2) + b"_" * (len(name) % 2) for place, name in enumerate(names)
+    ]
+    with zipfile.ZipFile(path, "w") as archive:
+        for stand_in, name in zip(stand_ins, names, strict=True):
+            archive.writestr(stand_in.decode(), name)
+    data = path.read_bytes()
+    for stand_in, name in zip(stand_ins, names, strict=True):
+        head = data.rindex(stand_in)
+        for where in (data.index(stand_in), head):
+            data = data[:where] + name + data[where + len(name) :]
+    data = bytearray(data)
+    with zipfile.ZipFile(path) as archive:
+        starts = [info.header_offset for info in archive.infolist()]
+    for start in starts:
+        data[start + 7] &= ~0x08
+    at = 0
+    while (at := data.find(b"PK\x01\x02", at)) >= 0:
+        data[at + 9] &= ~0x08
+        at += 4
+    path.write_bytes(data)
+    return path
+
+
+NAMES = ("Körnung é.png", "粒界.png", "ソ表.png", "зерно.png")
+
+
+@pytest.mark.parametrize(
+    "member", ["images\\a.png", "./images/a.png", "/images/a.png", ".\\images\\a.png", "x//images/a.png"]
+)
+@pytest.mark.parametrize("name", ["images/a.png", "images\\a.png", "./images/a.png", "a.png"])
+def test_a_member_is_found_however_its_folders_are_written(folder, member, name):
+    found = finder(folder / "train.csv", zipped(folder / "i.zip", member, "images/b.png", "images/"))
+    assert read_bytes(Path(found.find(name))) == member.encode()
+
+
+@pytest.mark.parametrize("member", ["../a.png", "images/../../a.png", "..\\a.png", "/../a.png", "./../a.png"])
+def test_a_member_that_leads_out_of_its_zip_is_never_found(folder, member):
+    found = finder(folder / "train.csv", zipped(folder / "i.zip", member))
+    assert refused(found, "a.png") == "missing_image"
+    assert refused(found, member) == "image_outside_folder" if ".." in member else "missing_image"
+
+
+@pytest.mark.parametrize(
+    "twice", [("images/a.png", "./images/a.png"), ("images\\a.png", "/images/a.png"), ("a.png", "a.png")]
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_that_could_be_meant_are_ambiguous(folder, twice):
+    assert refused(finder(folder / "train.csv", zipped(folder / "i.zip", *twice)), "a.png") == "image_name_is_ambiguous"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        *((name, "utf-8") for name in NAMES),
+        *((NAMES[0], encoding) for encoding in ("cp437", "cp850", "cp1252")),
+        *((NAMES[1], encoding) for encoding in ("gb18030", "big5", "cp932")),
+        (NAMES[2], "cp932"),
+        *((NAMES[3], encoding) for encoding in ("cp866", "cp1251")),
+    ],
+)
+def test_a_member_whose_name_is_not_marked_as_utf8_is_found_in_what_it_was_written_in(folder, name, encoding):
+    raw = f"images/{name}".encode(encoding)
+    found = finder(folder / "train.csv", raw_zip(folder / "i.zip", raw, b"images/other__.png"))
+    for written in (name, f"images/{name}"):
+        assert read_bytes(Path(found.find(written))) == raw
+    assert refused(found, "Korn.png") == "missing_image"
+
+
+@pytest.mark.parametrize("kept", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+@pytest.mark.parametrize("place", ["zip", "folder"])
+@pytest.mark.parametrize("deep", ["", "deep/er/"])
+def test_accents_may_be_composed_or_apart_on_either_side(folder, kept, asked, place, deep):
+    name = unicodedata.normalize(kept, f"images/{deep}Körnung é.png")
+    if place == "zip":
+        found = finder(folder / "train.csv", zipped(folder / "i.zip", name))
+    else:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+        found = finder(folder / "train.csv")
+    location = found.find(unicodedata.normalize(asked, "Körnung é.png"))
+    assert read_bytes(Path(location)) == name.encode()
+
+
+@pytest.mark.parametrize("name", ["www.example.org/a.png", "//example.org/a.png", "HTTP://x.org/a.png", "gs://b/a.png"])
+def test_a_link_is_called_one(folder, name):
+    assert refused(finder(folder / "train.csv"), name) == "image_is_an_address"

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 import tracemalloc
 import unicodedata
@@ -196,9 +197,9 @@ def test_any_table_gives_a_draft_or_a_reason_for_every_row_that_is_read(tmp_path
     try:
         num_rows = len(list(rows.read(str(path))))
         drafts = list(source.drafts(table))
-    except InputError as error:  # a topic that is none, or a JSON object that has another table's names
+    except InputError as error:  # a topic that is none, objects that have another table's names, or no text at all
         assert suffix == ".jsonl", error
-        assert reader in {"pmc_vqa", "matcha"}, error
+        assert reader in {"pmc_vqa", "matcha"} or re.search("no column|no text|its list of rows", str(error)), error
         return
     assert len(drafts) == num_rows
     assert [Draft.from_dict(row) for row in Draft.table(drafts).to_pylist()] == drafts

@@ -66,6 +66,25 @@ def test_a_folder_without_a_table_says_what_to_write(tmp_path):
         drafts(tmp_path)
 
 
+def test_a_folder_whose_table_has_another_name_says_what_to_type(tmp_path):
+    write(tmp_path / "mine", ".csv")
+    (tmp_path / "mine/questions.csv").rename(tmp_path / "mine/data.csv")
+    with pytest.raises(InputError, match="It has data") as error:
+        drafts(tmp_path / "mine")
+    (config,) = json.loads(str(error.value).partition("questions.sources=")[2].rstrip("'"))
+    assert len(drafts(tmp_path / "mine", **config)) == 3
+
+
+def test_columns_without_a_name_are_passed_over(tmp_path):
+    write(tmp_path / "mine", ".csv")
+    table = tmp_path / "mine/questions.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([f"{n}", *row, "", ""] if n else ["", *row, "", ""] for n, row in enumerate(rows))
+    assert [d.gold for d in drafts(tmp_path / "mine")] == ["B", "A", ""]
+
+
 def test_a_folder_with_two_tables_asks_which_is_meant(tmp_path):
     write(tmp_path / "mine", ".csv")
     write(tmp_path / "mine", ".jsonl")
