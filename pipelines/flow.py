@@ -47,7 +47,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
         submit = None
         for name in STAGES:
             if not _is_pending(name, configs, run_dir):
-                idle = configs[name] is None or configs[name].service
+                idle = configs[name] is None or configs[name].service or not _is_read(name, configs)
                 screen.show(f"flow: {name} is {'not needed' if idle else 'up to date'}")
                 continue
             if submit is None:
@@ -134,11 +134,16 @@ def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bo
     """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
     done."""
     config = configs[name]
-    wanted = {read for other in configs.values() if other is not None for read in other.inputs()}
-    if config is None or (name == "draw" and not wanted & set(config.outputs())):
-        return False  # the questions come from the world
+    if config is None or not _is_read(name, configs):
+        return False
     made = configs["examine"] if config.service else config
     return stage.current_outputs(made, run_dir) is None
+
+
+def _is_read(name: str, configs: dict[str, StageConfig]) -> bool:
+    """Whether a stage makes what another one reads: nothing need be drawn where the questions come from the world."""
+    wanted = {read for other in configs.values() if other is not None for read in other.inputs()}
+    return name != "draw" or bool(wanted & set(configs[name].outputs()))
 
 
 def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
