@@ -42,6 +42,8 @@ _UNKNOWN = "does not exist"  # as the Jobs API says of a job that it does not kn
 _LOST = (RuntimeError, OSError, aiohttp.ClientError, RayError)  # what a client raises for all that can be amiss
 _STARTED_FOR = "preceptor_run"
 
+_OF_ANOTHER_PROCESS = re.compile(r"\x1b\[36m\(|\[\d{4}-\d\d-\d\d ")  # how Ray marks what others of the job printed
+
 
 class StageError(PreceptorError):
     """A stage's job ended without success; the message is the stage's own error and where the whole log is."""
@@ -316,7 +318,8 @@ def _reason(stage: str, lines: list[str], said: str) -> str:
     marker = f"{stage}: error: "
     for number, line in enumerate(lines):
         if line.startswith(marker):
-            return "\n".join([line.removeprefix(marker), *lines[number + 1 : number + 4]])
+            rest = [other for other in lines[number + 1 : number + 4] if not _OF_ANOTHER_PROCESS.match(other)]
+            return "\n".join([line.removeprefix(marker), *rest])
     telling = [line for line in lines if not _NOISE.search(line) and not line.startswith(f"{stage}: ")]
     if telling:
         return "\n".join(telling[-_TRACEBACK_LINES_SHOWN:])

@@ -48,7 +48,7 @@ def prepare(
     """What these conditions need, and nothing that they do not. Raises InputError when a question lacks it."""
     return Showing(
         folder=questions_artifact,
-        donors=_all_donors(asked, seed) if Condition.SHUFFLED in conditions else {},
+        donors=_all_donors(questions_artifact, asked, seed) if Condition.SHUFFLED in conditions else {},
         captions=captions(questions_artifact, asked) if Condition.CAPTIONED in conditions else {},
     )
 
@@ -89,13 +89,19 @@ def captions(questions_artifact: Path, asked: Sequence[Question]) -> dict[str, s
     return found
 
 
-def _all_donors(asked: Sequence[Question], seed: int) -> dict[str, Question]:
-    """A donor for every question; raises InputError when one has none."""
+def _all_donors(questions_artifact: Path, asked: Sequence[Question], seed: int) -> dict[str, Question]:
+    """A donor for every question: of those that are asked too, or, where a set has too few images, of all its others.
+
+    Raises InputError when one has none.
+    """
     found = donors(asked, seed)
+    if None in found.values():
+        lent = donors(tables.stream(questions_artifact, Question), seed)
+        found = {own: donor or lent[own] for own, donor in found.items()}
     for question in asked:
         if found[question.id] is None:
             raise InputError(
-                f"Every test question of {question.source} {question.file} has an image in common with question "
+                f"Every question of {question.source} {question.file} has an image in common with question "
                 f"{question.id}, so it can be shown no other ones. Leave the condition `{Condition.SHUFFLED}` out of "
                 "examine.plan."
             )

@@ -49,6 +49,20 @@ def compose(
     ]
 
 
+def answer_alone(question: Question, arm: Arm) -> TrainingExample:
+    """What an arm learns of each question where no rationale of any was accepted: the gold answer, by its prompt."""
+    return TrainingExample(
+        question_id=question.id,
+        rationale_id="",
+        arm=arm,
+        weight=1.0,
+        images=question.images,
+        image_digests=question.image_digests,
+        prompt=prompts.prompt(question, arm),
+        target=prompts.target(question, None),
+    )
+
+
 def check_may_teach(questions: Iterable[Question]) -> None:
     """Raise InputError when one of these questions is of a source that may examine models and never teach one."""
     for question in questions:
@@ -62,19 +76,25 @@ def check_may_teach(questions: Iterable[Question]) -> None:
 def run(task: Task) -> Tally:
     """Write `examples.parquet` for one arm: verdicts + answers = examples + reasons.
 
-    answers: examples of `multi_task` that ask for the answer, each beside those for its question's rationales.
+    answers: examples without a rationale: those of `multi_task` that ask for the answer, each beside those for its
+    question's rationales; and all of them where no rationale was accepted, which verification lets pass on demand.
     """
     arm = Arm(task.config.arms[0])
     folder = task.inputs["questions"].path
     check_may_teach(tables.stream(folder, Question, split=Split.TRAIN))
+    has_rationales = any(verdict.selected for verdict in tables.stream(task.inputs["verdicts"].path, Verdict))
     num_verdicts = num_examples = num_taught = 0
     reasons = Counter({NOT_ACCEPTED: 0, NOT_SELECTED: 0, SAME_QUESTION: 0})
     with tables.writer(task.draft, TrainingExample) as write:
         for question, verdicts in pairing.by_question(folder, tables.stream(task.inputs["verdicts"].path, Verdict)):
-            own = compose(question, verdicts, arm, task.config.rationale_weight)
+            own = (
+                compose(question, verdicts, arm, task.config.rationale_weight)
+                if has_rationales
+                else [answer_alone(question, arm)]
+            )
             for example in own:
                 write(example)
-            taught = {example.rationale_id for example in own}
+            taught = {example.rationale_id for example in own if example.rationale_id}
             num_verdicts += len(verdicts)
             num_examples += len(own)
             num_taught += len(taught)

@@ -46,7 +46,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
         submit = None
         for name in STAGES:
             if not _is_pending(name, configs, run_dir):
-                idle = configs[name] is None or configs[name].service
+                idle = configs[name] is None or configs[name].service or not _is_read(name, configs)
                 screen.show(f"flow: {name} is {'not needed' if idle else 'up to date'}")
                 continue
             if submit is None:

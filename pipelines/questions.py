@@ -52,7 +52,10 @@ def read(task: Task) -> Tally:
     """The same, whatever is left."""
     config: QuestionsConfig = task.config
     base = config.folder or (str(task.inputs["source"].path) if task.inputs else "/")
-    sources = [reading.find(each, base) for each in config.sources]
+    drawn: dict[str, Any] = next((artifact.tally["facts"] for artifact in task.inputs.values()), {})
+    sources = [
+        reading.find(dataclasses.replace(each, name=each.name or drawn.get("name")), base) for each in config.sources
+    ]
     _check_names(sources)
     for source in sources:
         for done in reading.written(source):
@@ -65,10 +68,9 @@ def read(task: Task) -> Tally:
     fates = curation.fates(intake.columns(rows, looked, usable), config.curation)
     account = _write(task, rows, looked, _Judged.of(rows, usable, fates))
     shutil.rmtree(scratch)
-    notes = [note for artifact in task.inputs.values() for note in artifact.tally["facts"].get("notes", ())]
     if account.num_rows != rows.num_rows:
         raise AssertionError(f"{rows.num_rows} rows were read, and {account.num_rows} are accounted for")
-    return account.tally(sources, fates, notes)
+    return account.tally(sources, fates, drawn.get("notes", []))
 
 
 def _check_names(sources: list[Source]) -> None:

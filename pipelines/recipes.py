@@ -61,8 +61,9 @@ PLAN = (
 _POCKET_CURATION = CurationConfig(decontaminate_by=(Level.IMAGE, Level.PERCEPTUAL))
 
 _POCKET_NOTES = (
-    "Teacher and students have about two million parameters. The teacher was trained on the rule; the base student has "
-    "met the words of the rationales, with random values, and never the rule.",
+    "The models of the pocket recipe have about two million parameters and have seen drawn micrographs alone. On any "
+    "other questions they answer at random: the figures then say that the flow works, and nothing about the questions, "
+    "their images or other models.",
     "The rationale arm sees more supervised tokens per question than the answer-only arm.",
     "Questions, prompts and order are the same in two runs with one seed. The engines add floating-point numbers in an "
     "order that depends on what is in flight, so a near tie between two tokens can fall differently in another run.",
@@ -73,7 +74,7 @@ def pocket() -> PipelinesRecipe:
     """The whole flow on a machine without a GPU: drawn micrographs, models of two million parameters, real engines."""
     return PipelinesRecipe(
         draw=DrawConfig(),
-        questions=QuestionsConfig(sources=(SourceConfig(name="pocket"),), curation=_POCKET_CURATION),
+        questions=QuestionsConfig(curation=_POCKET_CURATION),
         teach=TeachConfig(
             teacher=POCKET_TEACHER,
             engine=POCKET_ENGINE,
@@ -83,11 +84,12 @@ def pocket() -> PipelinesRecipe:
             max_tokens=128,
             grounding_share=0.2,
             expected_output_tokens=31,
+            max_failed_share=1.0,  # of questions that are not the drawn ones it understands none
         ),
-        verify=VerifyConfig(),
+        verify=VerifyConfig(min_accepted=0),
         compose=ComposeConfig(),
         examine=ExamineConfig(plan=PLAN, final_line=False, max_tokens=128),
-        report=ReportConfig(title="Preceptor, pocket scale", notes=_POCKET_NOTES),
+        report=ReportConfig(notes=_POCKET_NOTES),
     )
 
 
@@ -164,6 +166,7 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
             curation=CurationConfig(validation_share=0.01, shuffle_options=True),
         ),
         teach=teach,
+        verify=VerifyConfig(),
         examine=ExamineConfig(
             plan=PLAN,
             concurrency=256,

@@ -3,6 +3,7 @@
 `report.json` is for machines; `index.html` is one file for a person, with nothing to fetch.
 """
 
+import posixpath
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -32,8 +33,8 @@ def run(task: Task) -> Tally:
     predictions = tables.read(task.inputs["predictions"].path, Prediction)
     report = {
         "schema": SCHEMA,
-        "title": task.config.title,
-        "notes": [*facts.get("notes", ()), *task.config.notes],
+        "title": task.config.title or title_of(task.inputs["questions"]),
+        "notes": [*notes_on(task.inputs["verdicts"]), *facts.get("notes", ()), *task.config.notes],
         "accounting": accounting(task.inputs),
         "verdicts": account_of_verdicts(task.inputs["verdicts"]),
         "curation": facts.get("curation", {}),
@@ -48,6 +49,22 @@ def run(task: Task) -> Tally:
     for line in table_lines(report["examinations"]):
         task.progress.say(line)
     return Tally(rows={"predictions": len(predictions), "examinations": len(report["examinations"])})
+
+
+def title_of(questions: Artifact) -> str:
+    """Names a report after the folder that the questions are from, or their sources where the flow drew them."""
+    folder = questions.made_from["config"].get("folder") or ""
+    sources = dict.fromkeys(source["source"] for source in questions.tally["facts"].get("sources", ()))
+    return ", ".join(filter(None, ("Preceptor", posixpath.basename(folder.rstrip("/")) or ", ".join(sources))))
+
+
+def notes_on(verdicts: Artifact) -> list[str]:
+    """What a reader must know of the rationales."""
+    if verdicts.tally["rows"].get("accepted", 1):
+        return []
+    return [
+        "No rationale of the teacher was accepted: whatever their arm, the students learned the gold answers alone."
+    ]
 
 
 def accounting(inputs: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class DrawConfig(StageConfig):
 
     stage: ClassVar[str] = "draw"
     module: ClassVar[str] = "pipelines.sources.pocket"
+    contract: ClassVar[int] = 2
     pocket: PocketConfig = field(default_factory=PocketConfig)
 
     def outputs(self) -> dict[str, StageConfig]:
@@ -214,7 +215,8 @@ class VerifyConfig(StageConfig):
     options_are_shuffled: options are put in another order when a student is trained, so that reasoning must not name
     letters. selection, keep: which, and how many, of a question's accepted rationales teach. image_not_needed_weight:
     how much those count that the teacher would write without the image; 0 rejects them. max_hinted_share: of the
-    selected ones at most so many were written with the gold answer told.
+    selected ones at most so many were written with the gold answer told. min_accepted: fewer stop the stage; with 0,
+    where none is accepted, every arm learns the gold answers alone.
     """
 
     stage: ClassVar[str] = "verify"
@@ -229,6 +231,7 @@ class VerifyConfig(StageConfig):
     keep: Annotated[int, Gt(0)] = 1
     image_not_needed_weight: Annotated[float, Ge(0), Le(1)] = 1.0
     max_hinted_share: Annotated[float, Ge(0), Le(1)] = 0.1
+    min_accepted: Annotated[int, Ge(0)] = 1
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"verdicts": self}
@@ -274,6 +277,7 @@ class ExamineConfig(StageConfig):
 
     stage: ClassVar[str] = "examine"
     module: ClassVar[str] = "pipelines.evaluation"
+    contract: ClassVar[int] = 2
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     plan: tuple[str, ...]
     final_line: bool = True
@@ -325,13 +329,13 @@ class ExamineConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(StageConfig):
-    """Write the report. num_examples: questions shown with image, rationale and answers. notes: what a reader must
-    know. arms: those whose examples and adapters are accounted for."""
+    """Write the report. title: None names what the questions are from. num_examples: questions shown with image,
+    rationale and answers. notes: what a reader must know. arms: those whose examples and adapters are accounted for."""
 
     stage: ClassVar[str] = "report"
     module: ClassVar[str] = "pipelines.report"
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
-    title: str
+    title: str | None = None
     num_examples: Annotated[int, Ge(0)] = 8
     notes: tuple[str, ...] = ()
     arms: tuple[Arm, ...] = ARMS

@@ -4,6 +4,7 @@ What the ledger holds is never asked again, so that a run that was killed, anywh
 was. The artifact is written from the ledger in the end, in the order of the questions.
 """
 
+import atexit
 import dataclasses
 import logging
 import math
@@ -32,6 +33,7 @@ from pipelines.teaching.ledger import Ledger
 from pipelines.teaching.plan import Asking, Plan
 from pipelines.teaching.requests import Teacher, teacher_digest
 
+_STDERR = 2
 _DIED = 70  # exit code of an actor whose engine is gone; Ray starts it again
 _MAX_LIVES = 20
 _PAUSE_S = 5.0
@@ -46,6 +48,8 @@ class TeacherActor:
     """One engine in a Ray actor, which is given numbers of batches, and gives back what became of them."""
 
     def __init__(self, work: Work, start: StartEngine) -> None:
+        # What engines are built on complains of itself when Python ends; nothing that matters is said by then.
+        atexit.register(os.dup2, os.open(os.devnull, os.O_WRONLY), _STDERR)
         name = ray.get_runtime_context().get_actor_id()
         try:
             self._explainer = Explainer(work, name, start)

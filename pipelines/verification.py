@@ -80,18 +80,32 @@ def _verdict(
 
 
 def run(task: Task) -> Tally:
-    """Judge every rationale; write `verdicts.parquet`. Raises InputError when nothing is left that may teach."""
+    """Judge every rationale; write `verdicts.parquet`. Raises InputError when too few are left that may teach."""
     account, hinted = _judge(task)
     if surplus := _surplus(hinted, account.selected - len(hinted), task.config.max_hinted_share):
         account = _reject_surplus(task.draft, surplus, account.probes)
-    if not account.selected:
-        reasons = dict(account.reasons | account.quarantined)
-        raise InputError(
-            f"None of {account.rationales} rationales was accepted: {reasons}. Look at the teacher's prompt."
-        )
+    if account.accepted < task.config.min_accepted:
+        raise InputError(_too_few(account, task.config.min_accepted))
+    if not account.accepted:
+        task.progress.say("no rationale is accepted, so the arms will learn the gold answers alone")
     tally = account.tally()
     tally.figures |= _cost(task.inputs["rationales"].tally["figures"], account.accepted)
     return tally
+
+
+def _too_few(account: "Account", least: int) -> str:
+    """The error's words, and what to type."""
+    reasons = dict(account.reasons | account.quarantined)
+    few = (
+        f"{account.accepted} of {account.rationales} rationales were"
+        if account.accepted
+        else (f"None of {account.rationales} rationales was")
+    )
+    return (
+        f"{few} accepted: {reasons}. verify.min_accepted asks for {least}. Look at what the teacher wrote, and ask for "
+        "more: --set teach.num_rationales=N. With --set verify.min_accepted=0 the flow goes on, and where none is "
+        "accepted the students learn the gold answers alone."
+    )
 
 
 def _cost(figures: Mapping[str, float], accepted: int) -> dict[str, float]:
@@ -102,7 +116,7 @@ def _cost(figures: Mapping[str, float], accepted: int) -> dict[str, float]:
         "engine_seconds_now": "engine_seconds_per_accepted",
         "gpu_seconds_now": "gpu_seconds_per_accepted",
     }
-    return {told: round(figures[name] / accepted, 3) for name, told in names.items() if figures.get(name)}
+    return {told: round(figures[name] / accepted, 3) for name, told in names.items() if accepted and figures.get(name)}
 
 
 def _judge(task: Task) -> tuple["Account", list[str]]:
@@ -234,10 +248,9 @@ class Account:
             "questions_taught": self.taught,
             **({"probes": self.probes} if self.probes else {}),
         }
-        figures = {
-            "accepted_share": round(self.accepted / self.rationales, 4),
-            "agreement": round(self.agreement / self.answered, 4),
-        }
+        figures = {"accepted_share": round(self.accepted / max(self.rationales, 1), 4)}
+        if self.answered:
+            figures["agreement"] = round(self.agreement / self.answered, 4)
         if self.probed:
             figures["image_not_needed_share"] = round(self.not_needed / self.probed, 4)
         return Tally(

@@ -22,6 +22,7 @@ from infra.manifest import Tally
 from infra.stage import Task
 from pipelines.records import LETTERS
 
+NAME = "pocket"  # of the source, beside every number about it
 SHAPES = ("round", "plate", "needle")
 BACKGROUNDS = ("smooth", "grainy", "striped")
 TONES = ("bright", "dark")
@@ -37,6 +38,10 @@ NOTE = (
     "composed from two parts. On combinations seen in training both arms can answer from memory; unseen ones need the "
     "rule. "
     "The numbers say how this flow behaves, not how a model does on real images."
+)
+NOTE_ON_MODELS = (
+    "The pocket teacher was trained on the rule; the pocket base student has met the words of the rationales, with "
+    "random values, and never the rule."
 )
 IMAGE_SIZE = 96  # pixels, each side
 _OVERSAMPLING = 2  # particles are drawn larger and shrunk, for soft edges
@@ -258,7 +263,7 @@ def run(task: Task) -> Tally:
     config: PocketConfig = task.config.pocket
     write(task.draft, config, lambda done, total: task.progress(done, total, "images"))
     rows = {"train": config.num_train_questions, "test": config.num_test_questions}
-    return Tally(rows=rows, facts={"notes": [NOTE]})
+    return Tally(rows=rows, facts={"name": NAME, "notes": [NOTE, NOTE_ON_MODELS]})
 
 
 if __name__ == "__main__":

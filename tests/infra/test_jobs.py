@@ -277,7 +277,13 @@ def test_a_disk_that_fills_up_is_one_line_and_stops_the_job(tmp_path):
 
 def test_a_stage_s_own_error_is_the_reason():
     lines = [START, "teach: 3/9 questions", "teach: error: no such teacher", "  it was moved", RAY]
-    assert _reason("teach", lines, "exit code 1").startswith("no such teacher\n  it was moved")
+    assert _reason("teach", lines, "exit code 1") == "no such teacher\n  it was moved"
+
+
+def test_what_an_engine_says_of_itself_when_it_ends_is_no_part_of_the_error():
+    worker = "\x1b[36m(MapWorker(MapBatches(TeacherActor)) pid=7)\x1b[0m"
+    noise = [f"{worker} nanobind: leaked 4 instances!", f'{worker}  - leaked function "get_ptr_ty"', RAY]
+    assert _reason("teach", [START, "teach: error: 9 of 9 requests failed", *noise], "") == "9 of 9 requests failed"
 
 
 def test_the_end_of_a_traceback_is_the_reason_where_the_stage_says_nothing():

@@ -6,10 +6,10 @@ from PIL import Image
 
 from infra.digests import digest_bytes
 from infra.errors import InputError
-from pipelines import conditions, images
+from pipelines import conditions, images, tables
 from pipelines.conditions import Showing
 from pipelines.endpoint import data_url
-from pipelines.records import Condition
+from pipelines.records import Condition, Question
 from tests.pipelines.fixtures import put_images, put_other_bytes, question, sealed
 from tests.pipelines.fixtures import showing as showing_of
 
@@ -54,9 +54,17 @@ def test_a_set_s_donors_are_its_own_whatever_is_examined_beside_it():
         [shows("q1", "a"), shows("q2", "b", file="other.csv")],
     ],
 )
-def test_a_question_that_can_be_shown_no_other_image_is_refused(asked):
+def test_a_question_that_can_be_shown_no_other_image_is_refused(tmp_path, asked):
+    tables.write(tmp_path, Question, asked)
     with pytest.raises(InputError, match=r"q\d, so it can be shown no other ones.*`shuffled`"):
-        conditions.prepare(Path("questions"), asked, {Condition.SHUFFLED}, seed=0)
+        conditions.prepare(tmp_path, asked, {Condition.SHUFFLED}, seed=0)
+
+
+def test_a_set_with_a_single_test_image_is_lent_those_of_its_other_questions(tmp_path):
+    asked, taught = [shows("q1", "a"), shows("q2", "a")], shows("q3", "b")
+    tables.write(tmp_path, Question, [*asked, taught, shows("q4", "c", file="other.csv")])
+    showing = conditions.prepare(tmp_path, asked, {Condition.SHUFFLED}, seed=0)
+    assert showing.donors == {"q1": taught, "q2": taught}
 
 
 def test_captions_are_not_even_read_unless_a_condition_shows_them(tmp_path):

@@ -100,6 +100,21 @@ def test_the_answer_only_arm_learns_a_question_once_with_its_largest_weight(tmp_
         assert tally.reasons == {}
 
 
+@pytest.mark.parametrize("arm", TAUGHT)
+def test_where_no_rationale_of_any_question_was_accepted_every_arm_learns_the_answers_alone(tmp_path, arm):
+    asked = [question(id=f"q{n}", gold="ABCD"[n]) for n in range(3)]
+    rejected = [
+        verdict(question_id=q.id, rationale_id=f"{q.id}{n}", fate="rejected", reason="no_answer", selected=False)
+        for q in asked
+        for n in range(2)
+    ]
+    tally, made = compose(tmp_path, asked, rejected, arm)
+    assert [(e.question_id, e.target) for e in made] == [(q.id, prompts.target(q, None)) for q in asked]
+    assert [(e.prompt, e.rationale_id, e.weight) for e in made] == [(prompts.prompt(q, arm), "", 1.0) for q in asked]
+    assert tally.rows == {"verdicts": 6, "examples": 3, "answers": 3}
+    assert tally.reasons == {"not_accepted": 6}
+
+
 def test_nothing_is_written_when_a_question_for_evaluation_alone_would_teach(tmp_path):
     held = question(id="q2", source="MedXpertQA", file="MM/dev.jsonl", evaluation_only=True)
     with pytest.raises(InputError, match=r"q2 of MedXpertQA MM/dev\.jsonl is for evaluation alone"):

@@ -124,6 +124,20 @@ def test_pocket_questions_are_not_drawn_for_questions_of_the_world(tmp_path):
     assert not flow._is_pending("draw", flow.resolve("pocket", [f"questions.folder={tmp_path}"]), tmp_path)
 
 
+@pytest.mark.parametrize(("own", "said"), [(True, "draw is not needed"), (False, "draw is up to date")])
+def test_what_is_not_drawn_is_not_said_to_be_up_to_date(tmp_path, monkeypatch, capsys, own, said):
+    monkeypatch.setattr(flow.journal, "recorder", lambda *_: contextlib.nullcontext(None))
+    monkeypatch.setattr(flow, "_is_pending", lambda *_: False)
+    flow.run("pocket", tmp_path, [f"questions.folder={tmp_path}"] if own else [])
+    assert f"flow: {said}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["pocket", "pmc_vqa_8xh200"])
+def test_only_the_pocket_models_may_fail_at_every_question(recipe):
+    configs = flow.resolve(recipe, [])
+    assert (configs["teach"].max_failed_share == 1) == (configs["verify"].min_accepted == 0) == (recipe == "pocket")
+
+
 def test_another_prompt_makes_every_stage_that_shows_it_run_again(monkeypatch):
     from pipelines import prompts
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra import stage, storage
+from infra import recipes, stage, storage
 from infra.errors import ConfigError, InputError
 from infra.progress import Progress
 from pipelines import images, questions, tables
@@ -107,6 +107,21 @@ def test_several_images_of_a_question_keep_their_order(tmp_path):
     (question,) = tables.read(artifact.path, Question)
     shown = [np.asarray(images.read(artifact.path / path).convert("L")) for path in question.images]
     assert all((image == np.asarray(picture(n))).all() for image, n in zip(shown, (3, 1, 3), strict=True))
+
+
+def test_what_the_flow_drew_has_its_name_and_notes_and_what_a_user_brings_to_the_same_recipe_has_neither(
+    source, tmp_path
+):
+    counts = [f"draw.pocket.num_{split}_questions=2" for split in ("train", "test")]
+    configs = recipes.resolve("pocket", ["pipelines"], counts)
+    stage.carry_out(configs["draw"], tmp_path / "runs/r", Progress("draw"))
+    drawn = stage.carry_out(configs["questions"], tmp_path / "runs/r", Progress("questions"))["questions"]
+    own = recipes.resolve("pocket", ["pipelines"], [f"questions.folder={source}"])["questions"]
+    brought = stage.carry_out(own, tmp_path / "runs/own", Progress("questions"))["questions"]
+    named = {name: {q.source for q in tables.read(a.path, Question)} for name, a in (("d", drawn), ("o", brought))}
+    assert named == {"d": {"pocket"}, "o": {"own"}}
+    assert any("drawn" in note for note in drawn.tally["facts"]["notes"])
+    assert brought.tally["facts"]["notes"] == []
 
 
 def test_a_limit_reads_the_first_rows_only(source, tmp_path):

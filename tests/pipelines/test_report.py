@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -167,6 +168,35 @@ def test_the_report_says_what_became_of_every_rationale(tmp_path):
         "of 1 questions tried 0.500",
     ):
         assert words in section
+
+
+def test_where_no_rationale_was_accepted_the_report_says_so_first_and_has_no_figure_that_is_none(tmp_path):
+    account = Account()
+    account.add([verdict(fate="failed", reason="no_answer", selected=False, letter=None, agreement=0.0)])
+    tally = account.tally()
+    counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "figures", "facts")}
+    artifact = put(tmp_path, "verdicts", lambda _: None, **counted)
+    assert "learned the gold answers alone" in report.notes_on(artifact)[0]
+    page = report.page({**ONE, "verdicts": report.account_of_verdicts(artifact)}, [])
+    assert "Asked 1 = accepted 0 + rejected 0 + failed 1" in page
+    assert "Agreement" not in page
+    assert report.notes_on(put_verdicts(tmp_path / "others")) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "title"),
+    [
+        ("/data/mine/", "Preceptor, mine"),
+        ("s3://bucket/pmc_vqa", "Preceptor, pmc_vqa"),
+        ("/", "Preceptor, own"),
+        (None, "Preceptor, own"),
+    ],
+)
+def test_a_report_without_a_title_of_its_own_is_named_after_the_questions_folder_or_their_source(folder, title):
+    questions = SimpleNamespace(
+        made_from={"config": {"folder": folder}}, tally={"facts": {"sources": [{"source": "own"}, {"source": "own"}]}}
+    )
+    assert report.title_of(questions) == title
 
 
 def test_verdicts_that_were_counted_otherwise_have_no_account(tmp_path):

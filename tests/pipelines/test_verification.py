@@ -1,6 +1,7 @@
 """Every rationale gets one verdict, every verdict one reason, and the account adds up, whatever the teacher wrote."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
+from infra.progress import Progress
 from pipelines import pairing, tables, verification
 from pipelines.records import Condition, Question, Rationale, Verdict
 from pipelines.settings import Selection, VerifyConfig
@@ -36,7 +38,7 @@ def run(folder, questions, rationales, **settings):
         name: SimpleNamespace(path=folder / name, tally={"figures": figures}) for name in ("questions", "rationales")
     }
     task = SimpleNamespace(
-        config=VerifyConfig(**settings), inputs=inputs, draft=folder / "draft", progress=lambda *_, **__: None
+        config=VerifyConfig(**settings), inputs=inputs, draft=folder / "draft", progress=Progress("verify")
     )
     tally = verification.run(task)
     assert [path.name for path in task.draft.iterdir()] == ["verdicts.parquet"]
@@ -170,6 +172,25 @@ def test_nothing_is_sealed_when_nothing_may_teach(tmp_path):
         run(tmp_path / "b", [question()], [rationale(RIGHT, hinted=True)])
     with pytest.raises(InputError, match="None of 0 rationales"):
         run(tmp_path / "c", [question()], [])
+
+
+def test_too_few_accepted_rationales_stop_the_stage_with_what_to_type(tmp_path):
+    asked = [question(id=f"q{n}") for n in range(3)]
+    rationales = [rationale(RIGHT if n else WRONG, id=f"r{n}", question_id=q.id) for n, q in enumerate(asked)]
+    with pytest.raises(
+        InputError, match=r"2 of 3 rationales were accepted: .* asks for 3.*--set verify.min_accepted=0"
+    ):
+        run(tmp_path / "a", asked, rationales, min_accepted=3)
+    assert run(tmp_path / "b", asked, rationales, min_accepted=2)[0].rows["accepted"] == 2
+
+
+@pytest.mark.parametrize("text", [WRONG, "Nothing."])
+def test_where_none_need_be_accepted_all_are_sealed_with_their_reasons(tmp_path, text):
+    tally, verdicts = run(tmp_path, [question()], [rationale(text)], min_accepted=0)
+    assert [(v.accepted, v.selected) for v in verdicts] == [(False, False)]
+    assert (tally.rows["accepted"], tally.rows["selected"], tally.rows["questions_taught"]) == (0, 0, 0)
+    assert sum(tally.reasons.values()) == 1
+    assert all(math.isfinite(figure) for figure in tally.figures.values())
 
 
 def test_a_group_of_rows_is_paired_with_its_question_as_they_come(tmp_path):
