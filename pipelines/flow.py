@@ -7,6 +7,7 @@ error.
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -150,6 +151,17 @@ def _needed(configs: Mapping[str, Any]) -> dict[str, Any]:
     return stages
 
 
+def rehearse(
+    recipe: str, run_dir: Path, overrides: Sequence[str], num_questions: int = 16, *, with_engines: bool = True
+) -> list[str]:
+    """What would end the flow on its cluster, found here: see `pipelines.rehearsal`."""
+    from pipelines import rehearsal  # brings Ray
+
+    configs = resolve(recipe, overrides)
+    ordered = {name: configs[name] for name in (*STAGES, "cluster")}
+    return rehearsal.rehearse(recipe, ordered, run_dir, num_questions, with_engines=with_engines)
+
+
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
     """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others."""
     plan = plan_for(resolve(recipe, [])["examine"].plan, arms)
@@ -174,6 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="ARM",
         help=f"what is taught, of {', '.join(TAUGHT)}; short for the `arms` of every stage, and examine.plan",
     )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="run all of it with small models, on the recipe's cluster in name only"
+    )
+    parser.add_argument("--questions", type=int, default=16, help="of each split, in a rehearsal; default 16")
     parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
     with stage.reporting_errors("flow"):
         options = stage.parsed(parser, arguments)
@@ -185,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             forecast_table.show(told, as_json=options.json)
             return
         stage.interrupt_on_sigterm()
+        if options.rehearse:
+            sys.exit(1 if rehearse(options.recipe, run_dir, overrides, options.questions) else 0)
         run(options.recipe, run_dir, overrides)
 
 
