@@ -40,6 +40,7 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run every stage that is not up to date, in order. Raises StageError with the first failed stage's own error."""
     configs = resolve(recipe, overrides)
     _check(configs)
+    needed = _needed(configs)
     screen = Screen()
     screen.show(f"flow: {recipe} in {run_dir}")
     with ExitStack() as running:
@@ -47,8 +48,8 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
         submit = None
         for name in STAGES:
             if not _is_pending(name, configs, run_dir):
-                idle = configs[name] is None or configs[name].service or not _is_read(name, configs)
-                screen.show(f"flow: {name} is {'not needed' if idle else 'up to date'}")
+                is_idle = needed[name] is None or needed[name].service
+                screen.show(f"flow: {name} is {'not needed' if is_idle else 'up to date'}")
                 continue
             if submit is None:
                 hold = running.enter_context(run_lock.held(run_dir, f"the flow {recipe}", screen.show))
