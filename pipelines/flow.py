@@ -1,6 +1,7 @@
 """The whole flow on one page: which stages, in which order, each as a Ray job of its own.
 
-`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--limit N] [--dry-run]`.
+`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--limit N]
+[--dry-run [--json] [--gpu-hour-price PRICE]]`.
 A stage whose sealed output is what it would make now is not run again; a failed stage ends the flow with that stage's
 error.
 """
