@@ -13,7 +13,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,23 @@ from unittest.mock import patch
 import ray
 from ray._private import ray_constants
 from ray._private.authentication import authentication_token_setup
+from ray._private.node import Node
 from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from infra import credentials, journal, leftovers, privacy, reach, run_lock, surroundings, worker
 from infra.errors import ClusterError
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
+from infra.resources import ClusterShape, Workers
 
 PROJECT = Path(__file__).parent.parent
 LOCAL_VARIABLE = "PRECEPTOR_LOCAL_RAY"
 _SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
+_MORE_NODES_BYTES = 100 << 20  # of a logical node's object store
+_PLACED_WITHIN_S = 15.0  # a placement group that has room is there in a moment, on a machine that is busy too
 _FOLDER_PREFIX = "preceptor-ray-"
 
 # What makes Ray and all that runs on it listen on loopback alone. Ray itself would replace 127.0.0.1 by an address that
@@ -203,8 +208,46 @@ def _init(**settings: Any) -> BaseContext:
 
 
 @contextmanager
-def _local(dashboard: bool) -> Iterator[BaseContext]:
-    """A Ray of our own; in the end it is stopped."""
+def logical(shape: ClusterShape) -> Iterator[None]:
+    """A local Ray with the nodes, CPUs and GPUs of a cluster in name alone: what is placed on it is placed as there."""
+    with _local(dashboard=False, shape=shape) as context, ExitStack() as nodes:
+        for _ in range(shape.nodes - 1):
+            parameters = RayParams(
+                gcs_address=context.address_info["gcs_address"],
+                num_cpus=shape.cpus,
+                num_gpus=shape.gpus,
+                object_store_memory=_MORE_NODES_BYTES,
+                min_worker_port=0,
+                max_worker_port=0,
+                include_dashboard=False,
+                dashboard_agent_listen_port=None,
+            )
+            node = Node(parameters, head=False, shutdown_at_exit=True, spawn_reaper=True)
+            nodes.callback(node.kill_all_processes, check_alive=False, allow_graceful=True)
+        yield
+
+
+def without_place(asked: Sequence[Workers]) -> str | None:
+    """Reserve the placement groups of workers that run at the same time on the connected Ray, and give them back.
+
+    The first one that is not placed, in words; None when all are.
+    """
+    groups: list[PlacementGroup] = []
+    try:
+        for each in sorted(asked, key=lambda workers: (workers.gpus, workers.cpus), reverse=True):
+            for number in range(each.fewest):
+                groups.append(placement_group(each.bundles(), strategy="STRICT_PACK"))
+                if not groups[-1].wait(_PLACED_WITHIN_S):
+                    return f"{number} of {each.fewest} {each.what} were placed, each with {each.bundles()}"
+        return None
+    finally:
+        for group in groups:
+            remove_placement_group(group)
+
+
+@contextmanager
+def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseContext]:
+    """A Ray of our own; in the end it is stopped. shape: its first node is said to be one of these."""
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with private() as folder, _variables({LOCAL_VARIABLE: "1"}):
@@ -212,10 +255,11 @@ def _local(dashboard: bool) -> Iterator[BaseContext]:
             with _as_a_guest():
                 context = _init(
                     address="local",
-                    num_cpus=max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                    num_cpus=shape.cpus if shape else max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                    num_gpus=shape.gpus if shape else None,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
-                    log_to_driver=not dashboard,
+                    log_to_driver=not dashboard and shape is None,
                     runtime_env={"env_vars": worker.SETUP_HOOK | _with_our_packages()},
                     # Ray opens its own folder to everybody. A short name: a socket's path has 107 bytes at most.
                     _temp_dir=str(folder / "r"),

@@ -91,7 +91,7 @@ async def _start(reply: Reply, models: Sequence[str], api_key: str | None) -> tu
     application = web.Application(client_max_size=64 << 20)
     application.router.add_post("/v1/chat/completions", complete)
     application.router.add_get("/v1/models", list_models)
-    runner = web.AppRunner(application, shutdown_timeout=1)
+    runner = web.AppRunner(application, shutdown_timeout=1, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

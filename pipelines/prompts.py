@@ -41,17 +41,18 @@ def prompt(
     gold = question.options[LETTERS.index(question.gold)]
     instruction = HINTED_INSTRUCTION.format(option=gold, letter=question.gold) if hinted else _INSTRUCTIONS[arm]
     shown = f"\n{FINAL_LINE_INSTRUCTION}" if final_line else ""
-    return f"{described}{_asked(question, instruction)}{shown}"
+    return f"{described}{asked(question)}\n{instruction}{shown}"
 
 
 def explain_prompt(question: Question) -> str:
     """The user's words that ask for the rationale alone: the second task of the arm `multi_task`."""
-    return _asked(question, EXPLAIN_INSTRUCTION)
+    return f"{asked(question)}\n{EXPLAIN_INSTRUCTION}"
 
 
-def _asked(question: Question, instruction: str) -> str:
+def asked(question: Question) -> str:
+    """The part of every prompt that is the question's own."""
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
-    return f"{question.text}\n{options}\n{instruction}"
+    return f"{question.text}\n{options}"
 
 
 def digest() -> str:

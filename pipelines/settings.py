@@ -180,7 +180,8 @@ class TeachConfig(StageConfig):
     def rehearsed(self, models: Path, num_questions: int) -> "TeachConfig":
         """The engines keep their places on the cluster: what stands in for them takes nothing there."""
         teacher = self.teacher if self.endpoint else str(models / "teacher")
-        return replace(self, teacher=teacher, revision=None, ledger=None, top_logprobs=0)
+        ledger = str(models.parent / "ledger")  # nothing of a rehearsal is an answer for a run
+        return replace(self, teacher=teacher, revision=None, ledger=ledger, top_logprobs=0, batch_size=1)
 
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None

@@ -99,7 +99,7 @@ def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str
     catalogue = models.catalogue(inputs, config.arms, with_teacher=config.teacher is not None)
     application = assemble(config, catalogue, loading.LOADABLE_RANKS[0], key_digest(config.host))
     for deployment in build_app(application, name=APPLICATION).deployments:
-        schema = deployment_to_schema(deployment).dict(exclude_unset=True)
+        schema = deployment_to_schema(deployment).model_dump(exclude_unset=True)
         if len(schema.get("placement_group_bundles") or ()) > 1 and schema["placement_group_strategy"] != "STRICT_PACK":
             raise ConfigError(
                 f"Ray Serve may place the GPUs of one replica of {deployment.name} on several nodes "

@@ -122,6 +122,7 @@ class FitConfig(StageConfig):
             gpus_per_worker=0,
             gpu_memory_gib=None,
             image_cache_gib=min(self.image_cache_gib, 0.1),
+            validation_share=max(self.validation_share, 0.2) if self.validation_share else 0.0,  # of few questions
             distillation_weight=0.0,
         )
 

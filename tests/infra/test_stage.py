@@ -156,3 +156,13 @@ def test_a_failed_stage_is_a_failed_run_in_mlflow_and_a_sealed_one_carries_its_d
     assert children["FINISHED"].data.metrics["rows.words"] == 1
     assert children["FINISHED"].data.metrics["length"] == 5
     assert manifest.find(run_dir / "one").digest == artifact.digest
+
+
+def test_a_hub_s_model_counts_by_its_name_and_its_revision():
+    from train.recipes import pocket
+
+    fit = dataclasses.replace(pocket().fit, base="some/model")
+    digests = {
+        stage.material_digest(dataclasses.replace(fit, revision=revision), "base") for revision in (None, "v1", "v2")
+    }
+    assert len(digests) == 3

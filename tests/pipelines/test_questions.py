@@ -101,8 +101,9 @@ def test_several_images_of_a_question_keep_their_order(tmp_path):
     assert all((image == np.asarray(picture(n))).all() for image, n in zip(shown, (3, 1, 3), strict=True))
 
 
-def test_a_limit_reads_the_first_rows_only(source, tmp_path):
-    assert sealed(source, tmp_path / "runs/r", limit=3).tally["rows"]["read"] == 3
+def test_a_limit_reads_the_first_rows_of_each_split_only(source, tmp_path):
+    rows = sealed(source, tmp_path / "runs/r", limit=1).tally["rows"]
+    assert (rows["train"], rows["test"]) == (1, 1)
 
 
 def test_the_same_files_give_the_same_digest_in_two_runs(source, tmp_path):

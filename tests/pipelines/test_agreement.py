@@ -1,0 +1,143 @@
+"""What contradicts itself in a recipe is told before anything runs, with what to type."""
+
+import json
+import re
+
+import pytest
+
+from infra import recipes
+from infra.errors import ConfigError
+from infra.resources import ClusterShape, lacking
+from pipelines import agreement, flow
+
+BESIDE = '{"cpus": 8, "gpus": 8, "max_model_len": 8192}'
+SHIPPED = sorted(recipes.known_recipes("pipelines"))
+
+
+def found(recipe: str, *overrides: str) -> list[str]:
+    return list(flow.findings(flow.resolve(recipe, overrides)))
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_no_shipped_recipe_contradicts_itself(recipe):
+    assert found(recipe) == []
+
+
+@pytest.mark.parametrize("recipe", [name for name in SHIPPED if name.startswith("pmc_vqa_8x")])
+def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
+    configs = flow.resolve(recipe, [])
+    assert (configs["cluster"].nodes, configs["cluster"].gpus) == (1, 8)
+    smaller = ClusterShape(cpus=96, gpus=7)
+    assert any(lacking(smaller, configs[name].resources()) for name in flow.STAGES if configs[name] is not None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "finding"),
+    [
+        (
+            "pmc_vqa_8xh200_bf16",
+            [f"deploy.teacher={BESIDE}"],
+            "deploy asks for 16 CPUs and 9 GPUs in all, .* has 96 CPUs and 8 GPUs.* --set deploy.teacher=null",
+        ),
+        ("pmc_vqa_8xh200", ["teach.engine.replicas=3"], "teach asks for 12 CPUs and 12 GPUs in all"),
+        ("pmc_vqa_8xh200", ["fit.num_workers=9", "fit.min_workers=9"], "fit asks for 72 CPUs and 9 GPUs"),
+        ("pmc_vqa_8xh200", ["cluster.gpus=3", "cluster.nodes=3"], "teach asks for 2 teacher engines.*no node of 3"),
+        (
+            "pmc_vqa_8xh200_thinking",
+            ["examine.teacher_max_tokens=1024"],
+            "The teacher has 8192 tokens to teach .* and 1024 in the examination: "
+            "--set examine.teacher_max_tokens=8192",
+        ),
+        (
+            "pmc_vqa_8xh200_thinking",
+            ["examine.teacher_timeout_s=120"],
+            "examine.teacher_timeout_s is 120, too short for 8192 tokens .* --set examine.teacher_timeout_s=820",
+        ),
+        (
+            "pmc_vqa_8xh200_thinking",
+            ["deploy.answer_timeout_s=300"],
+            "deploy.answer_timeout_s is 300, too short for 8192 tokens",
+        ),
+        ("pmc_vqa_8xh200_thinking", ["teach.timeout_s=600"], "teach.timeout_s is 600, too short for 8192 tokens"),
+        (
+            "pmc_vqa_8xh200_thinking",
+            ["deploy.max_answer_tokens=4096"],
+            "examine.teacher_max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
+        ),
+        (
+            "pmc_vqa_8xh200_thinking",
+            ["deploy.teacher.max_model_len=8192"],
+            "deploy.teacher.max_model_len is 8192, .* 1024 tokens, .* answer 8192: --set deploy.teacher.max_model",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ["examine.max_tokens=256"],
+            "examine.max_tokens is 256, and students learn to write up to 1024 tokens",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ["fit.max_length=2048"],
+            "fit.max_length is 2048, and an image has up to 1024 tokens, a prompt 256, an answer 1024: "
+            "--set fit.max_length=2304",
+        ),
+        ("pmc_vqa_8xh200", ["teach.max_tokens=7000"], "teach.engine.max_model_len is 8192, and .* an answer 7000"),
+        (
+            "pmc_vqa_8xh200",
+            ["questions.max_pixels=4000000"],
+            r"fit.max_length is 3072, and an image has up to 3907 tokens",
+        ),
+        ("pmc_vqa_8xh200_bf16", ['examine.plan=["teacher/real"]'], "examine.plan asks the teacher, and deploy.teacher"),
+    ],
+)
+def test_what_would_end_the_flow_late_is_told_with_what_to_type(recipe, overrides, finding):
+    told = found(recipe, *overrides)
+    assert [line for line in told if re.search(finding, line)], told
+    assert all("--set" in line for line in told)
+
+
+def test_what_a_finding_says_to_type_mends_it():
+    wrong = ["examine.teacher_max_tokens=1024", "fit.max_length=1500", "deploy.answer_timeout_s=9"]
+    overrides = list(wrong)
+    for _ in range(8):
+        told = found("pmc_vqa_8xh200_thinking", *overrides)
+        if not told:
+            break
+        overrides.append(re.search(r"--set (\S+=\S+?)[,.]?(?: |$)", told[0])[1])
+    assert told == []
+    assert len(overrides) > len(wrong)
+
+
+def test_a_recipe_without_room_for_its_teacher_says_in_its_report_that_it_is_not_examined():
+    configs = flow.resolve("pmc_vqa_8xh200_bf16", [])
+    assert not any(entry.startswith("teacher/") for entry in configs["examine"].plan)
+    assert any("The teacher is not examined" in note for note in configs["report"].notes)
+
+
+def test_a_teacher_elsewhere_is_not_served_here_and_stays_in_the_examination():
+    configs = flow.resolve(
+        "pmc_vqa_8xh200_bf16", ["teach.endpoint=http://127.0.0.1:1/v1", 'examine.plan=["teacher/real"]']
+    )
+    assert configs["deploy"].teacher is None
+    assert list(flow.findings(configs)) == []
+    assert [str(workers) for workers in configs["deploy"].resources()] == ["1 student engines: 8 CPUs and 1 GPU"]
+
+
+def test_a_recipe_of_the_students_alone_says_what_it_is_and_names_those_of_the_flow():
+    with pytest.raises(ConfigError, match=r"recipe of train alone, .*m train\.fit qwen3_vl_2b_1x32gb .*pmc_vqa"):
+        flow.resolve("qwen3_vl_2b_1x32gb", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "tokens"),
+    [
+        ("processor_config.json", {"image_processor": {"patch_size": 14, "merge_size": 2}}, 1338),
+        ("preprocessor_config.json", {"patch_size": 16, "merge_size": 2, "size": {"longest_edge": 262144}}, 256),
+        ("preprocessor_config.json", {"patch_size": "x"}, 1024),
+        ("other.json", {}, 1024),
+    ],
+)
+def test_image_tokens_are_those_of_the_model_s_own_processor_where_it_is_at_hand(tmp_path, name, stated, tokens):
+    (tmp_path / name).write_text(json.dumps(stated))
+    assert agreement.image_tokens(str(tmp_path), 1 << 20) == tokens
+    assert agreement.image_tokens("Qwen/Qwen3-VL-2B-Instruct", 1 << 20) == 1024
+    assert agreement.image_tokens("train/pocket/base", 1 << 20) == 9
