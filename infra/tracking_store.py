@@ -25,8 +25,8 @@ _OPTIONS = frozenset(("timeout", "check_same_thread", "isolation_level", "cached
 
 
 def enter() -> None:
-    """Go to the folder of a SQLite store, and call the store by its name alone from now on: no character of the folder's
-    name is part of the URI then, of which MLflow would make folders."""
+    """Go to the folder of a SQLite store, and call the store by its name alone from now on: no character of the
+    folder's name is part of the URI then, of which MLflow would make folders."""
     if (path := _sqlite_file(_named())) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.chdir(path.parent)

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from infra import run_lock, stage
 from infra.errors import ConfigError
 from pipelines import flow
 from pipelines.records import TAUGHT, Arm
@@ -153,4 +154,29 @@ def test_a_flow_removes_what_a_killed_one_left_and_starts_the_recorder_again_for
     monkeypatch.setattr(flow, "_is_pending", lambda name, *_: name in ("verify", "fit"))
     flow.run("pocket", tmp_path, [])
     assert said == ["recorder", "verify", "recorder", "fit"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flow_in_a_folder_that_is_in_use_starts_nothing_and_says_who_has_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(flow, "_job_runner", lambda *_: pytest.fail("a cluster was started"))
+    for command in (flow.main, report_alone):
+        with run_lock.held(tmp_path, "the flow mine", print), pytest.raises(SystemExit):
+            command(["pocket", "--run-dir", str(tmp_path)])
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert f"error: {tmp_path} is in use by the flow mine, process {os.getpid()} of " in line
+        assert list(tmp_path.iterdir()) == []
+
+
+def report_alone(arguments):
+    stage.main("draw", "pipelines", arguments)
+
+
+def test_a_flow_with_nothing_left_to_do_needs_no_lock_and_a_failed_one_leaves_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "_is_pending", lambda *_: False)
+    with run_lock.held(tmp_path, "another flow", print):
+        flow.run("pocket", tmp_path, [])
+    monkeypatch.setattr(flow, "_is_pending", lambda name, *_: name == "fit")
+    monkeypatch.setattr(flow, "_job_runner", lambda *_: contextlib.nullcontext(lambda *_: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        flow.run("pocket", tmp_path, [])
     assert list(tmp_path.iterdir()) == []
