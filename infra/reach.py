@@ -1,12 +1,12 @@
-"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type. [edge]"""
+"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type."""
 
 import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import requests
+from urllib import request
+from urllib.parse import urlsplit
 
 from infra.errors import ClusterError, PreceptorError, causes, first_line, in_one_line
 from infra.redaction import redacted
@@ -83,10 +83,11 @@ def _nobody(address: str, reason: str) -> str:
 
 def _proxy(address: str) -> str | None:
     """The proxy that requests to this address go through."""
-    if not address.startswith("http"):
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or request.proxy_bypass(url.netloc):
         return None
-    proxy: str | None = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
-    return proxy
+    proxies = request.getproxies()
+    return proxies.get(url.scheme) or proxies.get("all")
 
 
 def _about_the_token(address: str, said: str) -> str:
