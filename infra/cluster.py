@@ -66,6 +66,8 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    if own := os.environ.get(reach.OWN_VARIABLE):
+        os.environ["RAY_ADDRESS"] = own
     if reach.named():
         _init()
         return

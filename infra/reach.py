@@ -12,6 +12,8 @@ from infra.errors import ClusterError, PreceptorError, causes, first_line, in_on
 from infra.redaction import redacted
 
 _VARIABLE, _JOBS_VARIABLE = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # jobs go to the second where it is set
+# The cluster of a job, for its driver. Where several share a machine, Ray's own word to a driver names any of them.
+OWN_VARIABLE = "PRECEPTOR_JOB_CLUSTER"
 _CONNECT_S = 5.0
 _OF_A_TOKEN = re.compile(r"unauthenticated|token auth|authentication token|authorization", re.IGNORECASE)
 _NO_TOKEN = re.compile(r"(?:no|find an|missing) authentication token", re.IGNORECASE)
