@@ -16,6 +16,7 @@ from typing import Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from infra.errors import nearest
+from infra.redaction import redacted
 
 Path = tuple[str | int, ...]
 
@@ -75,7 +76,9 @@ def validated(hint: Any, value: Any, *, is_text: bool = False) -> Any:
 def _adapter(hint: Any) -> Any:
     import pydantic
 
-    config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
+    config = pydantic.ConfigDict(
+        extra="forbid", allow_inf_nan=False, revalidate_instances="always", arbitrary_types_allowed=True
+    )
     return pydantic.TypeAdapter(tuple[hint], config=config)  # a dataclass alone takes no config
 
 
@@ -104,7 +107,8 @@ def shown(value: Any) -> str:
         return f"the function {value.__name__}, which was not called"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return f"{type(value).__name__}(...)"
-    return _SHOWN.repr(value.value if isinstance(value, enum.Enum) else value)
+    value = value.value if isinstance(value, enum.Enum) else value
+    return _SHOWN.repr(redacted(value) if isinstance(value, str) else value)  # a part of a secret is not known as one
 
 
 def _no_numbers(hint: Any, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:

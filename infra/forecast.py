@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra import manifest, resources, stage
+from infra import ancestry, manifest, resources, stage
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure, total
@@ -59,7 +59,8 @@ def forecast(
     they add up to; tokens that a model reads or writes, hours, gpu_hours, disk_gib and price, each with a value and
     why, or null where there is nothing to tell; notes for people, and details of its own. total: the sums of those.
 
-    Raises ArtifactError or InputError, as the run would, for an artifact that was changed or a material that is gone.
+    Raises ArtifactError or InputError, as the run would, for an artifact that was changed, inputs that do not rest on
+    one another, or a material that is gone.
     """
     if gpu_hour_price is not None and not 0 <= gpu_hour_price < float("inf"):
         raise ConfigError(f"--gpu-hour-price {gpu_hour_price}: allowed is a number of at least 0")
@@ -139,6 +140,10 @@ def _state(config: StageConfig, run_dir: Path, remade: set[str]) -> State:
     makes = {output: outputs[output] for output in outputs if output in now or output in follows}
     if not makes:
         return State(UP_TO_DATE, "")
+    if now and not remade & set(config.inputs()):  # as the run does
+        found = {name: manifest.find(run_dir / name) for name in config.inputs()}
+        inputs = {name: each for name, each in found.items() if each is not None}
+        ancestry.check(inputs, run_dir, among_themselves=config.service)
     told = now or follows
     same = set(told.values())
     why = same.pop() if len(same) == 1 and len(makes) == len(outputs) else _each(told)

@@ -1,17 +1,19 @@
-"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type. [edge]"""
+"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type."""
 
 import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import requests
+from urllib import request
+from urllib.parse import urlsplit
 
 from infra.errors import ClusterError, PreceptorError, causes, first_line, in_one_line
 from infra.redaction import redacted
 
 _VARIABLE, _JOBS_VARIABLE = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # jobs go to the second where it is set
+# The cluster of a job, for its driver. Where several share a machine, Ray's own word to a driver names any of them.
+OWN_VARIABLE = "PRECEPTOR_JOB_CLUSTER"
 _CONNECT_S = 5.0
 _OF_A_TOKEN = re.compile(r"unauthenticated|token auth|authentication token|authorization", re.IGNORECASE)
 _NO_TOKEN = re.compile(r"(?:no|find an|missing) authentication token", re.IGNORECASE)
@@ -83,10 +85,11 @@ def _nobody(address: str, reason: str) -> str:
 
 def _proxy(address: str) -> str | None:
     """The proxy that requests to this address go through."""
-    if not address.startswith("http"):
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or request.proxy_bypass(url.netloc):
         return None
-    proxy: str | None = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
-    return proxy
+    proxies = request.getproxies()
+    return proxies.get(url.scheme) or proxies.get("all")
 
 
 def _about_the_token(address: str, said: str) -> str:

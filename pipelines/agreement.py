@@ -15,6 +15,7 @@ from infra.stage import StageConfig
 from pipelines.records import TAUGHT, Arm
 from pipelines.settings import ExamineConfig
 
+PACKAGES = ("pipelines", "train", "serve")  # that resolve a recipe, and reach the jobs
 # Beside image and answer: the chat template, a question, its options, and how to answer. Longer ones are rows that fail
 # and are counted, so this is what most questions need and not what the longest does.
 PROMPT_TOKENS = 256
@@ -30,6 +31,7 @@ def findings(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
 
     configs: stage name -> its config, in the flow's order, without the stages that a recipe has not.
     """
+    yield from _paths(configs)
     yield from _inputs(configs)
     yield from _served(configs)
     yield from _distilled(configs)
@@ -37,6 +39,15 @@ def findings(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
     yield from _tokens(configs)
     yield from _seconds(configs)
     yield from _room(configs, shape)
+
+
+def _paths(configs: Configs) -> Iterator[str]:
+    """Paths that mean something else where jobs run."""
+    for name, config in configs.items():
+        for material, path in config.materials().items():
+            is_shipped = Path(path).parts[:1] in {(package,) for package in PACKAGES}
+            if not Path(path).is_absolute() and Path(path).exists() and not is_shipped:
+                yield f"{name}.{material}={path}: jobs run in another folder, so write {Path(path).absolute()}"
 
 
 def _inputs(configs: Configs) -> Iterator[str]:

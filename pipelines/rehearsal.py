@@ -104,6 +104,7 @@ class _Rehearsal:
         self._models = widened(folder / "models")
         self._num_questions = num_questions
         self._artifacts: dict[str, Artifact] = {}
+        self._without_room: set[str] = set()
 
     def carry_out(self, with_engines: bool) -> Iterator[str]:
         """Run everything; yields findings."""
@@ -126,6 +127,8 @@ class _Rehearsal:
             self._say("its questions are not on this machine: drawn ones stand in, in the form that its readers read")
             config = standins.write(config, self._folder / "brought", self._num_questions)
         rehearsed: Any = config.rehearsed(self._models, self._num_questions)
+        if name == "teach" and name in self._without_room:  # it would wait for ever
+            rehearsed = dataclasses.replace(rehearsed, engine=rehearsed.engine.on_cpu(), min_replicas=None)
         if name == "teach" and rehearsed.endpoint:
             told = fakes.endpoint(self._answers().to_body, models=[rehearsed.teacher])
             return dataclasses.replace(rehearsed, endpoint=self._running.enter_context(told))
@@ -137,9 +140,12 @@ class _Rehearsal:
     def _places(self, name: str, config: StageConfig) -> Iterator[str]:
         """Whether the workers find their places on the logical cluster; what has no room by its sums was told."""
         asked = config.resources()
-        if not asked or (self._shape and lacking(self._shape, asked)):
+        if not asked:
             return
-        if why := cluster.without_place(asked):
+        if self._shape and lacking(self._shape, asked):
+            self._without_room.add(name)
+        elif why := cluster.without_place(asked):
+            self._without_room.add(name)
             yield f"{name}: {why}. Name a cluster that has room for them: --set cluster.nodes=2"
         else:
             self._say(f"{name} has its places: {words(asked)}")

@@ -161,8 +161,8 @@ def _yield_to_the_engine() -> None:
 
 
 def vllm_arguments(model: str, config: EngineConfig, revision: str | None) -> dict[str, Any]:
-    """All arguments of a teacher's engine."""
-    return {"model": model, "revision": revision, "trust_remote_code": False, **config.arguments()}
+    """All arguments of a teacher's engine, but for the one that forbids a model's own code."""
+    return {"model": model, "revision": revision, **config.arguments()}
 
 
 def start_vllm(model: str, config: EngineConfig, revision: str | None = None) -> Any:
@@ -173,7 +173,7 @@ def start_vllm(model: str, config: EngineConfig, revision: str | None = None) ->
 
     arguments = vllm_arguments(model, config, revision)
     try:
-        vllm_config = AsyncEngineArgs(**arguments).create_engine_config()
+        vllm_config = AsyncEngineArgs(trust_remote_code=False, **arguments).create_engine_config()
     except ValueError as error:
         if needs_own_code(error):
             raise own_code_is_refused(model) from error

@@ -57,6 +57,7 @@ def test_every_fault_of_a_recipe_is_found_in_one_rehearsal(tmp_path, monkeypatch
         "pmc_vqa_8xh200",
         tmp_path,
         f"deploy.teacher={BESIDE}",
+        "teach.engine.replicas=3",
         "teach.max_tokens=2048",
         "examine.teacher_max_tokens=1024",
         "examine.teacher_timeout_s=60",
@@ -64,6 +65,7 @@ def test_every_fault_of_a_recipe_is_found_in_one_rehearsal(tmp_path, monkeypatch
         "teach.engine.mm_encoder_tp_mode=sideways",
     )
     assert has(findings, r"^deploy asks for 16 CPUs and 9 GPUs in all, .* --set deploy\.teacher=null")
+    assert has(findings, r"^teach asks for 12 CPUs and 12 GPUs in all")
     assert has(findings, r"2048 tokens to teach .* 1024 in the examination: --set examine\.teacher_max_tokens=2048")
     assert has(findings, r"^examine\.teacher_timeout_s is 60, too short for 1024 tokens")
     assert has(findings, r"^teach: vLLM does not take the arguments of Qwen/.*mm-encoder-tp-mode.*sideways")
@@ -93,7 +95,9 @@ def test_a_split_that_is_empty_is_told_with_why(tmp_path):
     assert has(findings, r"^questions: none is left with the split test \(no row was rejected\)")
 
 
-def test_workers_find_their_places_on_several_logical_nodes_and_not_where_they_are_too_large():
+def test_workers_find_their_places_on_several_logical_nodes_and_not_where_they_are_too_large(monkeypatch):
+    monkeypatch.setattr(cluster, "_PLACED_WITHIN_S", 3.0)
+
     def engines(count: int, gpus: int) -> Workers:
         return Workers(what="engines", count=count, cpus=8, gpus=gpus)
 

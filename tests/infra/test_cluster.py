@@ -1,5 +1,6 @@
 import os
 import stat
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,13 +42,16 @@ def test_a_job_is_told_to_keep_silent_and_which_code_it_runs():
     assert variables["PRECEPTOR_RUN"] == "token"
 
 
-def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch, tmp_path):
+def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
     def fail(*_, **__):
         raise Exception("The current node timed out during startup.\nLong story")
 
     monkeypatch.setattr(cluster.ray, "init", fail)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"):
+    with (
+        tempfile.TemporaryDirectory(prefix="", dir="/tmp") as short,
+        pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"),
+    ):
+        monkeypatch.setenv("RAY_TMPDIR", short)
         cluster.connect()
 
 
@@ -104,3 +108,15 @@ def test_a_local_ray_that_is_too_small_is_refused_and_another_cluster_may_grow(m
     monkeypatch.setenv(cluster.LOCAL_VARIABLE, "1")
     with pytest.raises(ClusterError, match=r"asks for 16 CPUs \(it has 8\)"):
         cluster.require(said.append, cpus=16, gpus=0)
+
+
+def test_a_folder_for_ray_s_files_that_is_missing_or_too_long_is_one_line_with_what_to_type(monkeypatch, tmp_path):
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    for folder, reason in (
+        (tmp_path / "none", "No such file or directory"),
+        (long, "too long for the path of a socket"),
+    ):
+        monkeypatch.setenv("RAY_TMPDIR", str(folder))
+        with pytest.raises(ClusterError, match=rf"{folder}.*{reason}.*export RAY_TMPDIR=FOLDER"):
+            cluster.connect()

@@ -201,6 +201,15 @@ def test_a_stage_alone_says_what_it_lacks(tmp_path):
     assert told(tmp_path / "r", {"serve": ServeConfig()})["serve"] == ("runs", "it is started each time")
 
 
+def test_inputs_that_do_not_rest_on_one_another_are_refused_as_the_run_refuses_them(run_dir):
+    make(run_dir, stages(read={"limit": 2}), "read")
+    with pytest.raises(ArtifactError, match="Run the stage write again"):
+        told(run_dir, {"ask": AskConfig()})
+    with pytest.raises(ArtifactError, match="Run the stage write again"):
+        make(run_dir, stages(), "ask")
+    assert told(run_dir, stages(read={"limit": 2}))["ask"][0] == "runs"  # what it reads is made again before it
+
+
 def test_an_artifact_that_was_changed_is_refused_as_the_run_refuses_it(run_dir):
     (run_dir / "rows/words").write_text("longer than it was when it was sealed, by far" * 9)
     with pytest.raises(ArtifactError, match="words"):

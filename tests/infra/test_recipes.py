@@ -297,6 +297,7 @@ def test_a_stage_of_a_class_of_the_user_s_own_stays_of_that_class(tmp_path):
         @dataclass(frozen=True, kw_only=True)
         class Mine(VerifyConfig):
             extra: int = 1
+            engine: Engine | None = None
             def inputs(self): return ("questions", "rationales", "more")
         return parts(replace(part, verify=Mine(keep=2)))
     """
@@ -352,3 +353,14 @@ def test_the_recipe_of_one_s_own_in_the_readme_runs_as_it_stands_there(tmp_path,
     assert shown["config"]["fit"]["num_steps"] == 300
     assert shown["run_dir"] == f"{tmp_path}/runs/mine-recipe"
     assert f"`{Path(shown['run_dir']).relative_to(tmp_path)}`" in section
+
+
+def test_a_value_that_is_not_allowed_is_shown_without_the_credentials_in_it(tmp_path):
+    secret = "s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY@bucket/" + "x" * 60
+    body = f"return parts(replace(part, verify=replace(part.verify, keep='{secret}')))"
+    with pytest.raises(ConfigError, match="allowed is a whole number above 0") as wrong:
+        recipes.resolve(own(tmp_path, body), ALL)
+    assert "wJalr" not in str(wrong.value)
+    with pytest.raises(ConfigError, match="allowed is a whole number above 0") as wrong:
+        resolved(f"verify.keep={secret}")
+    assert "wJalr" not in str(wrong.value)

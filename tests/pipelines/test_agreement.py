@@ -107,6 +107,12 @@ def test_what_a_finding_says_to_type_mends_it():
     assert len(overrides) > len(wrong)
 
 
+def test_a_recipe_without_room_for_its_teacher_says_in_its_report_that_it_is_not_examined():
+    configs = flow.resolve("pmc_vqa_8xh200_bf16", [])
+    assert not any(entry.startswith("teacher/") for entry in configs["examine"].plan)
+    assert any("The teacher is not examined" in note for note in configs["report"].notes)
+
+
 def test_a_teacher_elsewhere_is_not_served_here_and_stays_in_the_examination():
     configs = flow.resolve(
         "pmc_vqa_8xh200_bf16", ["teach.endpoint=http://127.0.0.1:1/v1", 'examine.plan=["teacher/real"]']

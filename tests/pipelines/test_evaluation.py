@@ -285,3 +285,35 @@ def test_a_report_never_mixes_what_was_verified_twice(run_dir):
     with pytest.raises(ArtifactError, match=r"adapters/rat.*another examples/rat.*\. Run the stage fit again"):
         write_a_report()
     assert manifest.find(run_dir / "report").digest == written.digest
+
+
+def test_a_teacher_at_another_endpoint_is_asked_there_with_its_own_length_and_time(run_dir):
+    asked = {"here": [], "elsewhere": []}
+
+    def noted(place):
+        def reply(body):
+            asked[place].append((body["model"], body["max_tokens"]))
+            return "Answer: mill (A)"
+
+        return reply
+
+    with fakes.endpoint(noted("here")) as here, fakes.endpoint(noted("elsewhere")) as elsewhere:
+        models = (
+            ServedModel(name="base", arm=Arm.ZERO_SHOT, digest="b"),
+            ServedModel(name="big", arm=Arm.TEACHER, digest="t", base_url=elsewhere),
+        )
+        put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
+        plan = ("zero_shot/real", "teacher/real")
+        config = dataclasses.replace(CONFIG, plan=plan, max_tokens=64, teacher_max_tokens=512, teacher_timeout_s=7)
+        stage.carry_out(config, run_dir, Progress("examine"))
+    assert asked == {"here": [("base", 64)] * NUM_TEST, "elsewhere": [("big", 512)] * NUM_TEST}
+    assert [config.seconds_for(arm) for arm in (Arm.TEACHER, Arm.ZERO_SHOT)] == [7, config.timeout_s]
+
+
+def test_a_teacher_s_endpoint_that_is_gone_is_named(run_dir):
+    with fakes.endpoint(lambda _: "Answer: mill (A)") as here:
+        models = (ServedModel(name="big", arm=Arm.TEACHER, digest="t", base_url="http://127.0.0.1:9/v1"),)
+        put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
+        with pytest.raises(ClusterError, match=r"Nothing answers at http://127\.0\.0\.1:9/v1"):
+            config = dataclasses.replace(CONFIG, plan=("teacher/real",))
+            stage.carry_out(config, run_dir, Progress("examine"))

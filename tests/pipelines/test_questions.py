@@ -124,8 +124,9 @@ def test_what_the_flow_drew_has_its_name_and_notes_and_what_a_user_brings_to_the
     assert brought.tally["facts"]["notes"] == []
 
 
-def test_a_limit_reads_the_first_rows_only(source, tmp_path):
-    assert sealed(source, tmp_path / "runs/r", limit=3).tally["rows"]["read"] == 3
+def test_a_limit_reads_the_first_rows_of_each_split_only(source, tmp_path):
+    rows = sealed(source, tmp_path / "runs/r", limit=1).tally["rows"]
+    assert (rows["train"], rows["test"]) == (1, 1)
 
 
 def test_the_same_files_give_the_same_digest_in_two_runs(source, tmp_path):

@@ -121,3 +121,19 @@ def test_endpoint_file_reads_as_it_was_written(tmp_path):
     endpoint = Endpoint(base_url="http://127.0.0.1:8000/v1", models=models)
     endpoint.write(tmp_path)
     assert Endpoint.read(tmp_path) == endpoint
+
+
+def test_without_a_teacher_one_engine_answers_for_base_and_adapters(catalogue):
+    alone = dataclasses.replace(catalogue, teacher=None)
+    config = dataclasses.replace(POCKET, teacher=None)
+    assert [part.name for part in app.parts(config, alone, 8)] == ["Student"]
+    deployments = app.build_app(app.build(config, alone, None), name="x").deployments
+    assert sorted(deployment.name for deployment in deployments) == ["Endpoint", "Student"]
+
+
+def test_a_revision_reaches_the_engine_s_arguments(catalogue):
+    from serve.engine import llm_config
+
+    model = dataclasses.replace(catalogue.teacher, source="Qwen/Qwen3-VL-2B-Instruct", revision="v2")
+    limits = app.limits_of(POCKET)
+    assert llm_config(model, POCKET.teacher, {}, 0, limits).engine_kwargs["revision"] == "v2"

@@ -112,6 +112,10 @@ def test_model_of_the_hub_is_read_from_the_local_cache(folder, tmp_path, monkeyp
     (repository / "refs" / "main").write_text("c" * 40)
     shutil.copytree(folder, repository / "snapshots" / ("c" * 40))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(InputError, match=r"hf download some/base --revision v2\)"):
+        open_base("some/base", "0" * 64, "v2")
+    (repository / "refs" / "v2").write_text("c" * 40)
+    assert open_base("some/base", "0" * 64, "v2").layers == pocket_base().layers
     assert open_base("some/base", digest_json({"id": "some/base"})).layers == pocket_base().layers
 
 

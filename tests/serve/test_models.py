@@ -100,3 +100,30 @@ def test_folder_becomes_absolute_and_a_hub_id_stays(tmp_path, monkeypatch):
     catalogue = models.catalogue(run_of(tmp_path, base, base, teacher="Qwen/Qwen3-VL-235B"), ARMS)
     assert catalogue.base.source == str(tmp_path / "pocket/base")
     assert catalogue.teacher.source == "Qwen/Qwen3-VL-235B"
+
+
+def test_what_was_taught_and_fitted_in_a_revision_is_served_in_it(tmp_path):
+    base = ("Qwen/Qwen3-VL-2B-Instruct", "0" * 64)
+    inputs = run_of(tmp_path, base, base, teacher="Qwen/Qwen3-VL-235B")
+    inputs["rationales"].manifest.made_from["config"] = {"revision": "r1"}
+    for arm in ARMS:
+        inputs[f"adapters/{arm}"].manifest.made_from["config"] = {"revision": "r2"}
+    catalogue = models.catalogue(inputs, ARMS)
+    assert (catalogue.teacher.revision, catalogue.base.revision) == ("r1", "r2")
+
+
+def test_a_teacher_that_was_asked_at_an_endpoint_is_named_there_and_not_served(tmp_path):
+    base = ("train/pocket/base", "0" * 64)
+    inputs = run_of(tmp_path, base, base)
+    inputs["rationales"].manifest.made_from.clear()
+    inputs["rationales"].manifest.made_from["config"] = {"teacher": "big", "endpoint": "http://t/v1"}
+    catalogue = models.catalogue(inputs, ARMS)
+    assert catalogue.teacher is None
+    assert (catalogue.elsewhere.name, catalogue.elsewhere.base_url) == ("big", "http://t/v1")
+    assert [model.arm for model in catalogue.models] == [Arm.ZERO_SHOT, *ARMS]
+
+
+def test_a_teacher_without_room_is_left_out(tmp_path):
+    base = ("train/pocket/base", "0" * 64)
+    catalogue = models.catalogue(run_of(tmp_path, base, base), ARMS, with_teacher=False)
+    assert (catalogue.teacher, catalogue.elsewhere) == (None, None)

@@ -32,6 +32,12 @@ def test_the_language_linears_adapters_learn_and_nothing_else(adapted):
     assert num_trainable(adapted) == sum(p.numel() for name, p in adapted.named_parameters() if name in expected)
 
 
+def test_an_adapter_s_files_name_the_base_and_its_revision(model):
+    fresh = attach(model, rank=2, alpha=4, seed=1, base="some/base", revision="v2")
+    stated = fresh.peft_config["default"].to_dict()
+    assert (stated["base_model_name_or_path"], stated["revision"]) == ("some/base", "v2")
+
+
 def test_a_seed_makes_the_same_adapter(model, adapted):
     weights = {name: p.detach().clone() for name, p in adapted.named_parameters() if "lora_A" in name}
     again = attach(adapted.unload(), rank=2, alpha=4, seed=0, base="the/base")

@@ -53,8 +53,20 @@ def test_a_row_knows_the_table_it_stands_in(tmp_path):
     assert drafts(tmp_path / "mine")[0].source == "own"
 
 
-def test_a_limit_is_of_drafts(tmp_path):
-    assert len(drafts(write(tmp_path / "mine", ".jsonl"), limit=2)) == 2
+def test_a_limit_is_of_drafts_of_each_split(tmp_path):
+    whole = drafts(write(tmp_path / "mine", ".jsonl"))
+    for limit in (1, 2):
+        kept = [d.row for d in drafts(tmp_path / "mine", limit=limit)]
+        of_split = {split: [d.row for d in whole if d.split == split][:limit] for split in {d.split for d in whole}}
+        assert kept == sorted(row for rows in of_split.values() for row in rows)
+
+
+def test_a_table_whose_split_is_given_is_read_no_further_than_the_limit(tmp_path):
+    table = tmp_path / "t.jsonl"
+    row = {"image": "a.png", "question": "?", "options": ["x", "y"], "answer": "A", "split": "train"}
+    table.write_text("".join(json.dumps(row) + "\n" for _ in range(9)) + "no JSON at all")
+    found = drafts(tmp_path, table="t.jsonl", split="test", limit=4)
+    assert [d.row for d in found] == [1, 2, 3, 4]
 
 
 def test_a_recipe_s_split_is_every_row_s(tmp_path):
