@@ -1,17 +1,24 @@
 """The names that a table gives its columns -> those that its reader knows, in whatever case and with blanks or hyphens
 for underscores."""
 
+import functools
 import re
 from collections.abc import Iterable
 
 from infra.errors import InputError
 
 _BETWEEN_WORDS = re.compile(r"[\s_\-]+")
+_SHORT = 100  # characters; no reader knows a longer name
 _SHOWN = 300  # characters of a table's names
 
 
 def plain(name: str) -> str:
     """What two spellings of a name share: `Option A` and `option_a`."""
+    return _plain(name) if len(name) < _SHORT else name
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(name: str) -> str:
     return _BETWEEN_WORDS.sub("_", name.replace("\ufeff", "").strip().casefold())
 
 

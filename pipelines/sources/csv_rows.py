@@ -50,8 +50,13 @@ def rows(uri: str, known: frozenset[str], max_characters: int, done: list[str]) 
                 continue
             if values:
                 number += 1
-                same = len(values) == len(header)
-                yield number, dict(zip(header, values, strict=True)) if same else "wrong_cell_count"
+                yield number, _row(header, values)
+
+
+def _row(header: list[str], values: list[str]) -> Row | str:
+    if not any(values):
+        return "row_is_empty"
+    return dict(zip(header, values, strict=True)) if len(values) == len(header) else "wrong_cell_count"
 
 
 def _cells(lines: Iterator[str], separator: str) -> Iterator[list[str]]:

@@ -69,7 +69,7 @@ def check_columns(names: Iterable[str], *, split_given: bool) -> None:
         )
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=8)  # a table's rows are of few shapes, and a hostile one's names are long
 def _named(names: tuple[str, ...]) -> dict[str, str]:
     return columns.named(names, _COLUMNS)
 

@@ -67,7 +67,7 @@ def check_columns(names: tuple[str, ...], *, split_given: bool) -> None:
     _columns(names)
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=8)
 def _columns(names: tuple[str, ...]) -> dict[str, str]:
     """The columns by the names of this page -> by those of the table."""
     found = columns.named(names, (*_COLUMNS, "Anwser"))

@@ -22,6 +22,7 @@ MEANING = {
     "row_group_too_large": f"its row group has a row that takes more than {MEMORY_BYTES >> 20} MiB to decode",
     "quote_never_closed": "a quote opens a cell, and nothing closes it; write a quote inside a cell twice",
     "row_unreadable": "a cell holds what its column's type cannot hold",
+    "row_is_empty": "all of its cells are empty, as spreadsheets write them below a table",
     "wrong_cell_count": "the row has more or fewer cells than the first line has names",
     "text_is_not_utf8": "save the table as UTF-8",
     "text_too_long": f"a text has more than {MAX_CHARACTERS} characters",

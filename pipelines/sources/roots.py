@@ -84,7 +84,7 @@ class Listed:
 
 def roots(source: Source) -> list[Root]:
     """Where a source's images may be, in the order in which they are asked: as the recipe says; else beside the table,
-    in its folder, its `images` and `figures`, and the zips that are called so."""
+    in its folder, its `images` and `figures`, and the zips that are called so, or the zip that it is in itself."""
     if source.images is not None:
         return [_root(source.images, whole=True)]
     beside = storage.parent(source.table)
@@ -93,6 +93,8 @@ def roots(source: Source) -> list[Root]:
         for entry in sorted(_beside(beside), key=lambda entry: entry.name)
         if re.fullmatch(r"(images|figures)\w*\.zip", entry.name)
     ]
+    if source.table.endswith(".zip"):
+        zips.insert(0, source.table)
     return [_root(beside, whole=False), *(_root(path, whole=True) for path in zips)]
 
 

@@ -25,7 +25,7 @@ OWN_TABLES = tuple(
     for suffix in (*rows.SUFFIXES, *(f"{text}{packed}" for text in texts.FORMS for packed in texts.PACKED), ".zip")
 )
 _SHOWN = 5  # tables of other names
-_MOST_SHAPES = 1000
+_MOST_SHOWN = 100  # names of a table
 _SPREADSHEETS = tuple(f"questions{suffix}" for suffix in rows.SPREADSHEETS)
 
 
@@ -145,20 +145,21 @@ def _checked_rows(source: Source) -> Iterator[tuple[int, Row | str]]:
     reasons that say less. Objects of JSON have names of their own: what none of several has is missing."""
     known = READERS[source.reader].KNOWN
     has_header = rows.has_header(source.table)
-    shapes: set[tuple[str, ...]] = set()  # the names that objects had together
+    first: list[str] = []
+    seen: set[str] = set()
     num_objects = 0
     for number, row in rows.read(source.table, known):
         if isinstance(row, dict):
             num_objects += 1
-            if has_header and num_objects == 1:
-                _check_columns(source, row)
-            elif len(shapes) < _MOST_SHAPES:
-                shapes.add(tuple(row))
+            if num_objects == 1:
+                first = list(itertools.islice(row, _MOST_SHOWN))
+                if has_header:
+                    _check_columns(source, row)
+            if not has_header:
+                seen.update(plain for name in row if (plain := columns.plain(name)) in known)
         yield number, row
-    if shapes and not has_header and len(shapes) < _MOST_SHAPES:
-        names = dict.fromkeys(name for shape in sorted(shapes) for name in shape)
-        if num_objects > 1 or not any(columns.plain(name) in known for name in names):
-            _check_columns(source, names)
+    if not has_header and (num_objects > 1 or (first and not seen)):
+        _check_columns(source, [*first, *(seen - {columns.plain(name) for name in first})])
 
 
 def _check_columns(source: Source, names: Iterable[str]) -> None:

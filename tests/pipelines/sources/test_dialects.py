@@ -117,7 +117,7 @@ def test_a_table_is_read_alike_however_it_is_written_and_what_was_done_is_said(t
             b"img,q,options,answer\n1,2,3,4\n",
             r"no column image \(or images\), question, split. Its columns are: img, q, options, answer. A table",
         ),
-        ("questions.jsonl", b'{"img": 1}\n{"q": 2}\n', "no column image .* Its columns are: img, q"),
+        ("questions.jsonl", b'{"img": 1}\n{"q": 2}\n', "no column image .* Its columns are: img. A"),
         ("questions.jsonl", lines_of(QUESTIONS).replace(b"options", b"choices"), r"no column options \(or option_A"),
         ("questions.jsonl", b"version https://git-lfs.github.com/spec/v1\noid x\n", "is a pointer of Git LFS"),
         ("questions.csv", b"<!DOCTYPE html>\n<html>", "is a web page"),

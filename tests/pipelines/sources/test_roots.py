@@ -135,6 +135,11 @@ def test_the_zips_beside_a_table_are_read_without_unpacking_and_files_come_befor
     assert refused(found, "x.jpg") == "missing_image"
 
 
+def test_a_table_in_a_zip_has_its_images_there_too(folder):
+    zipped(folder / "questions.zip", "mine/questions.csv", "mine/images/z.jpg")
+    assert finder(folder / "questions.zip").find("images/z.jpg") == str(folder / "questions.zip/mine/images/z.jpg")
+
+
 def test_a_zip_that_is_none_is_one_clear_error(folder):
     (folder / "images.zip").write_text("no zip")
     with pytest.raises(InputError, match="is no zip that can be read"):

@@ -32,6 +32,10 @@ def test_ragged_rows_are_reasons_in_their_place(tmp_path):
     assert table == ["wrong_cell_count", {"a": "1", "b": "2"}, "wrong_cell_count"]
 
 
+def test_rows_of_empty_cells_are_called_so(tmp_path):
+    assert read(tmp_path / "t.csv", b"a;b\n1;2\n;\n;;\n") == [{"a": "1", "b": "2"}, "row_is_empty", "row_is_empty"]
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
 def test_a_giant_line_costs_bounded_memory_and_later_rows_still_count(tmp_path, monkeypatch, name):
     monkeypatch.setattr(rows, "MAX_ROW_BYTES", 1 << 20)
