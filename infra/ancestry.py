@@ -1,6 +1,7 @@
 """Whether sealed artifacts rest on one another: each says by digest what it was made from, and all have to agree."""
 
 import functools
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def check(inputs: Mapping[str, Artifact], run_dir: Path, *, among_themselves: bo
             visit(read)  # what is out of date nearer to the sources is made again first
             there = known(read)
             if there is not None and there.digest != digest:
-                raise _disagreement(f"{run_dir / name} was made from another {read} than is there now", own, run_dir)
+                raise _disagreement(
+                    f"{run_dir / name} was made from another {read} than the one that is there now", own, run_dir
+                )
             other, by = asked_of.setdefault(read, (digest, name))
             if other != digest:
                 raise _disagreement(f"{run_dir / name} and {by} were made from two different {read}", own, run_dir)
@@ -48,7 +51,7 @@ def check(inputs: Mapping[str, Artifact], run_dir: Path, *, among_themselves: bo
 def _disagreement(what: str, of: Manifest, run_dir: Path) -> ArtifactError:
     return ArtifactError(
         f"{what}. Run the stage {of.stage} again, or the whole flow, which runs all that is out of date: "
-        f"python -m pipelines.flow RECIPE --run-dir {run_dir}"
+        f"python -m pipelines.flow RECIPE --run-dir {shlex.quote(str(run_dir))}"
     )
 
 

@@ -41,6 +41,12 @@ _NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m|^Running entrypoint 
 _UNKNOWN = "does not exist"  # as the Jobs API says of a job that it does not know
 _LOST = (RuntimeError, OSError, aiohttp.ClientError, RayError)  # what a client raises for all that can be amiss
 _STARTED_FOR = "preceptor_run"
+_CHATTER = (  # which is not the stages' progress
+    "dashboard.modules.job.sdk",
+    "dashboard.modules.dashboard_sdk",
+    "_private.runtime_env.working_dir",
+    "_private.runtime_env.packaging",
+)
 
 _OF_ANOTHER_PROCESS = re.compile(r"\x1b\[36m\(|\[\d{4}-\d\d-\d\d ")  # how Ray marks what others of the job printed
 
@@ -61,8 +67,8 @@ def connect(address: str | None) -> JobSubmissionClient:
 
     Raises ClusterError within seconds when none answers there, or takes no job of ours.
     """
-    for module in ("job.sdk", "dashboard_sdk"):  # their chatter is not the stages' progress
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
+    for module in _CHATTER:
+        logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
     with reach.telling_why(address):
         client = _Client(address)
         client.list_jobs()  # the version, which Ray has asked for, is told to everybody

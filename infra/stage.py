@@ -290,11 +290,13 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
 
 
 def run_directory(options: argparse.Namespace) -> Path:
-    """The run's folder, absolute, since jobs run elsewhere."""
+    """The run's folder, absolute, since jobs run elsewhere, and without `..`, since one folder is to have one name."""
     named = options.run_dir or f"runs/{recipes.run_name(options.recipe)}"
     if "://" in named:
         raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
-    return Path(named).absolute()
+    path = Path(named).absolute()
+    up = [number for number, part in enumerate(path.parts, 1) if part == ".."]
+    return Path(*path.parts[: up[-1]]).resolve().joinpath(*path.parts[up[-1] :]) if up else path
 
 
 class reporting_errors:  # reads as a statement: with reporting_errors("teach"):

@@ -61,6 +61,7 @@ class Recording:
         self._folder = folder
         self._client = MlflowClient(tracking_uri=self._uri)
         self._runs: dict[Path, str] = {}
+        self._parents: dict[str, str] = {}
 
     def record_all(self) -> None:
         """Record what is new in every journal, and remove those that are recorded whole.
@@ -119,41 +120,45 @@ class Recording:
         experiment = self._experiment(Path(entry.header["run_dir"]))
         found = self._client.search_runs([experiment], f"tags.`{_ENTRY}` = '{entry.path.stem}'", max_results=1)
         if found:
+            self._parents[found[0].info.run_id] = found[0].data.tags.get(_PARENT, "")
             return str(found[0].info.run_id)
         header = entry.header
         output = header["output"]
+        parent = self._parent(experiment, header["run_dir"])
         run = self._client.create_run(
             experiment,
             start_time=header["started_ms"],
             run_name=header["stage"] if "/" not in output else f"{header['stage']} {output.rpartition('/')[2]}",
             tags={
-                _PARENT: self._parent(experiment, header["run_dir"]),
+                _PARENT: parent,
                 _ENTRY: entry.path.stem,
                 _OUTPUT: _text(output)[:_MAX_TAG_CHARACTERS],
             },
         )
+        self._parents[run.info.run_id] = parent
+        self._client.update_run(parent, "RUNNING")
         _say("run")
-        self._settle(run.info.run_id)
         return str(run.info.run_id)
 
     def _settle(self, child: str) -> None:
         """Let the run of the run folder say what the last runs of its outputs have become, this one among them."""
-        own = self._client.get_run(child)
-        parent = own.data.tags.get(_PARENT, "")
+        parent = self._parents[child]
         last = {}
-        for run in self._children(own.info.experiment_id, parent):
+        for run in self._children(parent):
             last[run.data.tags.get(_OUTPUT, run.info.run_name)] = run.info
         if not last:
             return
-        state = next(state for state in _STATES if state in {info.status for info in last.values()})
+        states = {info.status for info in last.values()}
+        state = next((state for state in _STATES if state in states), "FINISHED")
         if state == "RUNNING":
             self._client.update_run(parent, state)
         else:
             self._client.set_terminated(parent, state, end_time=max(info.end_time or 0 for info in last.values()))
         _say("settled")
 
-    def _children(self, experiment: str, parent: str) -> Iterator[Any]:
+    def _children(self, parent: str) -> Iterator[Any]:
         """The runs of outputs under the run of a run folder, the oldest first; none where somebody has deleted it."""
+        experiment = str(self._client.get_experiment_by_name(EXPERIMENT).experiment_id)
         if not self._client.search_runs([experiment], f"attributes.run_id = '{parent}'", max_results=1):
             return
         token = None

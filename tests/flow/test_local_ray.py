@@ -35,6 +35,7 @@ import os, ray
 from infra import cluster, credentials
 print("probe: telemetry is off:", os.environ["RAY_USAGE_STATS_ENABLED"] == "0", flush=True)
 credentials.load()
+os.environ["RAY_ADDRESS"] = "127.0.0.1:1"  # as Ray may say where several clusters share a machine
 cluster.connect()
 CANARY = "can" "ary"  # the whole word stands in no command
 in_worker = ray.remote(lambda: [name for name in credentials.VARIABLES if CANARY in os.environ.get(name, "")])

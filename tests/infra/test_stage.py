@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 import signal
 import subprocess
@@ -200,3 +201,18 @@ def test_a_polite_kill_or_a_closed_terminal_ends_a_stage_as_ctrl_c_does_unless_n
         _, said = process.communicate("\n" if ends_with == 0 else None, timeout=60)
     assert process.returncode == ends_with
     assert said == ("" if ends_with == 0 else "first: interrupted; what was sealed is kept\n")
+
+
+@pytest.mark.parametrize("named", ["runs/../mine", "./runs/a/../../mine", "link/../mine"])
+def test_a_run_folder_has_one_name_whatever_way_leads_to_it(tmp_path, monkeypatch, named):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "runs" / "a")
+    monkeypatch.chdir(tmp_path)
+    where = tmp_path / "runs" if named.startswith("link") else tmp_path  # as the system goes up from where a link leads
+    assert stage.run_directory(argparse.Namespace(run_dir=named, recipe="pocket")) == where / "mine"
+
+
+def test_a_link_to_a_run_folder_stays_its_name(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    named = str(tmp_path / "link" / "r")
+    assert stage.run_directory(argparse.Namespace(run_dir=named, recipe="pocket")) == Path(named)
