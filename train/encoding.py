@@ -2,7 +2,8 @@
 
 import dataclasses
 from array import array
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from train.distillation import Told
 
 TOO_LONG = "too_long"
 MARKUP = "chat_markup"  # the text holds a token of the chat format itself, and would break out of its turn
+_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,42 +55,41 @@ def encode(
     opened. known: what a teacher held likely, by rationale. Raises InputError for an image that the table does not
     have, or a chat template that renders the assistant's turn otherwise than it is asked for in generation.
     """
-    reasons = {TOO_LONG: 0, MARKUP: 0}
     num_visual = count_visual_tokens({image for example in examples for image in example.images}, folder, processor)
+    special = processor.tokenizer.all_special_tokens
+    plain = [each for each in examples if not any(token in each.prompt + each.target for token in special)]
+    reasons = {TOO_LONG: 0, MARKUP: len(examples) - len(plain)}
     encoded = []
-    for example in examples:
-        if any(token in example.prompt + example.target for token in processor.tokenizer.all_special_tokens):
-            reasons[MARKUP] += 1
-            continue
-        shown, nums = sealed_images.of(folder, example), [num_visual[image] for image in example.images]
-        tokens = encode_one(example, shown, nums, processor, known or {})
-        if len(tokens.input_ids) > max_length:
-            reasons[TOO_LONG] += 1
-        else:
-            encoded.append(tokens)
+    for start in range(0, len(plain), _AT_ONCE):
+        for example, asked, answered in _tokenized(plain[start : start + _AT_ONCE], processor):
+            nums = [num_visual[image] for image in example.images]
+            ids = array("i", [*_expanded(asked, nums, processor.image_token_id), *answered])
+            if len(ids) > max_length:
+                reasons[TOO_LONG] += 1
+                continue
+            told = distillation.told(answered, example.rationale_id, known or {})
+            encoded.append(Encoded(sealed_images.of(folder, example), ids, len(answered), example.weight, told))
     return encoded, {reason: count for reason, count in reasons.items() if count}
 
 
-def encode_one(
-    example: TrainingExample,
-    shown: tuple[SealedImage, ...],
-    num_visual_tokens: Sequence[int],
-    processor: Any,
-    known: Mapping[str, Likeliest],
-) -> Encoded:
-    """One example as tokens: those that the model is asked with, as in generation, and then those that it is to write.
+def _tokenized(
+    examples: Sequence[TrainingExample], processor: Any
+) -> Iterator[tuple[TrainingExample, list[int], list[int]]]:
+    """Each example with the tokens that the model is asked with, one for each image, and those that it is to write.
 
-    shown, num_visual_tokens: its images, in order, and how many tokens each takes. The two parts are tokenized apart,
-    so that no token reaches over the border between them.
+    The two parts are tokenized apart, so that no token reaches over the border between them; all of them in one call,
+    so that the tokenizer has work for every core.
     """
-    asked_ids, answered_ids = processor.tokenizer([*render(example, processor)], add_special_tokens=False)["input_ids"]
-    told = distillation.told(answered_ids, example.rationale_id, known)
-    # As tokens, since a tokenizer would look at each of a thousand image tokens for longer than at all the text.
-    ids, nums = array("i"), iter(num_visual_tokens)
-    for token in asked_ids:
-        ids.extend([token] * (next(nums) if token == processor.image_token_id else 1))
-    ids.extend(answered_ids)
-    return Encoded(shown, ids, len(answered_ids), example.weight, told)
+    texts = [text for example in examples for text in render(example, processor)]
+    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return zip(examples, ids[::2], ids[1::2], strict=True)
+
+
+def _expanded(asked: Sequence[int], num_visual_tokens: Sequence[int], image_token: int) -> Iterator[int]:
+    """The tokens with each image's as often as it takes; as text, they would take longer than all the rest."""
+    nums = iter(num_visual_tokens)
+    for token in asked:
+        yield from repeat(token, next(nums) if token == image_token else 1)
 
 
 def render(example: TrainingExample, processor: Any) -> tuple[str, str]:

@@ -35,6 +35,17 @@ def test_the_same_question_of_another_source_or_split_is_the_same_request():
     assert ids(question()) == ids(question(id="q2", source="other", split="test", row=7, gold="C"))
 
 
+def test_where_its_images_lie_makes_no_other_request_and_a_request_names_those_that_it_shows():
+    moved = question(images=("images/00007.zip/z.jpeg",))
+    assert ids(moved) == ids(question())
+    asked = requests_of(moved, config(), TEACHER, donor=DONOR)
+    assert [(request.images, request.image_digests) for request in asked] == [
+        (moved.images, moved.image_digests),
+        ((), ()),
+        (DONOR.images, DONOR.image_digests),
+    ]
+
+
 def test_another_teacher_or_sampling_is_another_request():
     others = (
         dataclasses.replace(TEACHER, digest="e" * 64),

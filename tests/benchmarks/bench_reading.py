@@ -1,7 +1,7 @@
 """What images cost on their way to models: out of shards in any order, into a fit's plan, and to an endpoint.
 
-`python -m tests.benchmarks.bench_images` (`make bench-images`). 147 shards of 1,024 images, as PMC-VQA has, and 1 Mpx
-PNG and JPEG for an endpoint in another process. Prints a table, and writes build/bench/images.json.
+`python -m tests.benchmarks.bench_reading` (`make bench-reading`). 147 shards of 1,024 images, as PMC-VQA has, and 1 Mpx
+PNG and JPEG for an endpoint in another process. Prints a table, and writes build/bench/reading.json.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from train.encoding import encode
 from train.recipes import POCKET_BASE
 
 PROJECT = Path(__file__).parents[2]
-FOLDER = PROJECT / "build/bench/images"
+FOLDER = PROJECT / "build/bench/reading"
 NUM_SHARDS, IMAGES_PER_SHARD = 147, 1024
 NUM_READ, NUM_EXAMPLES, NUM_ASKED = 20_000, 3_000, 32
 SIDE = 1024
@@ -60,7 +60,7 @@ def main() -> None:
             each_ms, longest_ms = asyncio.run(ask(FOLDER / kind, large, condition))
             figures[f"1 Mpx {kind} asked, {condition}, ms"] = each_ms
             figures[f"1 Mpx {kind} asked, {condition}, longest block of the event loop, ms"] = longest_ms
-    (FOLDER.parent / "images.json").write_text(json.dumps(figures, indent=2))
+    (FOLDER.parent / "reading.json").write_text(json.dumps(figures, indent=2))
     for name, value in figures.items():
         print(f"{name:>70}  {value:.2f}", flush=True)
 
