@@ -17,6 +17,7 @@ from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pipelines.engine import EngineConfig, keep_in_one_process
+from pipelines.engine_process import started_with_thrift
 from serve.api.validation import Limits
 from serve.models import Weights
 
@@ -39,7 +40,8 @@ class OneProcessEngine(VLLMEngine):
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
         keep_in_one_process(vllm_engine_config)
-        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+        with started_with_thrift():
+            return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
 
 
 async def start(config: LLMConfig) -> LLMServer:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from infra.errors import ClusterError
+from infra.imports import thrift
 from pipelines.engine import EngineConfig
 from serve.api import errors
 from serve.api.validation import Limits
@@ -128,7 +129,8 @@ def import_engine() -> Any:
     """
     for _ in range(_IMPORT_ATTEMPTS):
         try:
-            return importlib.import_module("serve.engine")
+            with thrift():
+                return importlib.import_module("serve.engine")
         except ValueError as error:
             if "is already registered" not in str(error):
                 raise

@@ -21,12 +21,12 @@ import infra.stage
 from infra import cluster
 from infra.digests import digest_json
 from infra.errors import ArtifactError, ClusterError, InputError, first_line, prerequisite
+from infra.imports import thrift
 from infra.manifest import Tally, write_json
 from infra.stage import Task
 from pipelines import tables
 from pipelines.records import TrainingExample
 from train.card import model_card
-from train.imports import thrift
 from train.recipes import FitConfig
 from train.rendezvous import LoopbackConfig
 from train.work import CurveReader, Outcome, Point, Work, writing

@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from infra.imports import thrift
 from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines.records import Arm
 from pipelines.settings import ARMS, IMAGES, check_arms
-from train.imports import thrift
 
 POCKET_BASE = "train/pocket/base"
 _SHARDED_WEIGHTS = 3  # the stage of ZeRO

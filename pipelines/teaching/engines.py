@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from infra.errors import ClusterError
 from pipelines.endpoint import API_KEY_VARIABLE, Client, RequestError, image_url
 from pipelines.engine import EngineConfig, keep_in_one_process, needs_own_code, own_code_is_refused
+from pipelines.engine_process import started_with_thrift
 from pipelines.sealed_images import SealedImage
 from pipelines.settings import TeachConfig
 from pipelines.teaching.logprobs import Likeliest, vocabulary_digest
@@ -82,7 +83,8 @@ class VllmEngine:
     def __init__(self, config: TeachConfig) -> None:
         self.num_at_once = _REQUESTS_AT_ONCE * config.engine.max_num_seqs
         self._config = config
-        self._engine = start_vllm(config.teacher, config.engine, config.revision)
+        with started_with_thrift():
+            self._engine = start_vllm(config.teacher, config.engine, config.revision)
         self._vocabulary = vocabulary_digest(self._engine.tokenizer.get_vocab()) if config.top_logprobs else ""
         # What the imports left stays until the end, so that nobody looks through it for garbage while requests wait.
         gc.collect()

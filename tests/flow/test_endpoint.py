@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 
 from tests.benchmarks import fuzz_endpoint
 from tests.benchmarks.hostile_requests import CANARY, Hostile
 from tests.benchmarks.served import serving
+from tests.flow.conftest import PROJECT
 from tests.serve.api.stands import chat, data_url, picture, post
 
 NUM_REQUESTS = 300
@@ -90,3 +93,16 @@ def test_the_search_for_prompts_in_logs_finds_one_that_is_there(served):
     with open(logs[0], "a") as log:  # noqa: PTH123
         log.write(CANARY)
     assert fuzz_endpoint.leaks(served) == [logs[0]]
+
+
+def test_the_openai_client_of_the_readme_is_answered_by_every_model(served, small_run):
+    blocks = (PROJECT / "README.md").read_text().split("```")[1::2]
+    (snippet,) = [block.partition("\n")[2] for block in blocks if "import OpenAI" in block]
+    code = snippet.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}").replace("runs/pocket", str(small_run.folder))
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+
+    assert done.returncode == 0, done.stderr
+    answers = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert len(answers) == 4
+    assert all(json.loads(answer) for answer in answers.values())

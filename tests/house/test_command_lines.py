@@ -13,6 +13,8 @@ _PARSES = re.compile(r"ArgumentParser\(|stage\.main\(|runner\.main\(|command\.ma
 WITHOUT_HELP = {"infra.environment.setup", "infra.tracking"}  # started by make, and by a process of ours
 OF_THEIR_OWN = [  # words that begin a command with a usage of its own
     ("pipelines.questions", "check"),
+    ("pipelines.questions", "pmc_vqa"),
+    ("pipelines.questions", "matcha"),
     ("pipelines.teaching.batch", "write"),
     ("pipelines.teaching.batch", "read"),
 ]
@@ -70,9 +72,37 @@ def test_every_module_that_can_be_started_has_a_help_or_is_named_here():
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_usage_line_can_be_typed(command, helps):
-    assert helps[command].startswith(f"usage: python -m {' '.join(command)} ")
+    assert helps[command].startswith(f"usage: python -m {command[0]} ")
 
 
 def test_the_help_of_the_endpoint_has_wait_and_that_of_the_questions_the_other_commands(helps):
     assert "--wait serve until Ctrl-C" in helps["serve.app",]
     assert "`check PATH`" in helps["pipelines.questions",]
+
+
+def _typed_in_the_readme() -> list[tuple[str, list[str]]]:
+    """Module and words of each `python -m` in the README's blocks, comments left out."""
+    blocks = "\n".join((PROJECT / "README.md").read_text().split("```")[1::2])
+    lines = (line.partition("  #")[0] for line in blocks.splitlines())
+    return [(module, rest.split()) for line in lines for module, rest in re.findall(r"python -m (\S+)(.*)", line)]
+
+
+def test_what_the_readme_types_is_understood(helps):
+    typed = [(module, words) for module, words in _typed_in_the_readme() if (module,) in helps]
+    assert len(typed) >= 8
+    for module, words in typed:
+        own = [command for command in helps if command == (module, *words[: len(command) - 1])]
+        help_of_it = helps[max(own, key=len)]
+        options = [word.strip("[]").partition("=")[0] for word in words if word.strip("[]").startswith("--")]
+        assert [option for option in options if option not in help_of_it] == [], (module, words)
+
+
+def test_ray_understands_what_the_readme_has_it_do():
+    typed = re.findall(
+        r"^ray (start|stop|get-auth-token)(.*?)(?:  #.*)?$", (PROJECT / "README.md").read_text(), re.MULTILINE
+    )
+    assert typed
+    for verb, rest in typed:
+        asked = subprocess.run(["ray", verb, "--help"], capture_output=True, text=True, check=True)
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in asked.stdout, (verb, option)

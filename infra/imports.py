@@ -1,11 +1,11 @@
-"""Importing what a fit stands on, which is most of the time that it takes to start."""
+"""Importing what a fit or an engine stands on, which is most of the time that it takes to start."""
 
 import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Transformers, PEFT and DeepSpeed import these where they find them, for what no fit has a use for.
+# Transformers, PEFT, DeepSpeed and vLLM import these where they find them, for what no fit or engine has a use for.
 _UNWANTED = ("mlflow", "scipy", "sklearn")
 
 

@@ -5,7 +5,7 @@ import sys
 
 CHECK = """
 import gc
-from train.imports import thrift
+from infra.imports import thrift
 
 with thrift():
     from train import loop
