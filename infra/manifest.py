@@ -107,6 +107,14 @@ class Artifact:
         """Rows, reasons, figures and facts that the stage counted."""
         return self.manifest.tally
 
+    def counts(self) -> str:
+        """What the stage counted, and its seconds, in one line."""
+        parts = [
+            ", ".join(f"{name} {count}" for name, count in self.tally[part].items())
+            for part in ("rows", "reasons", "quarantined")
+        ]
+        return f"({'; '.join(part for part in parts if part)}) in {self.manifest.seconds:.1f} s"
+
 
 def key(made_from: Mapping[str, Any]) -> str:
     """The key of an artifact made from this; see `Manifest`."""

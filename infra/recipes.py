@@ -4,40 +4,75 @@ A package's part of a recipe is a function in its `recipes.py`. A user's own fil
 returns a dict from package name to that package's part.
 """
 
+import copy
 import dataclasses
 import importlib
-import importlib.util
 import inspect
-import math
+import json
+import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from infra import allowed, own_recipes
+from infra.allowed import NotAllowedError
+from infra.digests import digest_json
 from infra.errors import ConfigError, nearest
 from infra.redaction import redacted
 
+_PROJECT = Path(__file__).parents[1]
 
-def resolve(recipe: str, packages: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+
+def resolve(
+    recipe: str, packages: Sequence[str], overrides: Sequence[str] = (), *, only: str | None = None
+) -> dict[str, Any]:
     """Stage name -> config, for all stages of these packages, with `path.to.field=value` overrides applied.
 
-    Raises ConfigError for an unknown recipe or field, or a value that the field's type does not allow.
+    only: the one stage that is run, so that an override of another would change nothing.
+
+    A recipe of the user's own and whatever is overridden are checked as a whole: types, bounds, and rules between
+    fields. Raises ConfigError with all that is wrong, or for an unknown recipe.
     """
-    parts = _parts_of_file(recipe, packages) if ":" in recipe else _parts_of_packages(recipe, packages)
-    stages = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
-    for override in overrides:
-        stages = _apply(stages, override)
+    if ":" in recipe:
+        stages = _stages_of_file(recipe, packages)
+    else:
+        parts = _parts_of_packages(recipe, packages)
+        stages = {field.name: getattr(part, field.name) for part in parts for field in dataclasses.fields(part)}
+    if only is not None and overrides:
+        _refuse_other_stages(only, overrides)
+    if overrides:
+        stages = _overridden(stages, overrides, _known_stages())
     _refuse_credentials(stages, "")
     return stages
 
 
+def _refuse_other_stages(only: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override of another stage, which would change nothing."""
+    others = {name for name, hint in _known_stages().items() if name != only and allowed.is_group(hint, "stage")}
+    for path in (override.partition("=")[0] for override in overrides):
+        if (other := path.partition(".")[0]) in others:
+            raise ConfigError(
+                f"--set {path}: {other} is another stage, and this command runs {only} alone. Leave it out"
+            )
+
+
 def changed(config: Any, stage: str, overrides: Sequence[str]) -> Any:
     """One stage's config with `path.to.field=value` overrides applied; raises ConfigError as `resolve` does."""
-    stages = {stage: config}
-    for override in overrides:
-        stages = _apply(stages, f"{stage}.{override}")
+    stages = _overridden({stage: config}, [f"{stage}.{override}" for override in overrides], {stage: type(config)})
     _refuse_credentials(stages, "")
     return stages[stage]
+
+
+def run_name(recipe: str) -> str:
+    """The name of a recipe's run folder: of a file, its own and the function's. Two files never share one."""
+    file, _, function = recipe.rpartition(":")
+    if not file:
+        return function
+    path = Path(file).resolve()
+    name = re.sub(r"[^\w.-]", "_", f"{path.stem}-{function}")
+    is_told = path == Path.cwd() / f"{path.stem}.py" and name == f"{path.stem}-{function}"
+    return name if is_told else f"{name}-{digest_json(str(path))[:8]}"
 
 
 def _refuse_credentials(value: Any, path: str) -> None:
@@ -77,71 +112,155 @@ def _parts_of_packages(recipe: str, packages: Sequence[str]) -> list[Any]:
     return [named[recipe]() for named in functions]
 
 
-def _parts_of_file(recipe: str, packages: Sequence[str]) -> list[Any]:
-    path, _, function = recipe.rpartition(":")
-    spec = importlib.util.spec_from_file_location("user_recipe", path)
-    if not Path(path).is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"Recipe file {path!r} is not a Python file. Write path/to/file.py:function")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise ConfigError(
-            f"{path} has no function {function!r}.{nearest(function, [n for n in vars(module) if n[0] != '_'])}"
-        )
-    parts = getattr(module, function)()
+def _stages_of_file(recipe: str, packages: Sequence[str]) -> dict[str, Any]:
+    """The stages of a recipe of the user's own, checked as a whole."""
+    kinds = {kind for package in _packages() for kind in allowed.groups_below(_part_type(package))}
+    parts = own_recipes.call(recipe, kinds)
+    if not isinstance(parts, dict):
+        raise ConfigError(f"{recipe} returns {allowed.shown(parts)}. {_what_is_wanted()}")
+    wrong = []
+    if unknown := {str(name) for name in parts} - set(_packages()):
+        wrong.append(f"no package is named {', '.join(map(repr, sorted(unknown)))}. {_what_is_wanted()}")
     if missing := [package for package in packages if package not in parts]:
-        raise ConfigError(f"{recipe} returns no part for {', '.join(missing)}; it returns {', '.join(sorted(parts))}")
-    return [parts[package] for package in packages]
+        wrong.append(f"it returns no part for {', '.join(missing)}. {_what_is_wanted()}")
+    stages: dict[str, Any] = {}
+    for package in packages:
+        if package in parts:
+            stages |= _stages_of_part(package, parts[package], wrong)
+    _raise_if_any(wrong, f"{recipe}: ")
+    return stages
 
 
-def _apply(stages: dict[str, Any], override: str) -> dict[str, Any]:
-    path, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override!r} has no '='. Write --set path.to.field=value")
-    stage, *fields = path.split(".")
-    if stage not in stages or stages[stage] is None:
-        known = [name for name, config in stages.items() if config is not None]
-        raise ConfigError(f"--set {path}: {stage!r} is no stage of this recipe.{nearest(stage, known)}")
-    if not fields:
-        raise ConfigError(f"--set {path}: name a field, for example {path}.{dataclasses.fields(stages[stage])[0].name}")
-    return stages | {stage: _replaced(stages[stage], fields, path, text)}
+def _packages() -> list[str]:
+    return sorted(path.parent.name for path in _PROJECT.glob("*/recipes.py") if path != Path(__file__))
 
 
-def _replaced(config: Any, fields: list[str], path: str, text: str) -> Any:
-    name, *rest = fields
-    known = {f.name for f in dataclasses.fields(config)}
-    if name not in known:
-        raise ConfigError(f"--set {path}: {type(config).__name__} has no field {name!r}.{nearest(name, known)}")
-    current = getattr(config, name)
-    if rest and not dataclasses.is_dataclass(current):
-        raise ConfigError(f"--set {path}: {name} is a single value, not a group of fields")
-    value = _replaced(current, rest, path, text) if rest else _parsed(config, name, path, text)
-    try:
-        return dataclasses.replace(config, **{name: value})
-    except ValueError as error:
-        raise ConfigError(f"--set {path}={text}: {error}") from error
+def _what_is_wanted() -> str:
+    parts = ", ".join(f'"{package}": {_part_type(package).__name__}(...)' for package in _packages())
+    return f"A recipe returns {{{parts}}}, of which {_packages()[0]}.recipes.pocket() makes the first"
 
 
-def _parsed(config: Any, name: str, path: str, text: str) -> Any:
-    """The text as a value of the field's annotated type; numbers, tuples and None are written as in JSON."""
-    import pydantic  # only when something is overridden: it costs more than all of our light modules together
+def _known_stages() -> dict[str, Any]:
+    """Every stage of every package, with its type."""
+    return {
+        stage: hint for package in _packages() for stage, hint in typing.get_type_hints(_part_type(package)).items()
+    }
 
-    hint = typing.get_type_hints(type(config), include_extras=True)[name]
-    adapter = pydantic.TypeAdapter(hint)
-    try:
-        value = adapter.validate_json(text)
-    except pydantic.ValidationError as error_of_json:
+
+def _part_type(package: str) -> type[Any]:
+    """What the recipes of a package return: a dataclass with a field for each stage."""
+    made: type[Any] = typing.get_type_hints(next(iter(known_recipes(package).values())))["return"]
+    return made
+
+
+def _stages_of_part(package: str, part: Any, wrong: list[str]) -> dict[str, Any]:
+    """The stages of a package's part, each as its own type has it; what is wrong is added to the list."""
+    kind = _part_type(package)
+    hints = typing.get_type_hints(kind)
+    if isinstance(part, kind):
+        part = {name: getattr(part, name) for name in hints}
+    if not isinstance(part, dict):
+        called = f", as {package}.recipes.{part.__name__}() makes it" if inspect.isfunction(part) else ""
+        wrong.append(f"its part {package!r} is {allowed.shown(part)}, and has to be a {kind.__name__}{called}")
+        return {}
+    wrong += [f"{package} has no stage {name!r}.{nearest(str(name), hints)}" for name in part if name not in hints]
+    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.default != dataclasses.MISSING}
+    stages = {}
+    for name, own in (defaults | part).items():
         try:
-            value = adapter.validate_python(text)
-        except pydantic.ValidationError as error_of_text:
-            is_json = all(detail["type"] != "json_invalid" for detail in error_of_json.errors())
-            error = error_of_json if is_json else error_of_text
-            allowed = "; ".join(str(detail["msg"]) for detail in error.errors())
-            raise ConfigError(f"--set {path}={text}: allowed is {_written(hint)} ({allowed})") from error
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"--set {path}={text}: allowed is a finite number")
-    return value
+            stages[name] = allowed.validated(hints.get(name, Any), own)
+        except NotAllowedError as error:
+            wrong += [each.told(name) for each in error.wrongs]
+    wrong += [f"{name} is missing: {allowed.in_words(hints[name])}" for name in hints if name not in defaults | part]
+    return stages
 
 
-def _written(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+def _raise_if_any(wrong: Sequence[str], of: str = "") -> None:
+    """Raise ConfigError with all that is wrong: in one line, or one below the other."""
+    if len(wrong) == 1:
+        raise ConfigError(f"{of}{wrong[0]}")
+    if wrong:
+        raise ConfigError("\n  ".join([f"{of}{len(wrong)} settings are wrong", *wrong]))
+
+
+def _overridden(stages: dict[str, Any], overrides: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages with all overrides applied together, so that their order does not matter.
+
+    known: every stage there is, with its type. Raises ConfigError with all that is wrong.
+    """
+    changed, wrong = dict(stages), []
+    concerned: dict[str, list[str]] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        stage, *fields = path.split(".")
+        try:
+            if not equals:
+                raise ConfigError(f"--set {override!r} has no '='. Write --set path.to.field=value")
+            _check_place(changed, stage, fields, text, known)
+            changed[stage] = _with(changed[stage], fields, path, text)
+            concerned.setdefault(stage, []).append(f"--set {override}")
+        except ConfigError as error:
+            wrong.append(str(error))
+    for stage, settings in concerned.items():
+        try:
+            changed[stage] = allowed.validated(type(changed[stage]), changed[stage])
+        except NotAllowedError as error:
+            wrong += [f"{' '.join(settings)}: {each.told(stage)}" for each in error.wrongs]
+    _raise_if_any(wrong)
+    return changed
+
+
+def _check_place(stages: dict[str, Any], stage: str, fields: list[str], text: str, known: Mapping[str, Any]) -> None:
+    """Raise ConfigError when there is no such field, with the stage that has it, or the nearest name."""
+    path = ".".join([stage, *fields])
+    config = stages.get(stage)
+    if config is None:
+        if stage in known:
+            is_run = "this recipe leaves it out" if stage in stages else "this command does not run it"
+            raise ConfigError(f"--set {path}: {stage} is a stage, and {is_run}")
+        instead = _elsewhere([stage, *fields], text, known) or _elsewhere(fields, text, known)
+        named = [name for name, each in stages.items() if each is not None]
+        raise ConfigError(f"--set {path}: {instead or f'{stage!r} is no stage of this recipe.{nearest(stage, named)}'}")
+    if not fields:
+        raise ConfigError(f"--set {path}: name a field, for example {path}.{dataclasses.fields(config)[0].name}")
+    for number, name in enumerate(fields):
+        if not dataclasses.is_dataclass(config):
+            raise ConfigError(f"--set {path}: {fields[number - 1]} is a single value, not a group of fields")
+        names = [field.name for field in dataclasses.fields(config)]
+        if name not in names:
+            group = ".".join([stage, *fields[:number]])
+            instead = _elsewhere(fields[number:], text, known)
+            raise ConfigError(f"--set {path}: {instead or f'{group} has no field {name!r}.{nearest(name, names)}'}")
+        config = getattr(config, name)
+
+
+def _elsewhere(fields: Sequence[str], text: str, known: Mapping[str, Any]) -> str:
+    """Which stages have such a field, and what to type; nothing where none has."""
+    paths = [path for stage, hint in known.items() for path in allowed.fields_below(hint, (stage,))]
+    found = [path for path in paths if fields and path[-len(fields) :] == tuple(fields)]
+    if not found:
+        return ""
+    owners = ", ".join(".".join(path[: -len(fields)]) for path in found)
+    return f"{'.'.join(fields)} is a field of {owners}: --set {'.'.join(found[0])}={text}"
+
+
+def _with(config: Any, fields: Sequence[str], path: str, text: str) -> Any:
+    """A copy with one field changed; the rules between its fields are asked when all are."""
+    name, *rest = fields
+    value = _with(getattr(config, name), rest, path, text) if rest else _parsed(type(config), name, path, text)
+    copied = copy.copy(config)
+    object.__setattr__(copied, name, value)  # it is frozen for everybody else
+    return copied
+
+
+def _parsed(kind: type, name: str, path: str, text: str) -> Any:
+    """The text as a value of a field's annotated type: as JSON, or else as the text that it is."""
+    hint = allowed.field_type(kind, name)
+    try:
+        return allowed.validated(hint, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        try:
+            return allowed.validated(hint, text, is_text=True)
+        except NotAllowedError as refusal:
+            wrongs = (error if isinstance(error, NotAllowedError) else refusal).wrongs
+            raise ConfigError("; ".join(f"--set {each.told(path, text)}" for each in wrongs)) from error

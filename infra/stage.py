@@ -27,7 +27,7 @@ from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
 from infra.redaction import redacted
-from infra.resources import Workers
+from infra.resources import ClusterShape, Workers
 
 privacy.silence()  # before any engine is imported
 surroundings.settle()
@@ -82,9 +82,15 @@ class StageConfig:
         """
         return self
 
-    def estimate(self, run_dir: Path) -> dict[str, Any] | None:
-        """What the stage would cost, for a dry run; None where there is nothing to tell, or nothing to tell it from."""
-        return None
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        """What it costs to make these outputs, or all, for a dry run.
+
+        `tokens`, `hours` and `disk_gib` as Figures where the stage can tell them better than by the last time,
+        `notes` as sentences for people, and whatever else there is to know, as JSON. cluster: which the recipe is for.
+        """
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,30 +218,27 @@ def _make(
             draft, place, stage=config.stage, made_from=origin, tally=tally, seconds=time.monotonic() - started
         )
         lines.sealed(artifact)
-    progress.say(f"sealed {output} {counts(artifact)}")
+    progress.say(f"sealed {output} {artifact.counts()}")
     return artifact
 
 
 def main(stage: str, package: str, arguments: Sequence[str] | None = None) -> None:
-    """The command line of one stage's module; exits non-zero with one clear message when the user must mend
-    something."""
+    """The command line of a stage's module; exits non-zero with one clear message when the user must mend something."""
     parser = argument_parser(f"python -m {package}", f"Run the stage `{stage}` of a recipe alone.")
     with reporting_errors(stage):
-        options = parser.parse_args(arguments)
+        options = parsed(parser, arguments)
         credentials.load()
-        config = recipes.resolve(options.recipe, [package], options.set)[stage]
-        run_dir = run_directory(options)
+        configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
+        run_dir, config = run_directory(options), configs[stage]
+        check_materials(config)
         if options.dry_run:
-            described = {
-                "stage": stage,
-                "config": dataclasses.asdict(config),
-                "writes": list(config.outputs()),
-                "estimate": config.estimate(run_dir),
-            }
-            print(json.dumps(described, indent=2))
+            from infra import forecast, forecast_table
+
+            price, shape = options.gpu_hour_price, configs.get("cluster")
+            told = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
+            forecast_table.show(told, as_json=options.json)
             return
         interrupt_on_sigterm()
-        check_materials(config)
         progress = Progress(stage)
         is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
         with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
@@ -246,16 +249,26 @@ def argument_parser(program: str, description: str, *, dry_run: bool = True) -> 
     """The words that every stage and the flow understand. dry_run: whether that is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
-    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE")
+    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the recipe")
     if dry_run:
-        parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+        parser.add_argument("--dry-run", action="store_true", help="print what would run and what it costs, do nothing")
+        parser.add_argument("--json", action="store_true", help="a dry run's answer as JSON, with the resolved config")
+        parser.add_argument("--gpu-hour-price", type=float, metavar="PRICE", help="what one costs, for a dry run")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options; exits with the usage for words of a dry run where none is asked for."""
+    options = parser.parse_args(arguments)
+    if not options.dry_run and (options.json or options.gpu_hour_price is not None):
+        parser.error("--json and --gpu-hour-price say how a dry run is told: add --dry-run")
+    return options
 
 
 def run_directory(options: argparse.Namespace) -> Path:
     """The run's folder, absolute, since jobs run elsewhere."""
-    named = options.run_dir or f"runs/{options.recipe.rpartition(':')[2]}"
+    named = options.run_dir or f"runs/{recipes.run_name(options.recipe)}"
     if "://" in named:
         raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
     return Path(named).absolute()
@@ -327,13 +340,3 @@ def _is_there(config: StageConfig, name: str) -> bool:
 @functools.cache
 def _digest_of(path: str, *, listed: bool) -> str:
     return storage.digest_listing(path) if listed else digest_material(Path(path))
-
-
-def counts(artifact: Artifact) -> str:
-    """What an artifact's tally counted, and its seconds, in one line."""
-    tally = artifact.tally
-    parts = [
-        ", ".join(f"{name} {count}" for name, count in tally[part].items())
-        for part in ("rows", "reasons", "quarantined")
-    ]
-    return f"({'; '.join(part for part in parts if part)}) in {artifact.manifest.seconds:.1f} s"

@@ -1,6 +1,7 @@
 """The whole flow on one page: which stages, in which order, each as a Ray job of its own.
 
-`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--limit N] [--dry-run]`.
+`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--limit N]
+[--dry-run [--json] [--gpu-hour-price PRICE]]`.
 A stage whose sealed output is what it would make now is not run again; a failed stage ends the flow with that stage's
 error.
 """
@@ -14,11 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, journal, recipes, run_lock, stage
-from infra.digests import digest_json
+from infra import credentials, forecast, forecast_table, journal, recipes, run_lock, stage
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
-from infra.resources import words
 from infra.stage import StageConfig
 from pipelines import agreement
 from pipelines.agreement import PACKAGES
@@ -104,10 +103,9 @@ def _job_runner(run_dir: Path, screen: Screen, hold: run_lock.Hold) -> Iterator[
 def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bool:
     """Whether a stage has to run now. What a service leaves running is needed only while the examination is not
     done."""
-    config = configs[name]
-    wanted = {read for other in map(configs.get, STAGES) if other is not None for read in other.inputs()}
-    if config is None or (name == "draw" and not wanted & set(config.outputs())):
-        return False  # the questions come from the world
+    config = _needed(configs)[name]
+    if config is None:
+        return False
     made = configs["examine"] if config.service else config
     return stage.current_outputs(made, run_dir) is None
 
@@ -128,27 +126,23 @@ def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     return configs
 
 
-def describe(recipe: str, run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a dry run prints: the resolved config and its digest, what would run, at what cost, and where it would
-    write."""
+def describe(
+    recipe: str, run_dir: Path, overrides: Sequence[str], gpu_hour_price: float | None = None
+) -> dict[str, Any]:
+    """What a dry run tells, as `infra.forecast` has it. Raises what the run would raise before its first stage."""
     configs = resolve(recipe, overrides)
-    _check_agreement(configs)
-    settings = {name: dataclasses.asdict(configs[name]) for name in STAGES if configs[name] is not None}
-    settings = json.loads(json.dumps(settings))
-    pending = [name for name in STAGES if _is_pending(name, configs, run_dir)]
-    estimates = {name: configs[name].estimate(run_dir) for name in pending}
-    return {
-        "recipe": recipe,
-        "config": settings,
-        "config_digest": digest_json(settings),
-        "pending": pending,
-        "cluster": str(configs["cluster"] or "not named by the recipe, so nothing is compared with it"),
-        "hardware": {name: words(configs[name].resources()) for name in STAGES if configs[name] is not None},
-        "estimates": {name: estimate for name, estimate in estimates.items() if estimate is not None},
-        "writes": [
-            str(run_dir / output) for name in STAGES if configs[name] is not None for output in configs[name].outputs()
-        ],
-    }
+    _check(configs)
+    return forecast.forecast(recipe, run_dir, _needed(configs), configs["cluster"], gpu_hour_price)
+
+
+def _needed(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages in their order; None for one that the recipe leaves out, or whose output none reads."""
+    stages = {name: configs[name] for name in STAGES}
+    wanted = {read for config in stages.values() if config is not None for read in config.inputs()}
+    drawn = stages["draw"]
+    if drawn is not None and not wanted & set(drawn.outputs()):  # the questions come from the world
+        stages["draw"] = None
+    return stages
 
 
 def rehearse(
@@ -158,8 +152,9 @@ def rehearse(
     from pipelines import rehearsal  # brings Ray
 
     configs = resolve(recipe, overrides)
-    ordered = {name: configs[name] for name in (*STAGES, "cluster")}
-    return rehearsal.rehearse(recipe, ordered, run_dir, num_questions, with_engines=with_engines)
+    return rehearsal.rehearse(
+        recipe, _needed(configs), configs["cluster"], run_dir, num_questions, with_engines=with_engines
+    )
 
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
@@ -170,12 +165,9 @@ def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
 
 
 def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
-    """What Python is given to run a stage's own module, with the overrides that concern its package."""
-    package = config.module.partition(".")[0]
+    """What Python is given to run a stage's own module, with the overrides that concern it."""
     recipe = str(Path(recipe).absolute()) if ":" in recipe else recipe
-    own = recipes.resolve(recipe, [package])
-    concerning = [text for text in overrides if text.partition(".")[0] in own]
-    settings = [word for text in concerning for word in ("--set", text)]
+    settings = [word for text in overrides if text.partition(".")[0] == config.stage for word in ("--set", text)]
     return ["-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
 
 
@@ -195,12 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=16, help="of each split, in a rehearsal; default 16")
     parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
     with stage.reporting_errors("flow"):
-        options = parser.parse_args(arguments)
+        options = stage.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         run_dir = stage.run_directory(options)
         if options.dry_run:
-            print(json.dumps(describe(options.recipe, run_dir, overrides), indent=2))
+            told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)
+            forecast_table.show(told, as_json=options.json)
             return
         stage.interrupt_on_sigterm()
         if options.rehearse:

@@ -26,7 +26,7 @@ POCKET_ENGINE = EngineConfig(
     enforce_eager=True,
     # When a prompt is cut in chunks, vLLM rewinds the generator of a seeded request, which CPU generators refuse.
     chunked_prefill=False,
-    kv_cache_gib=1,
+    kv_cache_gib=1.0,
 )
 
 
@@ -145,8 +145,8 @@ def _instruct(teacher: str, engine: EngineConfig) -> TeachConfig:
     )
 
 
-_8XH200 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=139)
-_8XH100 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=79)
+_8XH200 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=139.0)
+_8XH100 = ClusterShape(cpus=96, gpus=8, gpu_memory_gib=79.0)
 
 
 def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRecipe:

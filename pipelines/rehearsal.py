@@ -37,6 +37,7 @@ Run = Callable[[Task], Any]
 def rehearse(
     recipe: str,
     configs: Mapping[str, Any],
+    shape: ClusterShape | None,
     run_dir: Path,
     num_questions: int = NUM_QUESTIONS,
     *,
@@ -44,13 +45,12 @@ def rehearse(
 ) -> list[str]:
     """All findings, each of them one line that says what is wrong and what to type.
 
-    configs: stage name -> config in the flow's order, and `cluster`. run_dir: of the run; the rehearsal has a folder of
-    its own in it, which no run reads. with_engines: whether students are fitted and served for real, or stand-ins
+    configs: stage name -> config in the flow's order, None for a stage that is not needed. shape: the recipe's cluster.
+    run_dir: of the run; the rehearsal has a folder of its own in it, which no run reads. with_engines: whether students are fitted and served for real, or stand-ins
     answer in their place.
     """
     started = time.monotonic()
-    stages = {name: config for name, config in configs.items() if name != "cluster" and config is not None}
-    shape = configs["cluster"]
+    stages = {name: config for name, config in configs.items() if config is not None}
     say = Progress("rehearse").say
     say(f"{recipe} in {run_dir / FOLDER}, {num_questions} questions of each split")
     say(f"made for {shape}" if shape else "the recipe names no cluster, so nothing is compared with one")

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from infra import storage
-from infra.resources import Workers
+from infra.figures import GIB, figure
+from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines import prompts
 from pipelines.curation import CurationConfig
@@ -78,6 +79,16 @@ class QuestionsConfig(StageConfig):
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"questions": self}
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        """On disk, images that are not too large are kept as they are."""
+        is_known = self.folder is None or (run_dir is not None and (run_dir / "questions").exists())
+        if is_known or not self.folder or storage.kind(self.folder) != "folder":
+            return {}
+        held = sum(entry.size for entry in storage.listing(self.folder))
+        return {"disk_gib": figure(held / GIB, f"as much as {self.folder}, of which it copies what it reads")}
 
     def resources(self) -> tuple[Workers, ...]:
         return (Workers(what="readers of large tables", count=None),)
@@ -151,7 +162,8 @@ class TeachConfig(StageConfig):
             raise ValueError(f"ledger is {self.ledger!r}, and jobs run in another folder: name an absolute path")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {"rationales": self}
+        # What a dry run is told decides nothing about the rationales.
+        return {"rationales": replace(self, expected_output_tokens=300, expected_tokens_per_s=None)}
 
     def wording(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
@@ -171,10 +183,12 @@ class TeachConfig(StageConfig):
         ledger = str(models.parent / "ledger")  # nothing of a rehearsal is an answer for a run
         return replace(self, teacher=teacher, revision=None, ledger=ledger, top_logprobs=0, batch_size=1)
 
-    def estimate(self, run_dir: Path) -> dict[str, Any] | None:
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
         from pipelines.teaching import estimate
 
-        return estimate.estimate(self, run_dir)
+        return estimate.estimate(self, run_dir, cluster)
 
     def resources(self) -> tuple[Workers, ...]:
         workers = self.engine.workers(f"clients of {self.endpoint}" if self.endpoint else "teacher engines")
@@ -252,6 +266,7 @@ class ExamineConfig(StageConfig):
     """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
     whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
     timeout_s: of an answer; teacher_max_tokens, teacher_timeout_s: of the teacher's, None for the same as all others.
+    expected_answers_per_s: of the whole endpoint, for a dry run where no examination was measured yet.
     """
 
     stage: ClassVar[str] = "examine"
@@ -264,6 +279,7 @@ class ExamineConfig(StageConfig):
     teacher_max_tokens: Annotated[int, Gt(0)] | None = None
     teacher_timeout_s: Annotated[float, Gt(0)] | None = None
     seed: int = 0
+    expected_answers_per_s: Annotated[float, Gt(0)] | None = None
 
     def rehearsed(self, models: Path, num_questions: int) -> "ExamineConfig":
         """With short answers, since small models end few of them; that long ones have room is told by the settings."""
@@ -285,7 +301,14 @@ class ExamineConfig(StageConfig):
                 raise ValueError(f"{entry!r} is no arm/condition, such as rationale_then_answer/blank")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {"predictions": self}
+        return {"predictions": replace(self, expected_answers_per_s=None)}  # which decides nothing about them
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        from pipelines import examining
+
+        return examining.estimate(self, run_dir)
 
     def wording(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}

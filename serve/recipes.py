@@ -107,7 +107,7 @@ def _beside_teacher(gpus: int, max_model_len: int = 8192) -> ServeRecipe:
         student=student,
         teacher=teacher,
         max_answer_tokens=max_model_len,
-        answer_timeout_s=1800,
-        start_timeout_s=3600,
+        answer_timeout_s=1800.0,
+        start_timeout_s=3600.0,
     )
     return ServeRecipe(deploy=deploy)

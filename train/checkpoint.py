@@ -22,12 +22,11 @@ from safetensors.torch import load_file
 
 from infra.digests import digest_file
 from infra.manifest import write_json
-from train.work import save_tensors, writing
+from train.work import CHECKPOINTS_KEPT, save_tensors, writing
 
 _STATE, _SEAL = "state.safetensors", "checkpoint.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _OF_THE_LOOP = "kept."  # begins the names of tensors that are not the engine's own
-_NUM_KEPT = 2
 
 
 def save(
@@ -48,7 +47,7 @@ def save(
             write_json(draft / _SEAL, {"step": step, "sha256": digest_file(draft / _STATE), "about": about})
             shutil.rmtree(place, ignore_errors=True)
             draft.rename(place)
-        for old in sealed(folder)[_NUM_KEPT:]:
+        for old in sealed(folder)[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
     torch.distributed.barrier()
 

@@ -19,13 +19,15 @@ from train.shapes import SHAPES
 
 _GIB = 1 << 30
 _MOMENTS_AND_MASTER = 3 * 4  # bytes a learning number: two moments and a master copy in float32, sharded by ZeRO
-_RESERVE = 1.1  # of everything: fragments of the allocator, and what libraries take for themselves
+_RESERVED_SHARE = 0.1  # of everything: fragments of the allocator, and what libraries take for themselves
 _OVERHEAD_GIB = 1.5  # a CUDA context, and NCCL's buffers
+_PARTS = ("weights", "learning", "activations", "logits", "reserve", "overhead")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes of one worker. num_parameters: of the whole model; num_trainable: of the adapter."""
+    """Bytes of one worker. num_parameters: of the whole model; num_trainable: of the adapter; adapter, checkpoint: of
+    the files that are written."""
 
     num_parameters: int
     num_trainable: int
@@ -33,22 +35,40 @@ class Need:
     learning: int
     activations: int
     logits: int
+    overhead: int
+    adapter: int
+    checkpoint: int
+
+    @property
+    def reserve(self) -> int:
+        """What an allocator loses between all of it."""
+        return int((self.weights + self.learning + self.activations + self.logits) * _RESERVED_SHARE)
 
     @property
     def gib(self) -> float:
-        """All of it, with a reserve."""
-        return (self.weights + self.learning + self.activations + self.logits) * _RESERVE / _GIB + _OVERHEAD_GIB
+        """All that a worker holds."""
+        return sum(self.parts().values()) / _GIB
+
+    def parts(self) -> dict[str, int]:
+        """What a worker holds, in bytes: all of it, so that it can be added up."""
+        return {name: getattr(self, name) for name in _PARTS}
 
     def as_json(self) -> dict[str, Any]:
-        """As a dry run tells it."""
-        parts = {
-            name: round(getattr(self, name) / _GIB, 3) for name in ("weights", "learning", "activations", "logits")
-        }
+        """As a dry run tells it: the parts add up to `all`, to the digits that are shown."""
+        parts = {name: round(held / _GIB, 2) for name, held in self.parts().items()}
         return {
             "parameters": self.num_parameters,
             "trainable_parameters": self.num_trainable,
-            "gib_per_worker": {"all": round(self.gib, 2), **parts},
+            "gib_per_worker": {"all": round(sum(parts.values()), 2), **parts},
         }
+
+
+def told(need: Need, config: FitConfig) -> str:
+    """In a sentence, for people."""
+    held = need.as_json()["gib_per_worker"]
+    parts = " + ".join(f"{name} {held[name]:g}" for name in _PARTS)
+    of = f" of {config.gpu_memory_gib:g} that its GPU has" if config.gpu_memory_gib else ""
+    return f"a worker holds {held['all']:g} GiB{of}: {parts}"
 
 
 class _Flash(torch.autograd.Function):
@@ -114,6 +134,9 @@ def need(config: FitConfig) -> Need:
         # As they are made, in float32, once more while they are summed up, and what a teacher did not tell of them.
         logits=min(LOGITS_AT_ONCE, config.tokens_per_pack * head)
         * (size + 4 + 4 + (4 if config.distillation_weight else 0)),
+        overhead=int(_OVERHEAD_GIB * _GIB) if config.gpus_per_worker else 0,
+        adapter=num_trainable * size,
+        checkpoint=num_trainable * _MOMENTS_AND_MASTER,
     )
 
 

@@ -1,12 +1,13 @@
 """Recipes of `train`: which base, which arms, and the numbers of LoRA fitting. Light: no engine is imported here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from infra.resources import Workers
+from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines.records import Arm
 from pipelines.settings import ARMS, check_arms
@@ -33,7 +34,8 @@ class FitConfig(StageConfig):
     steps. validation_share: of the questions, which are held out. patience: evaluations without a lower loss until
     the fit stops; the best adapter is taken then. None goes to the end and takes the last one. distillation_weight:
     how much the forward KL divergence from the teacher counts beside the cross entropy, at every token of a target
-    of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all.
+    of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all. expected_examples_per_s: of all
+    workers, for a dry run where no fit was measured yet.
     """
 
     stage: ClassVar[str] = "fit"
@@ -69,6 +71,7 @@ class FitConfig(StageConfig):
     evaluate_every: Annotated[int, Gt(0)] = 50
     patience: Annotated[int, Gt(0)] | None = None
     distillation_weight: Annotated[float, Ge(0)] = 0.0
+    expected_examples_per_s: Annotated[float, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -90,7 +93,8 @@ class FitConfig(StageConfig):
             raise ValueError("patience needs a validation_share to look at")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {f"adapters/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
+        # What a dry run is told decides nothing about an adapter.
+        return {f"adapters/{arm}": replace(self, arms=(arm,), expected_examples_per_s=None) for arm in self.arms}
 
     def inputs(self) -> tuple[str, ...]:
         told = ("rationales",) if self.distillation_weight else ()
@@ -122,14 +126,13 @@ class FitConfig(StageConfig):
             distillation_weight=0.0,
         )
 
-    def estimate(self, run_dir: Path) -> dict[str, Any]:
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
         with thrift():
-            from train import memory
+            from train import estimate
 
-        return memory.check(self).as_json() | {
-            "steps": self.num_steps,
-            "examples_seen": self.num_steps * self.batch_size,
-        }
+        return estimate.estimate(self, run_dir, makes or list(self.outputs()))
 
     def resources(self) -> tuple[Workers, ...]:
         return (
@@ -191,32 +194,32 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
 
 def qwen3_vl_2b_1x32gb() -> TrainRecipe:
     """The 2B on one GPU of 32 GB."""
-    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=31)
+    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=31.0)
 
 
 def qwen3_vl_2b_1x80gb() -> TrainRecipe:
     """The 2B on one GPU of 80 GB."""
-    return _qwen3_vl("2B", tokens_per_pack=16384, gpu_memory_gib=79)
+    return _qwen3_vl("2B", tokens_per_pack=16384, gpu_memory_gib=79.0)
 
 
 def qwen3_vl_2b_8x80gb() -> TrainRecipe:
     """The 2B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
-    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79, num_workers=8, min_workers=4)
+    return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 def qwen3_vl_4b_1x32gb() -> TrainRecipe:
     """The 4B on one GPU of 32 GB, its layers computed twice."""
-    return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31, gradient_checkpointing=True)
+    return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31.0, gradient_checkpointing=True)
 
 
 def qwen3_vl_4b_1x80gb() -> TrainRecipe:
     """The 4B on one GPU of 80 GB."""
-    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79)
+    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0)
 
 
 def qwen3_vl_4b_8x80gb() -> TrainRecipe:
     """The 4B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
-    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79, num_workers=8, min_workers=4)
+    return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 pmc_vqa_8xh200 = qwen3_vl_2b_8x80gb

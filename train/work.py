@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from infra.errors import ArtifactError
 from train.recipes import FitConfig
 
+CHECKPOINTS_KEPT = 2  # the newest of a fit
 _CURVE = "curve.jsonl"
 
 

@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress = Progress("batch")
     with stage.reporting_errors("batch"):
         options = parser.parse_args(arguments)
-        config = recipes.resolve(options.recipe, ["pipelines"], options.set)["teach"]
+        config = recipes.resolve(options.recipe, ["pipelines"], options.set, only="teach")["teach"]
         stage.interrupt_on_sigterm()
         teaching = Teaching.of(config, stage.run_directory(options))
         if options.verb == "read":

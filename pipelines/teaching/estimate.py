@@ -1,7 +1,7 @@
 """Open requests -> what they will cost: a sample of them is counted, before any engine or GPU is asked for.
 
-Every number says where it comes from: `measured`, `from the recipe`, or `assumed`. Light: the teacher's tokenizer is
-imported when it is asked.
+Every number says where it comes from: `measured`, `from the recipe`, or `assumed`, which names the arithmetic. Light:
+the teacher's tokenizer is imported when it is asked.
 """
 
 import dataclasses
@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from infra import manifest
+from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
+from infra.resources import ClusterShape
 from pipelines import images
-from pipelines.engine import EngineConfig, needs_own_code, own_code_is_refused
+from pipelines.engine import needs_own_code, own_code_is_refused
 from pipelines.settings import TeachConfig
-from pipelines.teaching import ledger
+from pipelines.teaching import ledger, weights
 from pipelines.teaching.ledger import Ledger
 from pipelines.teaching.plan import Asking, Open, Plan, read_batch
 from pipelines.teaching.requests import Request, Teacher, teacher_digest
@@ -30,7 +32,7 @@ _SAMPLE = 256
 _LEAST_WRITTEN = 50  # rationales, before their mean is worth more than the recipe's guess
 _LEAST_TOKENS = 50_000  # written in a run, before its speed is that of engines at work and not of their start
 _CHARACTERS_PER_TOKEN = 4
-_SECONDS_PER_HOUR = 3600
+_BYTES_OF_TOKEN, _BYTES_OF_LIKELIEST = 4, 6  # a token's number; of a likeliest one also its logprob, in two bytes
 
 # Of Qwen3-VL's image processor: a token for 32 x 32 pixels, of an image that is made to have so many of them.
 _PIXELS_PER_SIDE = 32
@@ -39,11 +41,14 @@ _LEAST_PIXELS, _MOST_PIXELS = 256 * 256, 4096 * 4096
 T = TypeVar("T")
 
 
-def estimate(config: TeachConfig, run_dir: Path) -> dict[str, Any] | None:
-    """What the stage would ask for and what that costs, as JSON; None while the questions are not sealed."""
-    questions = manifest.find(run_dir / "questions")
-    if questions is None:
-        return None
+def estimate(config: TeachConfig, run_dir: Path | None, cluster: ClusterShape | None = None) -> dict[str, Any]:
+    """What the stage would ask for and what that costs: tokens, hours and GiB on disk, and what they rest on."""
+    memory = None if config.endpoint else weights.of_engine(config.teacher, config.engine, cluster)
+    notes = [weights.told(memory)] if memory else []
+    weighed = {"memory": memory, "notes": notes}
+    questions = manifest.find(run_dir / "questions") if run_dir else None
+    if questions is None or run_dir is None:
+        return dict.fromkeys(("tokens", "hours", "disk_gib"), Figure(None, unread(run_dir))) | weighed
     teacher = Teacher.of(config, teacher_digest(config))
     known = Ledger(ledger.place_of(ledger.root_of(config, run_dir), teacher))
     with tempfile.TemporaryDirectory() as workspace:
@@ -53,22 +58,42 @@ def estimate(config: TeachConfig, run_dir: Path) -> dict[str, Any] | None:
     counter = _counter(config)
     lengths = [counter.count(request, questions.path) for request in sample]
     output, output_from = _output_tokens(config, known)
+    read = statistics.fmean(lengths) if lengths else 0.0
     said: dict[str, Any] = {
         "questions": {"open": plan.num_open, "of": plan.num_questions, "from": MEASURED},
         "requests": {"open": num_plain, "of": plan.num_requests, "hinted_at_most": num_hinted, "from": MEASURED},
         "output_tokens": {"mean": round(output, 1), "all": round(output * num_plain), "from": output_from},
     }
     if lengths:
-        mean = statistics.fmean(lengths)
         said["prompt_tokens"] = {
-            "mean": round(mean, 1),
+            "mean": round(read, 1),
             "longest": max(lengths),
-            "all": round(mean * num_plain),
+            "all": round(read * num_plain),
             "from": counter.origin,
             "by": f"{len(lengths)} requests, {counter.told}",
         }
-        said["room"] = _room(config, lengths)
-    return said | _time(config, run_dir, output * num_plain)
+        said["room"] = room = _room(config, lengths)
+        if room and room["too_long"]:
+            notes.append(
+                f"{room['too_long']} of {room['of']} prompts leave an answer less than teach.max_tokens="
+                f"{config.max_tokens}: raise teach.engine.max_model_len"
+            )
+    why = (
+        f"{num_plain:,} requests x ({read:.0f} tokens read, {counter.origin} by {counter.told} + {output:.0f} written, "
+        f"{output_from})"
+    )
+    costs = {
+        "tokens": figure(round((read + output) * num_plain), why),
+        "hours": _hours(config, run_dir, output * num_plain),
+        "disk_gib": _disk(config, output * num_plain),
+    }
+    return costs | said | weighed
+
+
+def unread(run_dir: Path | None) -> str:
+    """Why nothing can be counted while the questions are not sealed, and what to type."""
+    where = run_dir or "DIR"
+    return f"the questions are not read yet; on CPUs: python -m pipelines.questions RECIPE --run-dir {where}"
 
 
 def _num_requests(plan: Plan) -> tuple[int, int]:
@@ -209,17 +234,29 @@ def _room(config: TeachConfig, lengths: Sequence[int]) -> dict[str, Any] | None:
     }
 
 
-def _time(config: TeachConfig, run_dir: Path, num_tokens: float) -> dict[str, Any]:
-    """Hours, as far as the speed of an engine is known; GPU-hours where the engines are our own."""
+def _hours(config: TeachConfig, run_dir: Path, num_tokens: float) -> Figure:
+    """As far as the speed of an engine is known."""
     speed, origin = _measured_speed(config, run_dir), MEASURED
     if speed is None:
         speed, origin = config.expected_tokens_per_s, RECIPE
+    if not num_tokens:
+        return figure(0, "the ledger has every answer")
     if speed is None:
-        return {"hours": None, "why": "no speed is known: --set teach.expected_tokens_per_s=TOKENS"}
-    engine: EngineConfig = config.engine
-    hours = num_tokens / speed / engine.replicas / _SECONDS_PER_HOUR
-    said = {"tokens_per_s_of_an_engine": {"value": round(speed, 1), "from": origin}, "hours": _rounded(hours)}
-    return said if config.endpoint else said | {"gpu_hours": _rounded(hours * engine.replicas * engine.gpus)}
+        return Figure(None, "no speed is measured yet: --set teach.expected_tokens_per_s=TOKENS, of one engine")
+    replicas = config.engine.replicas
+    hours = num_tokens / speed / replicas / SECONDS_PER_HOUR
+    return figure(hours, f"{num_tokens:,.0f} tokens written / {speed:,.1f} a second ({origin}) / {replicas} engine(s)")
+
+
+def _disk(config: TeachConfig, num_tokens: float) -> Figure:
+    """Every rationale is in the ledger as JSON, and once more in the sealed table."""
+    text = _CHARACTERS_PER_TOKEN
+    likeliest = (_BYTES_OF_TOKEN + _BYTES_OF_LIKELIEST * config.top_logprobs) if config.top_logprobs else 0
+    num_bytes = num_tokens * (2 * text + likeliest + likeliest * 4 / 3)  # in the ledger in base 64
+    told = f" and {config.top_logprobs} likeliest tokens" if config.top_logprobs else ""
+    return figure(
+        num_bytes / GIB, f"{ASSUMED}: {text} bytes of text{told} for each token written, in the ledger and in the table"
+    )
 
 
 def _measured_speed(config: TeachConfig, run_dir: Path) -> float | None:
@@ -233,8 +270,3 @@ def _measured_speed(config: TeachConfig, run_dir: Path) -> float | None:
     if not is_same or figures.get("output_tokens_now", 0) < _LEAST_TOKENS:
         return None
     return float(figures["tokens_per_s"]) / config.engine.replicas or None
-
-
-def _rounded(hours: float) -> float:
-    """Three digits that count."""
-    return float(f"{hours:.3g}")

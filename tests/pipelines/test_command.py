@@ -239,7 +239,7 @@ def test_the_account_is_in_mlflow_as_it_is_in_the_manifest(tmp_path, capfd, monk
     [
         (["--table", "none.csv"], "none.csv is not there"),
         (["--table", "mine/questions.jsonl", "--images", "none"], "none is not there"),
-        (["--table", "mine/questions.jsonl", "--limit", "0"], "greater than 0"),
+        (["--table", "mine/questions.jsonl", "--limit", "0"], "a whole number above 0"),
         (["--table", "mine/questions.jsonl", "--set", "curation.sed=1"], "Did you mean 'seed'"),
         (["--table", "mine/thesis.docx"], "is no table that can be read"),
     ],

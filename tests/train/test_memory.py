@@ -1,6 +1,7 @@
 """What a fit will need is known before a GPU is asked for, and what cannot fit is refused."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -21,6 +22,18 @@ def test_every_recipe_for_gpus_fits_into_the_gpus_that_it_names(name):
     told = settings.estimate(None)
     assert 0 < told["gib_per_worker"]["all"] <= settings.gpu_memory_gib
     assert told["steps"] == settings.num_steps
+
+
+@pytest.mark.parametrize("name", [SMALL, "pocket"])
+def test_the_parts_of_a_worker_s_memory_add_up_to_all_of_it_as_they_are_shown(name):
+    settings = getattr(recipes, name)().fit
+    parts = dict(settings.estimate(None)["gib_per_worker"])
+    assert parts.pop("all") == pytest.approx(sum(parts.values()), abs=1e-9)
+    assert sum(parts.values()) == pytest.approx(memory.need(settings).gib, abs=0.03)
+    assert ("overhead", parts["overhead"]) == ("overhead", 1.5 if settings.gpus_per_worker else 0)
+    told = memory.told(memory.need(settings), settings)
+    shown = [float(number) for number in re.findall(r" (\d[\d.]*)(?= \+|$)", told.partition(": ")[2])]
+    assert sum(shown) == pytest.approx(float(re.search(r"holds ([\d.]+) GiB", told).group(1)), abs=1e-9)
 
 
 def test_the_shapes_are_those_of_the_published_models():
@@ -45,7 +58,7 @@ def test_more_workers_share_the_optimizer_and_offloading_takes_it_away():
 
 
 def test_activations_are_those_that_autograd_keeps_of_a_real_pack(model, monkeypatch):
-    monkeypatch.setattr(memory, "read_shape", lambda *_: model.config)
+    monkeypatch.setattr(memory, "read_shape", lambda base, revision: model.config)
     settings = config(tokens_per_pack=400, max_length=200)
     expected = memory.need(settings)
     adapted = attach(model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=0, base="base")

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -6,13 +7,14 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from infra import manifest, stage
+from infra import forecast, manifest, stage
+from infra.figures import Figure
 from infra.manifest import Tally
-from pipelines import flow
 from pipelines.recipes import POCKET_TEACHER
 from pipelines.teaching import estimate, ledger
 from pipelines.teaching.estimate import ASSUMED, MEASURED, RECIPE, qwen3_vl_tokens
 from pipelines.teaching.ledger import Ledger
+from pipelines.teaching.logprobs import Likeliest, row_of
 from pipelines.teaching.plan import Asking
 from pipelines.teaching.requests import Teacher, teacher_digest
 from tests.pipelines.fixtures import put_questions
@@ -81,20 +83,45 @@ def test_rationales_are_as_long_as_those_in_the_ledger_once_there_are_enough(run
     assert short.estimate(run_dir)["output_tokens"] == {"mean": 40, "all": 80, "from": RECIPE}
 
 
-def test_hours_are_those_of_all_engines_and_gpu_hours_those_of_all_their_gpus(run_dir):
+def test_hours_are_those_of_all_engines_and_say_what_they_rest_on(run_dir):
     put(run_dir, 9)
-    spread = {"replicas": 2, "gpus": 4}
-    engine = type(config().engine)(**spread)
+    engine = type(config().engine)(replicas=2, gpus=4)
     settings = config(engine=engine, max_tokens=1000, expected_output_tokens=1000, expected_tokens_per_s=2.5)
     said = settings.estimate(run_dir)
-    assert said["tokens_per_s_of_an_engine"] == {"value": 2.5, "from": RECIPE}
-    assert (said["hours"], said["gpu_hours"]) == (0.5, 4.0)
+    assert said["hours"] == Figure(0.5, "9,000 tokens written / 2.5 a second (from the recipe) / 2 engine(s)")
     assert said["room"] is None  # the model's own length is not known here
-    elsewhere = config(teacher="gone", endpoint="http://127.0.0.1:1/v1", expected_tokens_per_s=2.5).estimate(run_dir)
-    assert "gpu_hours" not in elsewhere
-    unknown = config().estimate(run_dir)
-    assert unknown["hours"] is None
-    assert "--set teach.expected_tokens_per_s=" in unknown["why"]
+    read = said["prompt_tokens"]["all"]
+    assert said["tokens"].value == pytest.approx(9000 + read, abs=9)
+    assert said["tokens"].why.startswith(f"9 requests x ({read / 9:.0f} tokens read, measured by the tokenizer")
+    unknown = config().estimate(run_dir)["hours"]
+    assert unknown.value is None
+    assert "no speed is measured yet: --set teach.expected_tokens_per_s=" in unknown.why
+
+
+def test_gpu_hours_are_of_the_gpus_that_our_own_engines_hold(run_dir):
+    put(run_dir, 9)
+    settings = {"max_tokens": 1000, "expected_output_tokens": 1000, "expected_tokens_per_s": 2.5}
+    engine = type(config().engine)(replicas=2, gpus=4)
+
+    def row(**changes):
+        stages = {"teach": config(engine=engine, **settings, **changes)}
+        return forecast.forecast("r", run_dir, stages, gpu_hour_price=2.5)["stages"]["teach"]
+
+    own, elsewhere = row(), row(teacher="gone", endpoint="http://127.0.0.1:1/v1")
+    assert own["gpu_hours"] == {"value": 4.0, "why": "8 GPUs for so many hours"}
+    assert own["price"] == {"value": 10.0, "why": "2.5 a GPU-hour"}
+    assert elsewhere["hours"]["value"] == 0.5
+    assert elsewhere["gpu_hours"]["value"] == elsewhere["price"]["value"] == 0
+
+
+def test_likeliest_tokens_are_counted_on_disk_as_they_are_stored(run_dir):
+    put(run_dir, 1)
+    written = {"max_tokens": 1000, "expected_output_tokens": 1000}
+    plain, kept = (config(top_logprobs=k, **written).estimate(run_dir)["disk_gib"].value for k in (0, 8))
+    stored = Likeliest.of("v", range(1000), [1] * 9000, [0.0] * 9000, 8).as_json()
+    in_ledger = len(json.dumps(stored))
+    in_table = sum(len(getattr(row_of("r", stored), name)) for name in ("written", "tokens", "logprobs"))
+    assert (kept - plain) * (1 << 30) == pytest.approx(in_ledger + in_table, rel=0.02)
 
 
 @pytest.mark.parametrize(("num_tokens", "origin", "speed"), [(60_000, MEASURED, 800.0), (1_000, RECIPE, 5.0)])
@@ -116,16 +143,18 @@ def test_the_speed_of_the_same_engines_is_taken_where_it_was_measured_long_enoug
             )
 
     seal(settings)
-    assert settings.estimate(run_dir)["tokens_per_s_of_an_engine"] == {"value": speed, "from": origin}
+    assert f" / {speed:,.1f} a second ({origin})" in settings.estimate(run_dir)["hours"].why
     seal(config(engine=type(settings.engine)(replicas=3)))
-    assert settings.estimate(run_dir)["tokens_per_s_of_an_engine"] == {"value": 5.0, "from": RECIPE}
+    assert f" / 5.0 a second ({RECIPE})" in settings.estimate(run_dir)["hours"].why
 
 
 def test_requests_that_leave_an_answer_too_little_room_are_counted(run_dir):
     put(run_dir, 8)
     fits = config(max_tokens=512 - WITH_IMAGE).estimate(run_dir)["room"]
     assert fits == {"for_a_prompt": 52, "longest_prompt": 52, "too_long": 0, "of": 8, "from": RECIPE}
-    assert config(max_tokens=512 - WITH_IMAGE + 1).estimate(run_dir)["room"]["too_long"] == 8
+    said = config(max_tokens=512 - WITH_IMAGE + 1).estimate(run_dir)
+    assert said["room"]["too_long"] == 8
+    assert "8 of 8 prompts leave an answer less than teach.max_tokens=461: raise" in said["notes"][-1]
 
 
 def test_without_a_tokenizer_at_hand_the_numbers_are_said_to_be_assumed(run_dir):
@@ -168,9 +197,17 @@ def test_a_sample_is_spread_over_all_that_is_open(run_dir, tmp_path):
     assert (min(numbers), max(numbers)) == (pytest.approx(0, abs=16), pytest.approx(599, abs=16))
 
 
-def test_there_is_no_estimate_while_the_questions_are_not_sealed(run_dir):
-    assert config().estimate(run_dir) is None
-    assert "teach" not in flow.describe("pocket", run_dir, [])["estimates"]
+def test_nothing_is_counted_while_the_questions_are_not_sealed_and_what_to_type_is_said(run_dir):
+    said = config().estimate(run_dir)
+    assert {name: said[name].value for name in ("tokens", "hours", "disk_gib")} == dict.fromkeys(
+        ("tokens", "hours", "disk_gib")
+    )
+    assert f"python -m pipelines.questions RECIPE --run-dir {run_dir}" in said["hours"].why
+
+
+def test_what_a_dry_run_is_told_to_expect_makes_nothing_again():
+    told = config(expected_tokens_per_s=5.0, expected_output_tokens=7).outputs()["rationales"]
+    assert told == config(expected_output_tokens=9).outputs()["rationales"]
 
 
 def test_dry_runs_of_the_stage_and_of_the_flow_show_it_and_need_no_ray(run_dir):
@@ -181,21 +218,20 @@ def test_dry_runs_of_the_stage_and_of_the_flow_show_it_and_need_no_ray(run_dir):
         "print(sorted({'ray', 'vllm'} & set(sys.modules)), file=sys.stderr)"
     )
     shown = subprocess.run(
-        [sys.executable, "-c", script, "pocket", "--run-dir", str(run_dir), "--dry-run"],
+        [sys.executable, "-c", script, "pocket", "--run-dir", str(run_dir), "--dry-run", "--json"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(shown.stdout)["estimates"]["teach"]["prompt_tokens"]["mean"] == WITH_IMAGE
+    assert json.loads(shown.stdout)["stages"]["teach"]["details"]["prompt_tokens"]["mean"] == WITH_IMAGE
     assert shown.stderr.splitlines()[-1] == "[]"
     assert sorted(run_dir.parent.rglob("*")) == before
 
 
 def test_a_stage_s_dry_run_shows_its_estimate(run_dir, capsys):
     put(run_dir, 4)
+    stage.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run", "--json"])
+    details = json.loads(capsys.readouterr().out)["stages"]["teach"]["details"]
+    assert details["prompt_tokens"]["by"] == f"8 requests, the tokenizer and image processor of {POCKET_TEACHER}"
     stage.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run"])
-    assert json.loads(capsys.readouterr().out)["estimate"]["prompt_tokens"]["by"] == (
-        f"8 requests, the tokenizer and image processor of {POCKET_TEACHER}"
-    )
-    stage.main("verify", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run"])
-    assert json.loads(capsys.readouterr().out)["estimate"] is None
+    assert re.search(r"^teach +runs \(new\) +1 +0 +\d", capsys.readouterr().out, flags=re.MULTILINE)

@@ -1,0 +1,100 @@
+"""A file of the user's -> what the recipe in it returns, or the line at which it failed and why."""
+
+import dataclasses
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from infra import allowed
+from infra.errors import ConfigError, nearest
+
+_NO_SUCH_FIELD = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def call(recipe: str, kinds: Iterable[type]) -> Any:
+    """What `path/to/file.py:function` returns, unchecked. kinds: of the configs in it, whose rules wait until then.
+
+    Raises ConfigError in a person's words when it returns nothing.
+    """
+    path, _, name = recipe.rpartition(":")
+    spec = importlib.util.spec_from_file_location("user_recipe", path)
+    if not Path(path).is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"Recipe file {path!r} is not a Python file. Write path/to/file.py:function")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass of the user's looks its annotations up
+    try:
+        with _without_rules(kinds):
+            spec.loader.exec_module(module)
+            function = getattr(module, name, None)
+            if callable(function) and not _required(function):
+                return function()
+    except Exception as error:
+        raise ConfigError(f"{recipe}: {_where(error, path)}{_why(error)}") from error
+    if function is None:
+        known = [name for name, each in vars(module).items() if inspect.isfunction(each) and name[0] != "_"]
+        raise ConfigError(f"{path} has no function {name!r}.{nearest(name, known)}")
+    if not callable(function):
+        raise ConfigError(f"{recipe} is {allowed.shown(function)}, and has to be a function that returns a recipe")
+    raise ConfigError(
+        f"{recipe} asks for {', '.join(_required(function))}, and a recipe is called with nothing: give defaults"
+    )
+
+
+def _required(function: Any) -> list[str]:
+    """Arguments that a call has to give."""
+    given = inspect.signature(function).parameters.values()
+    kinds = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return [each.name for each in given if each.default is inspect.Parameter.empty and each.kind not in kinds]
+
+
+def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    return traceback.walk_tb(error.__traceback__)
+
+
+def _where(error: Exception, path: str) -> str:
+    """The last line of the user's own file that was at work."""
+    lines = [line for frame, line in _frames(error) if Path(frame.f_code.co_filename) == Path(path).absolute()]
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        lines.append(error.lineno)
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def _why(error: Exception) -> str:
+    """An error of ours, or of a config with an unknown field, in words; any other with its kind."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if found := _NO_SUCH_FIELD.search(str(error)):
+        name, field = found.groups()
+        known = [each.name for kind in _classes(error, name) for each in dataclasses.fields(kind)]
+        return f"{name} has no field {field!r}.{nearest(field, known) if known else ''}"
+    return f"{type(error).__name__}: {error}".replace(".__init__()", "")
+
+
+@contextmanager
+def _without_rules(kinds: Iterable[type]) -> Iterator[None]:
+    """Let configs be made whose fields contradict each other. All that is wrong is found once all of them are there,
+    and a rule that meets a text where it compares numbers would end in an error of Python's own."""
+    rules: dict[Any, Any] = {kind: vars(kind)["__post_init__"] for kind in kinds if "__post_init__" in vars(kind)}
+    try:
+        for kind in rules:
+            kind.__post_init__ = lambda _: None
+        yield
+    finally:
+        for kind, rule in rules.items():
+            kind.__post_init__ = rule
+
+
+def _classes(error: Exception, name: str) -> list[Any]:
+    """The dataclass of a name, where it was called or one of its objects was replaced."""
+    for frame, _ in _frames(error):
+        for each in (frame.f_globals.get(name), *map(type, frame.f_locals.values())):
+            if isinstance(each, type) and each.__name__ == name and dataclasses.is_dataclass(each):
+                return [each]
+    return []

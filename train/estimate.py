@@ -1,0 +1,57 @@
+"""Settings of a fit, and what was fitted before -> hours, tokens and bytes of the adapters that would be made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from infra import manifest
+from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
+from infra.manifest import Artifact
+from train import memory
+from train.recipes import FitConfig
+from train.work import CHECKPOINTS_KEPT
+
+# What decides how long a step takes.
+_SAME = {"base", "lora_rank", "batch_size", "max_length", "tokens_per_pack", "precision", "gradient_checkpointing"} | {
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+}
+
+
+def estimate(config: FitConfig, run_dir: Path | None, makes: Sequence[str]) -> dict[str, Any]:
+    """What it costs to make these adapters. Raises InputError when a worker's GPU has too little memory."""
+    need = memory.check(config)
+    before = [artifact for output in config.outputs() if (artifact := _before(config, run_dir, output))]
+    num_steps = config.num_steps * len(makes)
+    steps = f"{config.num_steps:,} steps x {len(makes)} adapter(s)"
+    hours = Figure(None, "no step is measured yet: --set fit.expected_examples_per_s=EXAMPLES, of all workers")
+    tokens = Figure(None, "no step is measured yet")
+    if before:
+        figures = [artifact.tally["figures"] for artifact in before]
+        seconds = sum(each["step_seconds"] / each["steps"] for each in figures) / len(figures)
+        each_step = seconds * sum(each["tokens_per_second"] for each in figures) / len(figures)
+        hours = figure(num_steps * seconds / SECONDS_PER_HOUR, f"{steps} x {seconds:.3g} s, measured the last time")
+        tokens = figure(round(num_steps * each_step), f"{steps} x {each_step:,.0f} tokens, measured the last time")
+    elif speed := config.expected_examples_per_s:
+        hours = figure(
+            num_steps * config.batch_size / speed / SECONDS_PER_HOUR,
+            f"{steps} x {config.batch_size} examples / {speed:g} a second, from the recipe",
+        )
+    held = need.adapter + CHECKPOINTS_KEPT * need.checkpoint
+    disk = figure(
+        len(makes) * held / GIB,
+        f"{need.num_trainable:,} numbers of an adapter, and {CHECKPOINTS_KEPT} checkpoints with two moments of each",
+    )
+    told = {"steps": config.num_steps, "examples_seen": config.num_steps * config.batch_size}
+    notes = [memory.told(need, config)]
+    return {"tokens": tokens, "hours": hours, "disk_gib": disk, "notes": notes} | need.as_json() | told
+
+
+def _before(config: FitConfig, run_dir: Path | None, output: str) -> Artifact | None:
+    """An adapter that this run has, if a step of it was as one of these will be."""
+    found = manifest.find(run_dir / output) if run_dir else None
+    if found is None or not found.tally["figures"].get("steps"):
+        return None
+    then = found.made_from["config"]
+    return found if all(then.get(name) == getattr(config, name) for name in _SAME) else None
