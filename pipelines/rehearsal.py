@@ -45,9 +45,9 @@ def rehearse(
 ) -> list[str]:
     """All findings, each of them one line that says what is wrong and what to type.
 
-    configs: stage name -> config in the flow's order, None for a stage that is not needed. shape: the recipe's cluster.
-    run_dir: of the run; the rehearsal has a folder of its own in it, which no run reads. with_engines: whether students are fitted and served for real, or stand-ins
-    answer in their place.
+    configs: stage name -> config in the flow's order, None for a stage that is not needed. shape: of the recipe's
+    cluster. run_dir: of the run; the rehearsal has a folder of its own in it, which no run reads. with_engines: whether
+    students are fitted and served for real, or stand-ins answer in their place.
     """
     started = time.monotonic()
     stages = {name: config for name, config in configs.items() if config is not None}
