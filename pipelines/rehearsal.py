@@ -161,7 +161,9 @@ class _Rehearsal:
         teach, fit = self._stages["teach"], self._stages["fit"]
         named = {teach.teacher: teach.revision, fit.base: fit.revision}
         try:
-            for arguments in sends(config, {read: self._would_be(read) for read in config.inputs()}):
+            with _logs_as_they_are():
+                sent = sends(config, {read: self._would_be(read) for read in config.inputs()})
+            for arguments in sent:
                 model, revision = arguments["model"], arguments["revision"]
                 if why := engine.refused_by_vllm(arguments, self._models / "base"):
                     yield f"{name}: vLLM does not take the arguments of {model}: {why}"
@@ -169,7 +171,6 @@ class _Rehearsal:
                     yield f"{name}: {model} would be loaded in revision {revision}, and the recipe names {named[model]}"
         except Exception as error:  # noqa: BLE001 - as above
             yield _told(name, error)
-        logging.getLogger().setLevel(logging.WARNING)  # Ray's engine sets up the logs of the whole process for itself
 
     def _would_be(self, output: str) -> Artifact:
         """A sealed artifact as the run's own would be: of the recipe's models, which are not looked at."""
@@ -220,6 +221,18 @@ class _Rehearsal:
         known = set(agreement.findings(self._stages, None))
         more = agreement.findings(self._stages | {"teach": taking}, None)
         yield from (f"questions with {num_images} images: {finding}" for finding in more if finding not in known)
+
+
+@contextmanager
+def _logs_as_they_are() -> Iterator[None]:
+    """Keep how this process logs: Ray's engine sets it up for itself when it is imported."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _told(name: str, error: BaseException) -> str:
