@@ -8,6 +8,7 @@ send to vLLM and Ray Serve is shown to their own checks, and it does its work on
 import dataclasses
 import functools
 import importlib
+import json
 import logging
 import os
 import shutil
@@ -119,7 +120,10 @@ class _Rehearsal:
                 return
             self._say(f"{name} took {time.monotonic() - started:.0f} s")
             if name == "questions":
-                yield from self._asked()
+                yield from (empty := list(self._empty_splits()))
+                if empty:
+                    return
+                yield from self._more_images()
 
     def _standing_in(self, name: str, config: Any) -> Any:
         """The settings with which a stage is rehearsed."""
@@ -207,16 +211,23 @@ class _Rehearsal:
                 afresh=True,
             )
 
-    def _asked(self) -> Iterator[str]:
-        """What the questions at hand are too few or too large for."""
-        sealed = self._artifacts["questions"]
-        kept_back = sealed.tally["reasons"] | sealed.tally["quarantined"]
+    def _empty_splits(self) -> Iterator[str]:
+        """Splits that the table does not have, or that curation leaves nothing of."""
+        tally = self._artifacts["questions"].tally
+        kept_back = tally["reasons"] | tally["quarantined"]
         why = ", ".join(f"{reason} {count}" for reason, count in kept_back.items()) or "no row was rejected"
+        levels = json.dumps([str(level) for level in self._stages["questions"].curation.decontaminate_by[:1]])
         for split in ("train", "test"):
-            if not sealed.tally["rows"].get(split):
-                yield f"questions: none is left with the split {split} ({why}). Name it in the table, or mend the rows."
-        teach = self._stages["teach"]
-        num_images = max(len(question.images) for question in tables.stream(sealed.path, Question))
+            if not tally["rows"].get(split):
+                yield (
+                    f"questions: none is left with the split {split} ({why}). Name that split in the table, mend its "
+                    f"rows, or take less for the same: --set 'questions.curation.decontaminate_by={levels}'"
+                )
+
+    def _more_images(self) -> Iterator[str]:
+        """What the settings are too small for where questions have several images."""
+        teach, sealed = self._stages["teach"], self._artifacts["questions"].path
+        num_images = max(len(question.images) for question in tables.stream(sealed, Question))
         taking = dataclasses.replace(teach, engine=teach.engine.taking(num_images))
         known = set(agreement.findings(self._stages, None))
         more = agreement.findings(self._stages | {"teach": taking}, None)
