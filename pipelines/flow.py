@@ -185,7 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--rehearse", action="store_true", help="run all of it with small models, on the recipe's cluster in name only"
     )
     parser.add_argument("--questions", type=int, metavar="N", help="of each split, in a rehearsal; default 16")
-    parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="read at most so many rows of each split of each source; short for --set questions.limit=N",
+    )
     with stage.reporting_errors("flow"):
         options = stage.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
