@@ -40,6 +40,8 @@ _OBJECT_STORE_BYTES = 1 << 30
 _MORE_NODES_BYTES = 100 << 20  # of a logical node's object store
 _PLACED_WITHIN_S = 15.0  # a placement group that has room is there in a moment, on a machine that is busy too
 _FOLDER_PREFIX = "preceptor-ray-"
+_LONGEST_PATH = 107  # of a socket, in bytes
+_LONGEST_SOCKET = "/r/session_2026-11-26_04-26-16_460401_4194304/sockets/plasma_store"
 
 # What makes Ray and all that runs on it listen on loopback alone. Ray itself would replace 127.0.0.1 by an address that
 # others reach, unless it believes to be on Windows or macOS, where that is refused.
@@ -69,6 +71,8 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    if own := os.environ.get(reach.OWN_VARIABLE):
+        os.environ["RAY_ADDRESS"] = own
     if reach.named():
         _init()
         return
@@ -134,11 +138,7 @@ def private() -> Iterator[Path]:
     Yields a folder that only the user can enter, for Ray's files. Unless the body raises it is removed in the end, else
     its logs are kept until this is called again.
     """
-    leftovers.remove(Path(_temporary()), f"{_FOLDER_PREFIX}*")
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=_temporary()))
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    folder, token = _new_folder()
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(token)}
     with (
         leftovers.held(folder),
@@ -151,9 +151,22 @@ def private() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temporary() -> str:
-    """Where the folders are; not TMPDIR, which may be too long for the path of a socket."""
-    return os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
+def _new_folder() -> tuple[Path, Path]:
+    """A folder for Ray's files and the token in it. Raises ClusterError when there cannot be one."""
+    # Not in TMPDIR, which may be too long for the path of a socket.
+    within = os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
+    leftovers.remove(Path(within), f"{_FOLDER_PREFIX}*")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=within))
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+    except OSError as error:
+        raise ClusterError(
+            f"{within} takes no files of Ray's ({error.strerror or error}). Free space there, or name another folder, "
+            "of a short path: export RAY_TMPDIR=FOLDER"
+        ) from error
+    return folder, token
 
 
 @contextmanager
@@ -251,6 +264,11 @@ def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseC
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with private() as folder, _variables({LOCAL_VARIABLE: "1"}):
+        if (too_long := len(os.fsencode(folder)) + len(_LONGEST_SOCKET) - _LONGEST_PATH) > 0:
+            raise ClusterError(
+                f"RAY_TMPDIR={folder.parent} is {too_long} bytes too long for the path of a socket. Name a shorter "
+                "one: export RAY_TMPDIR=FOLDER"
+            )
         try:
             with _as_a_guest():
                 context = _init(
@@ -261,7 +279,7 @@ def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseC
                     include_dashboard=dashboard,
                     log_to_driver=not dashboard and shape is None,
                     runtime_env={"env_vars": worker.SETUP_HOOK | _with_our_packages()},
-                    # Ray opens its own folder to everybody. A short name: a socket's path has 107 bytes at most.
+                    # Ray opens its own folder to everybody.
                     _temp_dir=str(folder / "r"),
                 )
             yield context

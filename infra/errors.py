@@ -52,13 +52,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def prerequisite(error: BaseException | None) -> PreceptorError | None:
     """The user's error inside an engine's wrapping of it, if there is one."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, PreceptorError):
             return cause
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error, what it was raised from, and so on; Ray keeps a remote cause in an attribute of that name."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:  # an error can be raised from itself
@@ -70,11 +70,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def in_one_line(error: BaseException) -> str:
     """What went wrong first: engines put a remote traceback into their message, and its first error is the cause."""
-    causes = list(_causes(error))
-    for cause in reversed(causes):
+    found = list(causes(error))
+    for cause in reversed(found):
         told = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
         if told:
             return told[0]
-    innermost = causes[-1]
+    innermost = found[-1]
     lines = str(innermost).strip().splitlines() or [""]
     return f"{type(innermost).__name__}: {lines[-1]}"

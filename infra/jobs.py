@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +131,19 @@ def _written(log: Path) -> Iterator[Callable[[str], None]]:
         stream = log.open("w")
     except OSError as error:
         raise refused(error) from error
-    with stream:
 
-        def write(line: str) -> None:
-            try:
-                stream.write(line + "\n")
-                stream.flush()
-            except OSError as error:
-                raise refused(error) from error
+    def write(line: str) -> None:
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except OSError as error:
+            raise refused(error) from error
 
+    try:
         yield write
+    finally:
+        with suppress(OSError):  # what a full disk has refused would be written once more
+            stream.close()
 
 
 def _submit(cluster: Cluster, job_id: str, entrypoint: str) -> None:
@@ -198,13 +201,11 @@ def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStat
     client = cluster.client
     silent_since: float | None = None
     while True:
-        broken = ""
         try:
             try:
                 lines.start()
                 asyncio.run(_tail(client, job_id, lines))
-            except _LOST as error:
-                broken = first_line(error)
+            except _LOST:
                 lines.start()
                 lines.add(client.get_job_logs(job_id))  # where no socket gets through, requests may
             status = client.get_job_status(job_id)
@@ -223,7 +224,7 @@ def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStat
                 raise ClusterError(
                     f"Ray lost the job of {stage}: {broken}. Run the same command again, and it goes on."
                 ) from error
-        time.sleep(_PAUSE_S if broken else _POLL_S)
+        time.sleep(_PAUSE_S)
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, lines: _Lines) -> None:

@@ -78,6 +78,10 @@ class Journal:
         """Note that the stage ended without an artifact."""
         self._end({"end": "FAILED", "at_ms": _now_ms()})
 
+    def interrupted(self) -> None:
+        """Note that the stage was stopped before its end."""
+        self._end({"end": "KILLED", "at_ms": _now_ms()})
+
     def _end(self, line: dict[str, Any]) -> None:
         self._ended = True
         self._write(line)
@@ -165,6 +169,9 @@ class Recorder:
         self.start()
         try:
             yield journal
+        except KeyboardInterrupt:
+            journal.interrupted()
+            raise
         finally:
             journal.close()
 

@@ -1,17 +1,22 @@
-"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type. [edge]"""
+"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib import request
+from urllib.parse import urlsplit
 
-import requests
-
-from infra.errors import ClusterError, PreceptorError, first_line
+from infra.errors import ClusterError, PreceptorError, causes, first_line, in_one_line
 from infra.redaction import redacted
 
 _VARIABLE, _JOBS_VARIABLE = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # jobs go to the second where it is set
+# The cluster of a job, for its driver. Where several share a machine, Ray's own word to a driver names any of them.
+OWN_VARIABLE = "PRECEPTOR_JOB_CLUSTER"
 _CONNECT_S = 5.0
+_OF_A_TOKEN = re.compile(r"unauthenticated|token auth|authentication token|authorization", re.IGNORECASE)
+_NO_TOKEN = re.compile(r"(?:no|find an|missing) authentication token", re.IGNORECASE)
 _NO_PORT = ("auto",)  # Ray's word for a cluster that this machine is a part of
 
 
@@ -38,10 +43,11 @@ def telling_why(address: str | None = None, *, for_jobs: bool = True) -> Iterato
     except PreceptorError:
         raise
     except Exception as error:
-        said = first_line(error)
-        if isinstance(error, AuthenticationError) or "oken auth" in str(error):
-            said = _about_the_token(theirs or "this machine", str(error))
+        whole = " ".join(map(str, causes(error)))
+        if isinstance(error, AuthenticationError) or _OF_A_TOKEN.search(whole):
+            said = _about_the_token(theirs or "this machine", whole)
         else:
+            said = first_line(error) + (f": {in_one_line(error.__cause__)}" if error.__cause__ else "")
             said = _nobody(theirs, said) if theirs else f"Ray did not start: {said}"
         raise ClusterError(said) from error
 
@@ -79,15 +85,18 @@ def _nobody(address: str, reason: str) -> str:
 
 def _proxy(address: str) -> str | None:
     """The proxy that requests to this address go through."""
-    if not address.startswith("http"):
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or request.proxy_bypass(url.netloc):
         return None
-    proxy: str | None = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
-    return proxy
+    proxies = request.getproxies()
+    return proxies.get(url.scheme) or proxies.get("all")
 
 
 def _about_the_token(address: str, said: str) -> str:
-    wrong = "invalid" in said.lower() or "failed" in said.lower()
+    """said: by Ray, which calls a wrong token `missing or incorrect` in one place, and `invalid or incorrect` in
+    another."""
+    has_one = os.environ.get("RAY_AUTH_MODE") == "token" and not _NO_TOKEN.search(said)
     return (
-        f"The cluster at {address} {'does not take our token' if wrong else 'wants a token'}: "
+        f"The cluster at {address} {'does not take our token' if has_one else 'wants a token'}: "
         "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE, with the token that the cluster was started with."
     )

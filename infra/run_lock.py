@@ -90,8 +90,9 @@ def held(run_dir: Path, what: str, say: Callable[[str], None]) -> Iterator[Hold]
         ended.set()
         if beating.ident is not None:
             beating.join()
+        now = _read(path)
         with contextlib.suppress(OSError):
-            if _is_at(descriptor, path):
+            if _is_at(descriptor, path) and (now is None or now.token == own.token):  # else it is another machine's
                 path.unlink()
         os.close(descriptor)
 

@@ -27,7 +27,8 @@ def without_proxy() -> dict[str, str]:
     """Variables that keep what is sent to this machine from a proxy; what the user excepts from it stays excepted."""
     excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [host for host in excepted.split(",") if host]
-    joined = ",".join([*hosts, *(host for host in _WITHOUT_PROXY if host not in hosts)])
+    everything = ["*"] if "*" in hosts else []  # which has to stand alone
+    joined = ",".join(everything or [*hosts, *(host for host in _WITHOUT_PROXY if host not in hosts)])
     return {"no_proxy": joined, "NO_PROXY": joined}
 
 

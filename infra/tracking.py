@@ -1,6 +1,9 @@
 """Journals -> lineage in MLflow: each stage is a run under the run of its run folder, with the digests of all it read
 and made. [edge]
 
+The run of a run folder is what its outputs are: running while one is made, failed or killed where the last try to make
+one was, and finished when all of them are.
+
 `python -m infra.tracking store` makes a new SQLite store whole, where there is none. `python -m infra.tracking follow
 FOLDER` records the journals of a folder until its standard input says the end; it prints a line after each request, and
 the reason as its last line when it exits with 1. The store is MLFLOW_TRACKING_URI, or a SQLite file beside the run
@@ -33,6 +36,7 @@ from infra.journal import Entry
 EXPERIMENT = "preceptor"
 _RUN_DIR = "preceptor.run_dir"
 _ENTRY = "preceptor.journal"
+_OUTPUT = "preceptor.output"
 _REFUSED = "preceptor.refused"
 _PARENT = "mlflow.parentRunId"
 _MAX_PARAMETER_CHARACTERS = 6000
@@ -41,6 +45,8 @@ _MAX_NAME_CHARACTERS = 250
 _MAX_METRICS = 200  # of a request, so that one takes less than a second
 _MAX_OTHERS = 100  # parameters or tags of a request; MLflow takes no more
 _NOT_OF_A_NAME = re.compile(r"[^\w./ -]")
+_CHILDREN_ASKED_FOR = 1000  # at a time
+_STATES = ("RUNNING", "FAILED", "KILLED", "FINISHED")  # the first that one of a run folder's outputs has is its own
 _POLL_S = 1.0
 _LOCK_TIMEOUT_S = 15.0  # for the others to record a journal each, on a busy machine
 _LAST_PASS_S = 120  # this process ends then, even if nobody waits for it any more
@@ -94,6 +100,7 @@ class Recording:
             self._send(run_id, _parameters(stated))
             self._send(run_id, _tags(stated, entry))
         self._client.set_terminated(run_id, ended["end"], end_time=ended["at_ms"])
+        self._settle(run_id)
         _remove(entry.path)
         _say("recorded")
 
@@ -109,7 +116,7 @@ class Recording:
         return run_id, before["sent"] if before["run"] == run_id else 0  # it may be another store than last time
 
     def _find_or_create(self, entry: Entry) -> str:
-        experiment = self._experiment()
+        experiment = self._experiment(Path(entry.header["run_dir"]))
         found = self._client.search_runs([experiment], f"tags.`{_ENTRY}` = '{entry.path.stem}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
@@ -119,16 +126,54 @@ class Recording:
             experiment,
             start_time=header["started_ms"],
             run_name=header["stage"] if "/" not in output else f"{header['stage']} {output.rpartition('/')[2]}",
-            tags={_PARENT: self._parent(experiment, header["run_dir"]), _ENTRY: entry.path.stem},
+            tags={
+                _PARENT: self._parent(experiment, header["run_dir"]),
+                _ENTRY: entry.path.stem,
+                _OUTPUT: _text(output)[:_MAX_TAG_CHARACTERS],
+            },
         )
         _say("run")
+        self._settle(run.info.run_id)
         return str(run.info.run_id)
 
-    def _experiment(self) -> str:
+    def _settle(self, child: str) -> None:
+        """Let the run of the run folder say what the last runs of its outputs have become, this one among them."""
+        own = self._client.get_run(child)
+        parent = own.data.tags.get(_PARENT, "")
+        last = {}
+        for run in self._children(own.info.experiment_id, parent):
+            last[run.data.tags.get(_OUTPUT, run.info.run_name)] = run.info
+        if not last:
+            return
+        state = next(state for state in _STATES if state in {info.status for info in last.values()})
+        if state == "RUNNING":
+            self._client.update_run(parent, state)
+        else:
+            self._client.set_terminated(parent, state, end_time=max(info.end_time or 0 for info in last.values()))
+        _say("settled")
+
+    def _children(self, experiment: str, parent: str) -> Iterator[Any]:
+        """The runs of outputs under the run of a run folder, the oldest first; none where somebody has deleted it."""
+        if not self._client.search_runs([experiment], f"attributes.run_id = '{parent}'", max_results=1):
+            return
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment],
+                f"tags.`{_PARENT}` = '{parent}'",
+                max_results=_CHILDREN_ASKED_FOR,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield from page
+            if not (token := page.token):
+                return
+
+    def _experiment(self, run_dir: Path) -> str:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             try:
-                return str(self._client.create_experiment(EXPERIMENT, tracking_store.files(self._uri)))
+                return str(self._client.create_experiment(EXPERIMENT, tracking_store.files(self._uri, run_dir)))
             except MlflowException as error:
                 if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                     raise
@@ -148,7 +193,6 @@ class Recording:
             if not (token := page.token):
                 break
         run = self._client.create_run(experiment, run_name=posixpath.basename(run_dir), tags={_RUN_DIR: run_dir})
-        self._client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
 
     def _send(self, run_id: str, entities: Sequence[Any]) -> None:
@@ -272,6 +316,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command line; exits with 1 after one line that says why."""
     logging.disable(logging.CRITICAL)  # one line says what went wrong, and MLflow's log would say it again at length
     try:
+        tracking_store.enter()
         match arguments:
             case ["follow", folder]:
                 _follow(Path(folder))

@@ -8,8 +8,10 @@ import contextlib
 import functools
 import importlib
 import os
+import re
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from infra.errors import PreceptorError
 from infra.folders import locked
@@ -18,21 +20,41 @@ from infra.journal import STORE_VARIABLE
 NAME = "mlflow.db"
 _CREATED_WITHIN_S = 120.0  # by another process, on a busy machine
 _BUSY_S = 3.0
+_DATABASE = re.compile(r"(?:postgresql|mysql|mssql)\b")
+_OPTIONS = frozenset(("timeout", "check_same_thread", "isolation_level", "cached_statements", "detect_types"))
+
+
+def enter() -> None:
+    """Go to the folder of a SQLite store, and call the store by its name alone from now on: no character of the
+    folder's name is part of the URI then, of which MLflow would make folders."""
+    if (path := _sqlite_file(_named())) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.chdir(path.parent)
+        os.environ[STORE_VARIABLE] = _uri(Path(path.name))
 
 
 def opened() -> str:
     """The tracking URI, after a SQLite store was made where there was none. Raises PreceptorError when it is of no
     use."""
-    uri = os.environ.get(STORE_VARIABLE) or f"sqlite:///{NAME}"
+    uri = _named()
     if not uri.startswith("http"):
         importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # a second, before anybody waits for a store
-    path = _sqlite_file(uri)
-    if path is not None and _is_missing(path):
+    if (path := _sqlite_file(uri)) is None:
+        return uri
+    if _is_missing(path):
         with locked(path.with_name(f".{path.name}.lock"), _CREATED_WITHIN_S):
             if _is_missing(path):  # another may have made it meanwhile
                 _create(path)
-    check(uri)
-    return uri
+    _check(path)
+    return _uri(path)
+
+
+def _named() -> str:
+    return os.environ.get(STORE_VARIABLE) or f"sqlite:///{NAME}"
+
+
+def _uri(path: Path) -> str:
+    return f"sqlite:///{quote(str(path))}"
 
 
 def check(uri: str) -> None:
@@ -42,24 +64,41 @@ def check(uri: str) -> None:
         _check(path)
 
 
-def files(uri: str) -> str | None:
-    """Where an experiment keeps its files: beside a SQLite store, and for any other where the server says."""
-    path = _sqlite_file(uri)
-    return None if path is None else _files(path)
+def files(uri: str, run_dir: Path) -> str | None:
+    """Where an experiment keeps its files: beside a SQLite store; beside the run folders for another database, of which
+    MLflow would take the folder that this process runs in; and for any other store where that says."""
+    if (path := _sqlite_file(uri)) is not None:
+        return _files(path)
+    return _files(run_dir) if _DATABASE.match(uri) else None
 
 
-def _files(path: Path) -> str:
-    return (path.parent.absolute() / "mlruns").as_uri()  # MLflow's own choice is the folder that it is started in
+def _files(beside: Path) -> str:
+    return (beside.absolute().parent / "mlruns").as_uri()
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store; None for any other, and for forms of the URL that name no plain file."""
+    """The file of a SQLite store; None for any other, and for one in memory.
+
+    Raises PreceptorError for a URI that would have the store lie elsewhere than it seems to.
+    """
     from sqlalchemy.engine import make_url
 
     if not uri.startswith("sqlite:"):
         return None
-    name = make_url(uri).database or ""
-    return None if name in ("", ":memory:") or name.startswith("file:") else Path(name)
+    url = make_url(uri)
+    name = url.database or ""
+    if name in ("", ":memory:") or url.query.get("mode") == "memory":
+        return None
+    if name.startswith("file:") and url.query.get("uri") == "true":
+        return Path(unquote(urlsplit(uri.partition("sqlite:///")[2]).path))
+    written = Path(uri.partition("sqlite:///")[2].partition("?")[0])
+    if name.startswith("file:") or ("?" in uri and not set(url.query) & _OPTIONS):
+        raise PreceptorError(
+            f"{STORE_VARIABLE}={uri} names no file: write a path, and a `?` in it as %3F: sqlite:////FOLDER/{NAME}"
+        )
+    if str(written) != name and written.parent.exists() and not Path(name).parent.exists():
+        raise PreceptorError(f"{STORE_VARIABLE}={uri} names {name}: write a `%` as %25: {_uri(written)}")
+    return Path(name)
 
 
 def _is_missing(path: Path) -> bool:
@@ -74,7 +113,7 @@ def _create(path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, Path(f"{partial}-journal")):  # of a process that was killed, or had no room
         leftover.unlink(missing_ok=True)
-    store = SqlAlchemyStore(f"sqlite:///{partial}", _files(path))
+    store = SqlAlchemyStore(_uri(partial), _files(path))
     store.engine.dispose()
     partial.replace(path)  # only a whole store ever has this name
 
@@ -92,7 +131,7 @@ def _check(path: Path) -> None:
     if found != [(wanted := _schema_revision(),)]:
         raise PreceptorError(
             f"{path.absolute()} has the tables of another MLflow ({found}, not {wanted}); make a copy of it, then: "
-            f"mlflow db upgrade sqlite:///{path.absolute()}"
+            f"mlflow db upgrade {_uri(path.absolute())}"
         )
 
 

@@ -5,15 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray._common import tls_utils
 from ray._private import ray_constants
 
-from infra import credentials, surroundings
+from infra import credentials, reach, surroundings
 
 
 def prepare() -> None:
-    """Take the job's credentials; find this Python's own commands, `python` among them, which is how a job's driver is
-    started; and where Ray listens on loopback alone, have Serve's replicas do so too.
+    """Take the job's credentials; see to it that the driver which a job's supervisor starts finds this Python, as
+    `python`, and this cluster; and where Ray listens on loopback alone, have Serve's replicas do so too.
 
     A replica takes pickled requests from other replicas, on every interface, and never from the endpoint's callers.
     """
@@ -22,6 +23,7 @@ def prepare() -> None:
     commands = str(Path(sys.executable).parent)  # a Ray that was started by its path, /venv/bin/ray, has them nowhere
     if commands not in (paths := os.environ.get("PATH", os.defpath).split(os.pathsep)):
         os.environ["PATH"] = os.pathsep.join([commands, *paths])
+    os.environ[reach.OWN_VARIABLE] = ray.get_runtime_context().gcs_address
     if not ray_constants.ENABLE_RAY_CLUSTER:
         tls_utils.add_port_to_grpc_server = _add_port_on_loopback  # Serve takes it from here when it is imported
 

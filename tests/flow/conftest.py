@@ -16,6 +16,7 @@ from tests import listening
 
 PROJECT = Path(__file__).parents[2]
 CANARY = b"canary"
+NO_PROXY_AT_ALL = "http://127.0.0.1:9"  # nobody listens there
 CANARIES = {"PRECEPTOR_API_KEY": "canary-key", "AWS_SECRET_ACCESS_KEY": "canary/secret+1"}
 SMALL = (
     "draw.pocket.num_train_questions=96",
@@ -124,7 +125,8 @@ def interrupt_when(
 
 @dataclasses.dataclass(frozen=True)
 class SmallRun:
-    """A run that was interrupted while the teacher's engine started, and then run again to its end.
+    """A run that was interrupted while the teacher's engine started, and then run again to its end, on a machine with a
+    proxy for everything, which answers nobody, a long name for its temporary files, and a strange one for the run.
 
     listeners: what the second run listened on. leaks: files of Ray's with a secret in them. ray_folders: what is left
     of Ray's files.
@@ -141,10 +143,14 @@ class SmallRun:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> SmallRun:
-    folder = tmp_path_factory.mktemp("flow") / "runs" / "small"
+    folder = tmp_path_factory.mktemp("flow") / "runs" / "small %41 ?a=b&c #d ü"
+    temporary = folder.parents[1] / ("long" * 25)
+    temporary.mkdir()
     with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as ray_files:  # the path of a socket is short
         store = store_with_a_canary(folder.parent / "mlflow.db")
-        environment = CANARIES | {"MLFLOW_TRACKING_URI": store, "RAY_TMPDIR": ray_files}
+        proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), NO_PROXY_AT_ALL)
+        environment = CANARIES | proxies | {"TMPDIR": str(temporary)}
+        environment |= {"MLFLOW_TRACKING_URI": store, "RAY_TMPDIR": ray_files}
         interrupted, left_alive = interrupt_when("teach: starting", folder, *SMALL, **environment)
         for kept in Path(ray_files).iterdir():
             os.utime(kept, (0, 0))  # left by a run of long ago

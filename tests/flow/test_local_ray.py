@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from infra import cluster
+from infra import cluster, run_lock
 from pipelines import flow
 from tests import listening
 from tests.flow.conftest import CANARIES, PROJECT, canaries_in, store_with_a_canary
@@ -69,7 +69,7 @@ def local_ray(tmp_path_factory):
         listening.watched() as listeners,
     ):
         patch.setenv("HOME", str(folder))
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        patch.setenv("PATH", "/usr/bin:/bin")  # a Ray that was started by its path alone
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             patch.setenv(name, proxy_address)
         patch.setenv("no_proxy", "internal.example")
@@ -81,7 +81,11 @@ def local_ray(tmp_path_factory):
                 for name, value in (CANARIES | {"MLFLOW_TRACKING_URI": store}).items():
                     as_on_a_cluster.setenv(name, value)
                 run_dir = folder / "runs" / "r"
-                with flow._job_runner(run_dir, SimpleNamespace(show=said.append)) as submit:
+                screen = SimpleNamespace(show=said.append)
+                with (
+                    run_lock.held(run_dir, "the flow", said.append) as hold,
+                    flow._job_runner(run_dir, screen, hold) as submit,
+                ):
                     submit("draw", [*DRAW, str(run_dir)])
                     submit("probe", ["-c", PROBE])
                     left = sorted(path.name for path in run_dir.glob(".credentials*"))
@@ -91,6 +95,7 @@ def local_ray(tmp_path_factory):
                 listeners=listeners,
                 asked_of_proxy=asked_of_proxy,
                 said=said,
+                token_of_flow=hold.token,
                 run_dir=run_dir,
                 during=left,
                 token=token,
@@ -158,6 +163,42 @@ def test_no_driver_connects_without_the_token(local_ray, authentication):
     assert ended.returncode != 0
     assert "connected" not in ended.stdout
     assert "Unauthenticated" in ended.stderr or "token" in ended.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("authentication", "message"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token"),
+        ({"RAY_AUTH_MODE": "token", "HOME": "/nowhere"}, "wants a token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, "does not take our token"),
+    ],
+)
+def test_a_flow_whose_token_is_wrong_or_missing_says_so_in_one_line_with_what_to_type(
+    local_ray, authentication, message
+):
+    for module, address in (("jobs.connect(None)", "jobs"), ("cluster.connect()", "drivers")):
+        script = f"from infra import cluster, jobs, stage\nwith stage.reporting_errors('flow'):\n    {module}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        named = {"RAY_ADDRESS": getattr(local_ray.addresses, address)}
+        ended = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment | named | authentication,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == 1
+        (line,) = [line for line in ended.stderr.splitlines() if line.startswith("flow: error: ")]
+        assert message in line
+        assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE" in line
+        assert "Traceback" not in ended.stderr
+
+
+def test_jobs_carry_what_a_later_flow_finds_them_by(local_ray):
+    tokens = {(job["metadata"] or {}).get("preceptor_run") for job in local_ray.jobs.json() if job["submission_id"]}
+    assert tokens == {local_ray.token_of_flow}
 
 
 def test_a_proxy_hears_nothing_of_a_local_ray(local_ray):

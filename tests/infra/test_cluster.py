@@ -1,5 +1,6 @@
 import os
 import stat
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from infra.errors import ClusterError
 
 def is_shipped(name: str) -> bool:
     """Whether Ray would pack this path: it walks from the top and goes into no folder that is left out."""
-    left_out = _get_excludes(cluster.PROJECT, cluster.job_environment(None)["excludes"])
+    left_out = _get_excludes(cluster.PROJECT, cluster.job_environment(None, "token")["excludes"])
     path = cluster.PROJECT / name
     way = [path, *path.parents][: len(Path(name).parts) + 1]
     return not any(left_out(step) for step in way)
@@ -35,18 +36,22 @@ def test_nothing_else_of_the_folder_is_copied_into_the_cluster(name):
 
 
 def test_a_job_is_told_to_keep_silent_and_which_code_it_runs():
-    variables = cluster.job_environment(None)["env_vars"]
+    variables = cluster.job_environment(None, "token")["env_vars"]
     assert variables["RAY_USAGE_STATS_ENABLED"] == "0"
     assert "commit" in variables["PRECEPTOR_CODE_REVISION"]
+    assert variables["PRECEPTOR_RUN"] == "token"
 
 
-def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch, tmp_path):
+def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
     def fail(*_, **__):
         raise Exception("The current node timed out during startup.\nLong story")
 
     monkeypatch.setattr(cluster.ray, "init", fail)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"):
+    with (
+        tempfile.TemporaryDirectory(prefix="", dir="/tmp") as short,
+        pytest.raises(ClusterError, match=r"^Ray did not start: The current node timed out during startup\.$"),
+    ):
+        monkeypatch.setenv("RAY_TMPDIR", short)
         cluster.connect()
 
 
@@ -103,3 +108,15 @@ def test_a_local_ray_that_is_too_small_is_refused_and_another_cluster_may_grow(m
     monkeypatch.setenv(cluster.LOCAL_VARIABLE, "1")
     with pytest.raises(ClusterError, match=r"asks for 16 CPUs \(it has 8\)"):
         cluster.require(said.append, cpus=16, gpus=0)
+
+
+def test_a_folder_for_ray_s_files_that_is_missing_or_too_long_is_one_line_with_what_to_type(monkeypatch, tmp_path):
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    for folder, reason in (
+        (tmp_path / "none", "No such file or directory"),
+        (long, "too long for the path of a socket"),
+    ):
+        monkeypatch.setenv("RAY_TMPDIR", str(folder))
+        with pytest.raises(ClusterError, match=rf"{folder}.*{reason}.*export RAY_TMPDIR=FOLDER"):
+            cluster.connect()

@@ -176,7 +176,7 @@ def test_a_file_system_without_permissions_is_refused_before_anything_is_written
 
 def test_no_secret_is_in_what_a_job_is_submitted_with(given, tmp_path):
     with cluster.credentials_for(cluster.Addresses(None, None), tmp_path) as path:
-        shown = json.dumps(cluster.job_environment(path))
+        shown = json.dumps(cluster.job_environment(path, "token"))
         assert str(path) in shown
         assert "canary" not in shown
     with cluster.credentials_for(cluster.Addresses("http://127.0.0.1:8265", "127.0.0.1:1"), tmp_path) as path:

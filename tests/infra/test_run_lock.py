@@ -176,6 +176,19 @@ def test_two_machines_that_take_a_dead_one_s_folder_at_once_are_not_both_let_in(
     monkeypatch.setattr(run_lock, "_check_again", after_another)
     with pytest.raises(ArtifactError, match="in use by the flow mine"), hold(tmp_path):
         pass
+    assert stated(tmp_path)["beat"] == 9  # the other's lock stays
+
+
+def test_a_holder_whose_folder_another_machine_has_taken_leaves_it_alone(tmp_path, monkeypatch):
+    """This machine slept, and its locks do not reach the other one."""
+    monkeypatch.setattr(run_lock, "_BEATS_EVERY_S", 0.01)
+    with hold(tmp_path):
+        path = tmp_path / run_lock.NAME
+        taken = json.dumps(stated(tmp_path) | {"token": "another", "beat": 0})
+        while stated(tmp_path)["token"] != "another":
+            path.write_text(taken.ljust(4096))
+            time.sleep(0.1)
+    assert stated(tmp_path)["token"] == "another"
 
 
 def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 import dataclasses
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -166,3 +168,35 @@ def test_a_hub_s_model_counts_by_its_name_and_its_revision():
         stage.material_digest(dataclasses.replace(fit, revision=revision), "base") for revision in (None, "v1", "v2")
     }
     assert len(digests) == 3
+
+
+STAYS = """
+import signal, sys, time
+from infra import stage
+if sys.argv[1] == "ignored":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stage.reporting_errors("first"):
+    stage.interrupt_on_sigterm()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("went on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "ends_with"),
+    [("SIGTERM", "", 130), ("SIGHUP", "", 130), ("SIGINT", "", 130), ("SIGHUP", "ignored", 0)],
+)
+def test_a_polite_kill_or_a_closed_terminal_ends_a_stage_as_ctrl_c_does_unless_nohup_keeps_it(name, how, ends_with):
+    with subprocess.Popen(
+        [sys.executable, "-c", STAYS, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(getattr(signal, name))
+        _, said = process.communicate("\n" if ends_with == 0 else None, timeout=60)
+    assert process.returncode == ends_with
+    assert said == ("" if ends_with == 0 else "first: interrupted; what was sealed is kept\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import http.server
 import json
 import os
 import re
@@ -12,9 +13,11 @@ import sqlite3
 import string
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -22,7 +25,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.utils import validation
 
-from infra import journal, manifest, stage, tracking
+from infra import journal, manifest, stage, tracking, tracking_store
 from infra.errors import PreceptorError
 from infra.manifest import Tally
 from infra.progress import Progress
@@ -446,6 +449,161 @@ def test_a_stage_that_is_taken_for_dead_too_early_is_recorded_whole_once_it_ends
     assert found.info.status == "FAILED"  # which is how it ended
     assert losses(runs / "mlflow.db", found) == [(0, 0.0), (1, 0.5)]
     assert left(runs / "r") == []
+
+
+def parent(store: Path):
+    """The run of the only run folder."""
+    (found,) = [run for run in everything(store) if "mlflow.parentRunId" not in run.data.tags]
+    return found
+
+
+def as_ended(how: str, run_dir: Path, output: str, monkeypatch) -> None:
+    """Make an output that is sealed, or fail, or be interrupted, or killed while making it."""
+    with monkeypatch.context() as patch:
+        if how == "killed":
+            killed = [sys.executable, "-c", KILLED, str(run_dir), output]
+            assert subprocess.run(killed, check=False, cwd=PROJECT).returncode == -signal.SIGKILL
+            return
+        if how != "sealed":
+            error = {"failed": ZeroDivisionError, "interrupted": KeyboardInterrupt}[how]
+            patch.setattr(HERE, "run", lambda _: (_ for _ in ()).throw(error()))
+        with contextlib.suppress(ZeroDivisionError, KeyboardInterrupt):
+            carry_out(run_dir, names=(output,), word=f"{how} {time.monotonic()}")
+
+
+KILLED = (
+    "import os, signal, pathlib, sys; from tests.infra import test_tracking as t\n"
+    "t.HERE.run = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "t.carry_out(pathlib.Path(sys.argv[1]), names=(sys.argv[2],))"
+)
+
+
+def test_the_run_of_a_run_folder_is_what_the_last_runs_of_its_outputs_are(runs, monkeypatch):
+    run_dir, store = runs / "r", runs / "mlflow.db"
+
+    def becomes(output: str, how: str) -> str:
+        as_ended(how, run_dir, output, monkeypatch)
+        with journal.recorder(run_dir, run_dir / journal.FOLDER, Progress("flow")):  # which the next run has
+            pass
+        return parent(store).info.status
+
+    assert becomes("one", "sealed") == "FINISHED"
+    assert becomes("two", "failed") == "FAILED"
+    assert becomes("one", "interrupted") == "FAILED"
+    assert becomes("two", "sealed") == "KILLED"
+    assert becomes("one", "sealed") == "FINISHED"
+    assert becomes("one", "killed") == "KILLED"
+    assert becomes("one", "failed") == "FAILED"
+    assert [run.info.status for run in recorded(store)] == [
+        "FINISHED",
+        "FAILED",
+        "KILLED",
+        "FINISHED",
+        "FINISHED",
+        "KILLED",
+        "FAILED",
+    ]
+
+
+def test_the_run_of_a_run_folder_is_running_while_an_output_is_made(runs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
+    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
+    recorder.start = lambda: None
+    recording = tracking.Recording(recorder.folder)
+    with recorder.journal("first", "one", runs / "r" / "one", "key"):
+        recording.record_all()
+        assert parent(runs / "mlflow.db").info.status == "RUNNING"
+    recording.record_all()
+    found = parent(runs / "mlflow.db").info
+    assert found.status == "FAILED"
+    assert found.end_time >= found.start_time > 0
+
+
+def test_a_run_of_a_run_folder_that_somebody_deleted_holds_nothing_up(runs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
+    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
+    recorder.start = lambda: None
+    recording = tracking.Recording(recorder.folder)
+    with recorder.journal("first", "one", runs / "r" / "one", "key"):
+        recording.record_all()
+        MlflowClient(f"sqlite:///{runs}/mlflow.db").delete_run(parent(runs / "mlflow.db").info.run_id)
+    recording.record_all()
+    assert [run.info.status for run in recorded(runs / "mlflow.db")] == ["FAILED"]
+    assert left(runs / "r") == []
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}?password=hunter2&uri=true"])
+def test_a_sqlite_store_lies_where_its_uri_says_and_nothing_lies_elsewhere(form, tmp_path, monkeypatch, new_store):
+    there, here = tmp_path / "50%25 why? a#b ü", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    shutil.copy(new_store, there)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{form.format(quote(str(there / 'mlflow.db')))}")
+    recorder = journal.Recorder(here / "r", here / "r" / journal.FOLDER, Progress("first"))
+    recorder.start = lambda: None
+    with recorder.journal("first", "one", here / "r" / "one", "key"):
+        pass
+    done = tracked("follow", str(recorder.folder), cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hunter2" not in done.stdout
+    assert [path.name for path in here.iterdir()] == ["r"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [there.name, "here"]
+    shutil.copy(there / "mlflow.db", tmp_path / "copy.db")
+    assert [run.info.status for run in recorded(tmp_path / "copy.db")] == ["FAILED"]
+
+
+@pytest.mark.parametrize("form", ["file:{}", "{}?", "{}?x/mlflow.db", "{}%41/mlflow.db"])
+def test_a_uri_that_would_have_a_store_lie_elsewhere_is_refused_with_what_to_write(form, tmp_path, monkeypatch):
+    (tmp_path / "runs%41").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{form.format(tmp_path / 'runs')}")
+    with pytest.raises(
+        PreceptorError, match=r"names no file: .*%3F|write a `%` as %25: sqlite:////.*/runs%2541/mlflow"
+    ):
+        tracking_store.opened()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs%41"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "beside"),
+    [
+        ("sqlite:////a b/mlflow.db", "/a%20b/mlruns"),
+        ("sqlite:///file:/x%3Fy/mlflow.db?mode=rwc&uri=true", "/x%3Fy/mlruns"),
+        ("postgresql://user@host/db", "/runs/mlruns"),
+        ("mysql+pymysql://user@host/db", "/runs/mlruns"),
+        ("http://host:5000", None),
+        ("databricks", None),
+    ],
+)
+def test_the_files_of_an_experiment_lie_beside_the_store_or_the_runs_and_never_where_a_process_happens_to_be(
+    uri, beside
+):
+    assert tracking_store.files(uri, Path("/runs/r")) == (beside and f"file://{beside}")
+
+
+def test_mlflow_on_loopback_is_not_asked_through_a_proxy(runs, monkeypatch, capsys):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{server.server_port}")
+        carry_out(runs / "r")
+        server.shutdown()
+    assert asked
+    assert WARNING in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", ['{"stage": "first"}', '{"metric": 5}', '{"stage": "first", "end": "FINISHED"}'])

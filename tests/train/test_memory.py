@@ -58,7 +58,7 @@ def test_more_workers_share_the_optimizer_and_offloading_takes_it_away():
 
 
 def test_activations_are_those_that_autograd_keeps_of_a_real_pack(model, monkeypatch):
-    monkeypatch.setattr(memory, "read_shape", lambda base, revision: model.config)
+    monkeypatch.setattr(memory, "read_shape", lambda *_: model.config)
     settings = config(tokens_per_pack=400, max_length=200)
     expected = memory.need(settings)
     adapted = attach(model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=0, base="base")
