@@ -140,8 +140,8 @@ def _contexts(configs: Configs, written: int) -> Iterator[str]:
         needed = image + PROMPT_TOKENS + answer
         if context is not None and context < needed:
             yield (
-                f"{field} is {context}, and an image has up to {image} tokens, a prompt {PROMPT_TOKENS}, an answer "
-                f"{answer}: --set {field}={needed}, or lower questions.max_pixels."
+                f"{field} is {context}, and a question's images have up to {image} tokens, a prompt {PROMPT_TOKENS}, "
+                f"an answer {answer}: --set {field}={needed}, or lower questions.max_pixels."
             )
 
 

@@ -70,7 +70,7 @@ def _read_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--split", choices=[str(split) for split in Split], help="of all rows; default: as the table says"
     )
-    parser.add_argument("--limit", type=int, help="read at most this many rows")
+    parser.add_argument("--limit", type=int, help="read at most this many rows of each split")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="for example curation.seed=1")
     parser.add_argument("--json", action="store_true", help="print the account as JSON, all else on standard error")
     return parser

@@ -126,7 +126,7 @@ def _examined_models(
         if arm not in served:
             raise ClusterError(
                 f"{endpoint.base_url} serves no model for {arm}; it serves {', '.join(served)}. Name in deploy.arms "
-                "what examine.plan asks, and run the stage deploy again."
+                "what examine.plan asks, or an engine in deploy.teacher, and run the stage deploy again."
             )
         adapter = inputs.get(f"adapters/{arm}")
         if adapter is not None and adapter.digest != served[arm].digest:

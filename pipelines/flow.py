@@ -153,8 +153,9 @@ def rehearse(
     from pipelines import rehearsal  # brings Ray
 
     configs = resolve(recipe, overrides)
-    ordered = {name: configs[name] for name in (*STAGES, "cluster")}
-    return rehearsal.rehearse(recipe, ordered, run_dir, num_questions, with_engines=with_engines)
+    return rehearsal.rehearse(
+        recipe, _needed(configs), configs["cluster"], run_dir, num_questions, with_engines=with_engines
+    )
 
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
@@ -184,12 +185,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rehearse", action="store_true", help="run all of it with small models, on the recipe's cluster in name only"
     )
-    parser.add_argument("--questions", type=int, default=16, help="of each split, in a rehearsal; default 16")
-    parser.add_argument("--limit", type=int, help="read at most this many rows; short for --set questions.limit=N")
+    parser.add_argument("--questions", type=int, metavar="N", help="of each split, in a rehearsal; default 16")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="read at most so many rows of each split of each source; short for --set questions.limit=N",
+    )
     with stage.reporting_errors("flow"):
         options = stage.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
+        num_questions = 16 if options.questions is None else options.questions
+        if num_questions < 1 or (options.questions and not options.rehearse):
+            raise ConfigError(f"--questions {num_questions}: how many a rehearsal takes of each split, at least 1")
         run_dir = stage.run_directory(options)
         if options.dry_run:
             told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)
@@ -197,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         stage.interrupt_on_sigterm()
         if options.rehearse:
-            sys.exit(1 if rehearse(options.recipe, run_dir, overrides, options.questions) else 0)
+            sys.exit(1 if rehearse(options.recipe, run_dir, overrides, num_questions) else 0)
         run(options.recipe, run_dir, overrides)
 
 

@@ -8,6 +8,7 @@ send to vLLM and Ray Serve is shown to their own checks, and it does its work on
 import dataclasses
 import functools
 import importlib
+import json
 import logging
 import os
 import shutil
@@ -37,6 +38,7 @@ Run = Callable[[Task], Any]
 def rehearse(
     recipe: str,
     configs: Mapping[str, Any],
+    shape: ClusterShape | None,
     run_dir: Path,
     num_questions: int = NUM_QUESTIONS,
     *,
@@ -44,13 +46,12 @@ def rehearse(
 ) -> list[str]:
     """All findings, each of them one line that says what is wrong and what to type.
 
-    configs: stage name -> config in the flow's order, and `cluster`. run_dir: of the run; the rehearsal has a folder of
-    its own in it, which no run reads. with_engines: whether students are fitted and served for real, or stand-ins
-    answer in their place.
+    configs: stage name -> config in the flow's order, None for a stage that is not needed. shape: of the recipe's
+    cluster. run_dir: of the run; the rehearsal has a folder of its own in it, which no run reads. with_engines: whether
+    students are fitted and served for real, or stand-ins answer in their place.
     """
     started = time.monotonic()
-    stages = {name: config for name, config in configs.items() if name != "cluster" and config is not None}
-    shape = configs["cluster"]
+    stages = {name: config for name, config in configs.items() if config is not None}
     say = Progress("rehearse").say
     say(f"{recipe} in {run_dir / FOLDER}, {num_questions} questions of each split")
     say(f"made for {shape}" if shape else "the recipe names no cluster, so nothing is compared with one")
@@ -119,7 +120,10 @@ class _Rehearsal:
                 return
             self._say(f"{name} took {time.monotonic() - started:.0f} s")
             if name == "questions":
-                yield from self._asked()
+                yield from (empty := list(self._empty_splits()))
+                if empty:
+                    return
+                yield from self._more_images()
 
     def _standing_in(self, name: str, config: Any) -> Any:
         """The settings with which a stage is rehearsed."""
@@ -161,7 +165,9 @@ class _Rehearsal:
         teach, fit = self._stages["teach"], self._stages["fit"]
         named = {teach.teacher: teach.revision, fit.base: fit.revision}
         try:
-            for arguments in sends(config, {read: self._would_be(read) for read in config.inputs()}):
+            with _logs_as_they_are():
+                sent = sends(config, {read: self._would_be(read) for read in config.inputs()})
+            for arguments in sent:
                 model, revision = arguments["model"], arguments["revision"]
                 if why := engine.refused_by_vllm(arguments, self._models / "base"):
                     yield f"{name}: vLLM does not take the arguments of {model}: {why}"
@@ -169,7 +175,6 @@ class _Rehearsal:
                     yield f"{name}: {model} would be loaded in revision {revision}, and the recipe names {named[model]}"
         except Exception as error:  # noqa: BLE001 - as above
             yield _told(name, error)
-        logging.getLogger().setLevel(logging.WARNING)  # Ray's engine sets up the logs of the whole process for itself
 
     def _would_be(self, output: str) -> Artifact:
         """A sealed artifact as the run's own would be: of the recipe's models, which are not looked at."""
@@ -206,20 +211,39 @@ class _Rehearsal:
                 afresh=True,
             )
 
-    def _asked(self) -> Iterator[str]:
-        """What the questions at hand are too few or too large for."""
-        sealed = self._artifacts["questions"]
-        kept_back = sealed.tally["reasons"] | sealed.tally["quarantined"]
+    def _empty_splits(self) -> Iterator[str]:
+        """Splits that the table does not have, or that curation leaves nothing of."""
+        tally = self._artifacts["questions"].tally
+        kept_back = tally["reasons"] | tally["quarantined"]
         why = ", ".join(f"{reason} {count}" for reason, count in kept_back.items()) or "no row was rejected"
+        levels = json.dumps([str(level) for level in self._stages["questions"].curation.decontaminate_by[:1]])
         for split in ("train", "test"):
-            if not sealed.tally["rows"].get(split):
-                yield f"questions: none is left with the split {split} ({why}). Name it in the table, or mend the rows."
-        teach = self._stages["teach"]
-        num_images = max(len(question.images) for question in tables.stream(sealed.path, Question))
+            if not tally["rows"].get(split):
+                yield (
+                    f"questions: none is left with the split {split} ({why}). Name that split in the table, mend its "
+                    f"rows, or take less for the same: --set 'questions.curation.decontaminate_by={levels}'"
+                )
+
+    def _more_images(self) -> Iterator[str]:
+        """What the settings are too small for where questions have several images."""
+        teach, sealed = self._stages["teach"], self._artifacts["questions"].path
+        num_images = max(len(question.images) for question in tables.stream(sealed, Question))
         taking = dataclasses.replace(teach, engine=teach.engine.taking(num_images))
         known = set(agreement.findings(self._stages, None))
         more = agreement.findings(self._stages | {"teach": taking}, None)
         yield from (f"questions with {num_images} images: {finding}" for finding in more if finding not in known)
+
+
+@contextmanager
+def _logs_as_they_are() -> Iterator[None]:
+    """Keep how this process logs: Ray's engine sets it up for itself when it is imported."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _told(name: str, error: BaseException) -> str:

@@ -347,6 +347,10 @@ class ReportConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"report": self}
 
+    def rehearsed(self, models: Path, num_questions: int) -> "ReportConfig":
+        note = "This is a rehearsal: small models stood in, on few questions. No number is about the recipe."
+        return replace(self, title=f"{self.title}: a rehearsal", notes=(note, *self.notes))
+
     def inputs(self) -> tuple[str, ...]:
         taught = (f"{made}/{arm}" for made in ("examples", "adapters") for arm in self.arms)
         return ("questions", "rationales", "verdicts", *taught, "predictions")

@@ -21,6 +21,7 @@ def model_card(config: FitConfig, arm: str) -> str:
     """The README of the adapter that one arm's fit writes, in the form that model hubs read."""
     prompt = prompts.prompt(_FORM, Arm(arm))
     explains = f"\nAsked so, it writes a rationale alone:\n\n```\n{prompts.explain_prompt(_FORM)}\n```\n"
+    revision = f" --revision {config.revision}" if config.revision else ""
     return f"""---
 base_model: {config.base}
 library_name: peft
@@ -34,7 +35,7 @@ It answers multiple-choice questions about images in the way that the arm `{arm}
 folder, and so does vLLM:
 
 ```
-vllm serve {config.base} --enable-lora --max-lora-rank {config.lora_rank} --lora-modules {arm}=FOLDER
+vllm serve {config.base}{revision} --enable-lora --max-lora-rank {config.lora_rank} --lora-modules {arm}=FOLDER
 ```
 
 It has learned this prompt (digest {digest_bytes(prompt.encode())[:12]}), one or more images before it, two or more

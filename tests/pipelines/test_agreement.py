@@ -77,14 +77,19 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         (
             "pmc_vqa_8xh200",
             ["fit.max_length=2048"],
-            "fit.max_length is 2048, and an image has up to 1024 tokens, a prompt 256, an answer 1024: "
+            "fit.max_length is 2048, and a question's images have up to 1024 tokens, a prompt 256, an answer 1024: "
             "--set fit.max_length=2304",
         ),
         ("pmc_vqa_8xh200", ["teach.max_tokens=7000"], "teach.engine.max_model_len is 8192, and .* an answer 7000"),
         (
             "pmc_vqa_8xh200",
             ["questions.max_pixels=4000000"],
-            r"fit.max_length is 3072, and an image has up to 3907 tokens",
+            r"fit.max_length is 3072, and a question's images have up to 3907 tokens",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ["teach.engine.images_per_request=6"],
+            "fit.max_length is 3072, and a question's images have up to 6144 tokens, .* --set fit.max_length=7424",
         ),
         ("pmc_vqa_8xh200_bf16", ['examine.plan=["teacher/real"]'], "examine.plan asks the teacher, and deploy.teacher"),
     ],

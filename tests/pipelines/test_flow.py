@@ -195,3 +195,20 @@ def test_a_flow_with_nothing_left_to_do_needs_no_lock_and_a_failed_one_leaves_no
     with pytest.raises(ZeroDivisionError):
         flow.run("pocket", tmp_path, [])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--questions", "4"], ["--rehearse", "--questions", "0"]])
+def test_questions_of_a_rehearsal_are_a_number_and_a_rehearsal_s(tmp_path, capsys, words):
+    with pytest.raises(SystemExit):
+        flow.main(["pocket", "--run-dir", str(tmp_path / "r"), *words])
+    assert "how many a rehearsal takes of each split" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("found", "code"), [([], 0), (["teach: too small"], 1)])
+def test_a_rehearsal_s_exit_code_says_whether_anything_was_found(tmp_path, monkeypatch, found, code):
+    asked = []
+    monkeypatch.setattr(flow, "rehearse", lambda *given: asked.append(given) or found)
+    with pytest.raises(SystemExit) as ended:
+        flow.main(["pocket", "--run-dir", str(tmp_path), "--rehearse", "--set", "teach.seed=1"])
+    assert ended.value.code == code
+    assert asked == [("pocket", tmp_path, ["teach.seed=1"], 16)]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -131,9 +133,16 @@ def test_without_a_teacher_one_engine_answers_for_base_and_adapters(catalogue):
     assert sorted(deployment.name for deployment in deployments) == ["Endpoint", "Student"]
 
 
-def test_a_revision_reaches_the_engine_s_arguments(catalogue):
-    from serve.engine import llm_config
-
-    model = dataclasses.replace(catalogue.teacher, source="Qwen/Qwen3-VL-2B-Instruct", revision="v2")
-    limits = app.limits_of(POCKET)
-    assert llm_config(model, POCKET.teacher, {}, 0, limits).engine_kwargs["revision"] == "v2"
+def test_a_revision_reaches_the_engine_s_arguments():
+    code = """
+from pipelines.endpoint import ServedModel
+from serve import app, models, recipes
+from serve.engine import llm_config
+config = recipes.pocket().deploy
+served = ServedModel(name="m", arm="teacher", digest="d")
+model = models.Weights(served=served, source="Qwen/Qwen3-VL-2B-Instruct", revision="v2")
+print(llm_config(model, config.teacher, {}, 0, app.limits_of(config)).engine_kwargs["revision"])
+"""
+    # Of its own: Ray's engine sets up the logs of the process that imports it.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "v2"

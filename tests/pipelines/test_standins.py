@@ -1,0 +1,62 @@
+"""What stands in for absent questions has the form of each reader, and what stands in for a teacher answers rightly."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pipelines import answers, prompts, standins, tables
+from pipelines.pocket_models import widened
+from pipelines.records import Arm, Question, Split
+from pipelines.settings import QuestionsConfig
+from pipelines.sources import source
+from pipelines.sources.roots import roots
+from pipelines.sources.source import SourceConfig
+from tests.pipelines.fixtures import question
+
+
+@pytest.mark.parametrize(
+    ("reader", "split", "splits"),
+    [
+        ("folder", None, {"train": 3, "test": 3}),
+        ("folder", Split.TRAIN, {"train": 3}),
+        ("pmc_vqa", None, {"train": 3, "test": 3}),
+        ("pmc_vqa", Split.TEST, {"test": 3}),
+        ("matcha", None, {"test": 6}),
+    ],
+)
+def test_drawn_rows_stand_in_in_the_form_of_each_reader(tmp_path, reader, split, splits):
+    absent = SourceConfig(reader=reader, table="data/all.csv", images="images.zip", split=split)
+    config = QuestionsConfig(folder="/nowhere", sources=(absent, dataclasses.replace(absent, name="other")))
+    assert not standins.are_there(config)
+    written = standins.write(config, tmp_path, 3)
+    assert standins.are_there(written)
+    texts, names = set(), set()
+    for each in written.sources:
+        found = source.find(each, "/")
+        drafts = list(source.drafts(found))
+        assert [draft.reason for draft in drafts] == [""] * len(drafts)
+        assert {name: [draft.split for draft in drafts].count(name) for name in splits} == splits
+        assert sum(splits.values()) == len(drafts)
+        assert all(roots(found)[0].has(draft.images[0]) for draft in drafts)
+        texts |= {draft.text for draft in drafts}
+        names |= {draft.images[0] for draft in drafts}
+    assert len(texts) == len(names) == 2 * sum(splits.values())  # none is taken for another's duplicate
+
+
+def test_what_stands_in_for_a_teacher_names_the_gold_option_of_what_it_is_asked(tmp_path):
+    asked = [question(), question(id="q2", text="Another?", gold="A")]
+    tables.write(tmp_path, Question, asked)
+    told = standins.Answers.of(tmp_path)
+    for each in asked:
+        for prompt in (prompts.prompt(each, Arm.TEACHER, "A caption", final_line=True), prompts.explain_prompt(each)):
+            assert answers.read_letter(told.to(prompt), each.options) == each.gold
+        body = {"messages": [{"content": [{"type": "image_url"}, {"type": "text", "text": prompt}]}]}
+        assert answers.read_letter(told.to_body(body), each.options) == each.gold
+
+
+def test_pocket_models_stand_in_with_a_context_as_long_as_large_ones_have(tmp_path):
+    folder = widened(tmp_path / "models")
+    for name in ("teacher", "base"):
+        assert json.loads((folder / name / "config.json").read_text())["text_config"]["max_position_embeddings"] > 16384
+        assert (folder / name / "model.safetensors").stat().st_size > 1 << 20
