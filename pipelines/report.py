@@ -23,6 +23,7 @@ from pipelines.scores import baselines, examinations
 from pipelines.sealed_images import SealedImage
 
 SCHEMA = "preceptor.report/2"
+_MOST_STRATA = 4  # of which each has a column in a line for the terminal
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -151,7 +152,8 @@ def table_lines(entries: list[dict[str, Any]]) -> list[str]:
     names = {set_name(entry) for entry in entries}
     # One set alone is the run's, and needs no column; several must never be mistaken for one another.
     width = max(map(len, ("set", *names))) + 2 if len(names) > 1 else 0
-    widths = {name: max(9, len(name) + 2) for name in sorted({name for e in entries for name in e["strata"]})}
+    strata = sorted({name for e in entries for name in e["strata"]})
+    widths = {name: max(9, len(name) + 2) for name in strata if len(strata) <= _MOST_STRATA}
     apart = "".join(f"{name:>{room}}" for name, room in widths.items())
     heading = f"{'set':<{width}}" if width else ""
     lines = [f"{heading}{'arm':<24}{'condition':<11}{'n':>5}  {'accuracy':>8}  {'95 % interval':<14}{apart}"]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from infra.errors import InputError
 from pipelines import report, scores, tables
-from pipelines.records import Verdict
+from pipelines.records import Condition, Verdict
 from pipelines.verification import Account
 from tests.pipelines.fixtures import prediction, put, put_questions, question, showing, verdict
 
@@ -76,6 +76,27 @@ def test_a_page_on_several_sets_has_a_chart_and_a_table_for_each():
     assert "answers 10 held-out" in page
     assert "all 4 questions" in page
     assert "all 6 questions" in page
+
+
+def test_many_strata_are_rows_of_the_page_and_no_columns_of_a_terminal():
+    strata = tuple(f"stratum {number}" for number in range(12))
+    many = written(("own", "questions.jsonl", 24, strata))
+    page = report.page(many, [])
+    assert "The same, 12 strata apart own, questions.jsonl" in headings(page)
+    table = page.partition("12 strata apart")[2].partition("</table>")[0]
+    rows = [re.sub("<.*?>|\\s+", " ", row) for row in table.split("<tr>")[1:]]
+    assert len(rows) == 1 + len(strata)
+    assert all(re.search(rf"{name} +2 +[01]\.\d+", row) for name, row in zip(sorted(strata), rows[1:], strict=True))
+    assert max(map(len, report.table_lines(many["examinations"]))) < 80
+
+
+def test_a_page_has_words_for_every_condition():
+    asked = [question(id="q1")]
+    predictions = [prediction("B", condition=condition) for condition in Condition]
+    page = report.page(
+        {**ONE, "examinations": scores.examinations(predictions), "baselines": scores.baselines(asked)}, []
+    )
+    assert ", no image</text>" in page
 
 
 def test_lines_name_the_set_when_there_are_several_and_keep_their_columns():
