@@ -57,7 +57,7 @@ class QuestionsConfig(StageConfig):
 
     stage: ClassVar[str] = "questions"
     module: ClassVar[str] = "pipelines.questions"
-    contract: ClassVar[int] = 2
+    contract: ClassVar[int] = 3
     listed_materials: ClassVar[tuple[str, ...]] = ("folder",)
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     folder: str | None = None
