@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, ImageStat, UnidentifiedImageError
 
 from pipelines import depth
 
@@ -202,10 +202,10 @@ def _grey_if_colourless(image: Image.Image) -> Image.Image:
     if image.mode == "L":
         return image
     for part in (image.resize((32, 32), Image.Resampling.NEAREST), image):  # colour is found by a few pixels
-        red, green, blue = np.moveaxis(np.asarray(part), -1, 0)
-        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+        red, green, blue = part.split()
+        if any(ImageChops.difference(red, other).getbbox() for other in (green, blue)):
             return image
-    return image.getchannel("R")
+    return red
 
 
 def _encoded(image: Image.Image, is_lossy: bool) -> tuple[bytes, str]:
