@@ -4,6 +4,7 @@
 #   make test           set-up and all tests, the real engines included
 #   make check          format, lint, types, import laws
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
+#   make bench-images  speed, size and looks of images that pass the door
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-reading  what images cost on their way to models
 #   make bench-train  a fit against TRL, as it comes and grouped by length, and what our machinery costs
@@ -23,7 +24,7 @@ UI_PORT ?= 5000
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-reading bench-teacher bench-train bench-overload fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test check bench-questions bench-images bench-reading bench-teacher bench-train bench-overload fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -41,6 +42,9 @@ check: setup
 
 bench-questions: setup
 	@$(RUN) -m tests.benchmarks.bench_questions $(ROWS)
+
+bench-images: setup
+	@$(RUN) -m tests.benchmarks.bench_images $(IMAGES)
 
 bench-reading: setup
 	@$(RUN) -m tests.benchmarks.bench_reading

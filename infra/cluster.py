@@ -105,11 +105,6 @@ def require(say: Callable[[str], None], *, cpus: float, gpus: float) -> None:
         say(f"the cluster is too small for {' and '.join(missing)}: waiting for it to grow")
 
 
-def num_cpus() -> int:
-    """How many CPUs the connected cluster really has: a local Ray counts more than there are."""
-    return os.cpu_count() or 1 if os.environ.get(LOCAL_VARIABLE) else int(ray.cluster_resources().get("CPU", 1))
-
-
 @dataclasses.dataclass(frozen=True)
 class Addresses:
     """Where a cluster takes jobs, and where their drivers connect; None for what RAY_ADDRESS or the job itself says."""

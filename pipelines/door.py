@@ -296,8 +296,8 @@ def _remote_zip(uri: str) -> zipfile.ZipFile:
 
 
 def _facts(request: Request, data: bytes, normal: Normal) -> dict[str, Any]:
-    pixels = hashlib.sha256(f"{normal.image.width}x{normal.image.height}:".encode())
-    pixels.update(normal.image.tobytes())
+    pixels = hashlib.sha256(f"{normal.pixels.width}x{normal.pixels.height}:".encode())
+    pixels.update(normal.pixels.tobytes())
     source_digest = digest_bytes(data)
     return {
         "name": request.name,
@@ -305,9 +305,9 @@ def _facts(request: Request, data: bytes, normal: Normal) -> dict[str, Any]:
         "source_digest": source_digest,
         "digest": digest_bytes(normal.data) if normal.changes else source_digest,
         "pixel_digest": pixels.hexdigest(),
-        "perceptual_hash": perceptual_hash(normal.image),
-        "width": normal.image.width,
-        "height": normal.image.height,
+        "perceptual_hash": perceptual_hash(normal.pixels),
+        "width": normal.pixels.width,
+        "height": normal.pixels.height,
         "changes": normal.changes,
     }
 

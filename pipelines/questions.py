@@ -142,7 +142,7 @@ class _Account:
             "contamination": fates.contamination,
             "duplicates": fates.duplicates,
             "letters": {name: dict(sorted(letters.items())) for name, letters in self.letters.items()},
-            "image_changes": dict(self.changes.most_common()),
+            "image_changes": dict(sorted(self.changes.items(), key=lambda each: (-each[1], each[0]))),
             "read_as": dict(self.read_as.most_common()),
             "lost": {split: dict(reasons.most_common()) for split, reasons in sorted(self.lost.items())},
         }
@@ -179,7 +179,16 @@ def _write(task: Task, rows: Intake, looked: pa.Table, judged: _Judged) -> _Acco
             task.progress(number, rows.num_rows, "rows written")
     stored = looked.filter(pa.array(shown)).select(StoredImage.schema().names)
     pq.write_table(stored, task.draft / f"{StoredImage.stem}.parquet")
+    account.changes = _changes(stored)
     return account
+
+
+def _changes(stored: pa.Table) -> Counter[str]:
+    """How many images were changed in which way. An image counts once, in however many rows and under however many
+    names it is shown."""
+    columns = (stored[name].to_pylist() for name in ("digest", "changes"))
+    once = {(digest, tuple(changes)) for digest, changes in zip(*columns, strict=True)}
+    return Counter(change for _, changes in once for change in changes)
 
 
 def _drafts(
@@ -249,8 +258,6 @@ def _question(
         account.letters["after"][gold] += 1
     account.questions[(draft.source, draft.file), split] += 1
     account.read_as.update(draft.read_as)
-    for image in its_images:
-        account.changes.update(image["changes"])
     return Question(
         id=digest[:16],
         source=draft.source,

@@ -137,9 +137,9 @@ class StoredImage(Record):
 
     path: below the artifact's folder. name: as the source calls it. crop: `left,top,right,bottom` in the source's
     pixels; empty for all of it. source_digest, digest: SHA-256 of the source's bytes and of the stored ones.
-    pixel_digest: SHA-256 of the stored pixels, whatever the format. perceptual_hash: 64 bits in hexadecimal; empty
-    where nothing can be told apart. changes: what the door changed, in order; none where the source's own bytes are
-    stored.
+    pixel_digest: SHA-256 of the pixels before they were encoded, whatever the format. perceptual_hash: 64 bits in
+    hexadecimal; empty where nothing can be told apart. changes: what the door changed, in order; none where the
+    source's own bytes are stored.
     """
 
     stem: ClassVar[str] = "images"

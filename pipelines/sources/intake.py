@@ -31,7 +31,7 @@ from pipelines.sources.source import Source
 
 ROWS_AT_ONCE = 1024
 IMAGES_PER_ZIP = 1024
-LARGE_BYTES = 16 << 20  # of tables; smaller ones are read before a cluster's actors would be there
+LARGE_BYTES = 16 << 20  # of tables; smaller ones are read before a cluster's workers would be there
 _DRAFTS = "drafts.parquet"
 _KEYS = ("exact_key", "text_key", "options_key", "gold_key")
 _LOOKED = pa.schema([*StoredImage.schema(), pa.field("reason", pa.string(), nullable=False)])
@@ -150,7 +150,7 @@ def read(sources: Sequence[Source], scratch: Path, limit: int | None, progress: 
     if is_large(sources):
         from pipelines.sources import spread
 
-        found = spread.rows(streams)
+        found = spread.blocks(streams)
     else:
         found = (block for stream in streams for block in stream())
     collector = _Collector()
@@ -176,9 +176,8 @@ def look(intake: Intake, folder: Path, max_pixels: int, progress: Progress, *, l
     if large:
         from pipelines.sources import spread
 
-        work = pa.concat_tables(_work(number, lump) for number, lump in enumerate(lumps))
-        looked = spread.over_actors(work, Looker, {"folder": folder, "max_pixels": max_pixels})
-        return _counted(looked, len(intake.requests), progress)
+        streams = [partial(_looked, lump, number, folder, max_pixels) for number, lump in enumerate(lumps)]
+        return _counted(spread.blocks(streams), len(intake.requests), progress)
     with Door(max_pixels=max_pixels, workers=os.cpu_count() or 1) as door:
         looked = (_look_at(door, lump, number, folder) for number, lump in enumerate(lumps))
         return _counted(looked, len(intake.requests), progress)
@@ -196,26 +195,10 @@ def _counted(looked: Iterator[pa.Table], total: int, progress: Progress) -> pa.T
     return pa.concat_tables(blocks)
 
 
-def _work(number: int, lump: list[Request]) -> pa.Table:
-    return pa.table({"number": [number], "requests": [[dataclasses.asdict(request) for request in lump]]})
-
-
-class Looker:
-    """An actor with one child at its door."""
-
-    def __init__(self, folder: Path, max_pixels: int) -> None:
-        self._folder = folder
-        self._door = Door(max_pixels=max_pixels, workers=1)
-
-    def __call__(self, work: pa.Table) -> pa.Table:
-        """Look at one lump of requests."""
-        (row,) = work.to_pylist()
-        return _look_at(self._door, [Request(**fields) for fields in row["requests"]], row["number"], self._folder)
-
-    def __del__(self) -> None:
-        # Ray ends an actor's children before it: what is left here would complain of that on standard error.
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+def _looked(requests: list[Request], number: int, folder: Path, max_pixels: int) -> Iterator[pa.Table]:
+    """In a task: look at one lump of requests, with one child at its door."""
+    with Door(max_pixels=max_pixels, workers=1) as door:
+        yield _look_at(door, requests, number, folder)
 
 
 def _look_at(door: Door, requests: list[Request], number: int, folder: Path) -> pa.Table:

@@ -1,6 +1,7 @@
 """A source -> drafts, in the order of its table: what a recipe says of a source, and which reader understands it."""
 
 import dataclasses
+import itertools
 import json
 import posixpath
 from collections import Counter

@@ -1,7 +1,9 @@
-"""The work on a large source, spread over a cluster by Ray Data: rows streamed from its tables, images looked at by one
-actor for each CPU. [edge]
+"""The work on a large source, spread over a cluster by Ray Data as tasks of one CPU each, tables and lumps of images
+alike. [edge]
 
-Small sources are read in the process that asks, where a cluster's start would be most of the time.
+Nothing is held between two tasks: a pool of actors on every CPU would wait for ever for a task that needs one of them,
+and would not grow with the cluster. Small sources are read in the process that asks, where a cluster's start would be
+most of the time.
 """
 
 import logging
@@ -21,8 +23,8 @@ Blocks = Callable[[], Iterable[pa.Table]]
 
 
 class Streams(Datasource):
-    """Tables that are read as streams of blocks, one task each: a table with line breaks inside its cells can be cut
-    nowhere but by reading it."""
+    """Streams of blocks, one task each: a table with line breaks inside its cells can be cut nowhere but by reading
+    it."""
 
     def __init__(self, streams: Sequence[Blocks]) -> None:
         self._streams = streams
@@ -30,7 +32,7 @@ class Streams(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task for each table."""
+        """One task for each stream."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
         return [ReadTask(stream, unknown) for stream in self._streams]
 
@@ -39,36 +41,13 @@ class Streams(Datasource):
         return None
 
 
-def rows(streams: Sequence[Blocks]) -> Iterator[pa.Table]:
-    """The blocks of all streams, in order."""
-    _start()
-    read = ray.data.read_datasource(Streams(streams), override_num_blocks=len(streams))
-    yield from read.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-
-
-def over_actors(work: pa.Table, actor: type, arguments: dict[str, Any]) -> Iterator[pa.Table]:
-    """Each row of `work` through `actor(**arguments)(row as a table)`, in order; a row is one lump of work."""
-    _start()
-    size = min(work.num_rows, cluster.num_cpus())
-    done = (
-        ray.data.from_arrow(work)
-        .repartition(work.num_rows)
-        .map_batches(
-            actor,
-            fn_constructor_kwargs=arguments,
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=size),
-            num_cpus=1,
-        )
-    )
-    yield from done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-
-
-def _start() -> None:
+def blocks(streams: Sequence[Blocks]) -> Iterator[pa.Table]:
+    """The blocks of all streams, in order; as many streams at a time as the cluster has CPUs free."""
     cluster.connect()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.target_max_block_size = _BLOCK_BYTES
+    read = ray.data.read_datasource(Streams(streams), override_num_blocks=len(streams))
+    yield from read.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

@@ -177,6 +177,19 @@ def test_the_budget_of_pixels_makes_large_images_smaller_and_leaves_small_ones_a
     assert artifact.tally["facts"]["curation"]["image_changes"] == {"resized": 1}
 
 
+def test_an_image_that_is_changed_counts_once_in_however_many_rows_and_under_however_many_names_it_is_shown(tmp_path):
+    again = [row(0, question=f"What is question {number}?") for number in range(4)]
+    source = write(tmp_path / "mine", [*again, row(1), row(2, image="images/copy.png"), row(3, answer="Z")])
+    for name, size in (("0", (400, 200)), ("copy", (400, 200)), ("3", (300, 300))):
+        Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint16).reshape(size[::-1])).save(
+            source / f"images/{name}.png"
+        )
+    artifact = sealed(source, tmp_path / "runs/r", max_pixels=5000)
+    assert artifact.tally["rows"]["questions"] == 6
+    changes = artifact.tally["facts"]["curation"]["image_changes"]
+    assert changes == {"brightness_scaled_0.1_to_99.9_percent": 1, "resized": 1}
+
+
 def test_training_rows_that_an_evaluation_holds_are_rejected_by_the_level_that_tells_them(tmp_path):
     source = write(
         tmp_path / "mine",
