@@ -48,8 +48,6 @@ _CHATTER = (  # which is not the stages' progress
     "_private.runtime_env.packaging",
 )
 
-_OF_ANOTHER_PROCESS = re.compile(r"\x1b\[36m\(|\[\d{4}-\d\d-\d\d ")  # how Ray marks what others of the job printed
-
 
 class StageError(PreceptorError):
     """A stage's job ended without success; the message is the stage's own error and where the whole log is."""
@@ -324,7 +322,7 @@ def _reason(stage: str, lines: list[str], said: str) -> str:
     marker = f"{stage}: error: "
     for number, line in enumerate(lines):
         if line.startswith(marker):
-            rest = [other for other in lines[number + 1 : number + 4] if not _OF_ANOTHER_PROCESS.match(other)]
+            rest = [other for other in lines[number + 1 : number + 4] if not _NOISE.search(other)]
             return "\n".join([line.removeprefix(marker), *rest])
     telling = [line for line in lines if not _NOISE.search(line) and not line.startswith(f"{stage}: ")]
     if telling:

@@ -56,7 +56,7 @@ def own_run(tmp_path_factory):
     """The run's folder; how a run ended that bears few failures, and one that was then given the recipe's own."""
     folder = tmp_path_factory.mktemp("own")
     settings = (f"questions.folder={write(folder / 'mine')}", *SETTINGS)
-    failed = run("pipelines.flow", folder / "runs/r", *settings, "teach.max_failed_share=0.5")
+    failed = run("pipelines.flow", folder / "runs/r", *settings, "teach.max_failed_share=0.1")
     return folder / "runs/r", failed, run("pipelines.flow", folder / "runs/r", *settings)
 
 
