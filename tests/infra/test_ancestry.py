@@ -47,9 +47,7 @@ def test_what_was_made_from_another_artifact_is_refused_and_the_first_stage_to_r
     run_dir, again, again_first, read
 ):
     seal(run_dir, again, "second")
-    with pytest.raises(
-        ArtifactError, match=rf"another {again} than the one that is there now\. Run the stage makes-{again_first} "
-    ):
+    with pytest.raises(ArtifactError, match=rf"another {again}.* there now\. Run the stage makes-{again_first} "):
         check(run_dir, *read)
 
 
@@ -63,9 +61,7 @@ def test_a_part_of_the_lineage_that_is_made_again_leaves_the_rest_to_be_made(run
     seal(run_dir, "marks", "second")
     seal(run_dir, "books", "second")
     check(run_dir, "rows", "marks", "books")
-    with pytest.raises(
-        ArtifactError, match=r"another books than the one that is there now\. Run the stage makes-skills again"
-    ):
+    with pytest.raises(ArtifactError, match=r"another books.* there now\. Run the stage makes-skills again"):
         check(run_dir, "marks", "books", "skills")
 
 

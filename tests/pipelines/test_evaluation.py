@@ -279,9 +279,7 @@ def test_a_report_never_mixes_what_was_verified_twice(run_dir):
     )
     written = write_a_report()
     verify("It is flat.")
-    with pytest.raises(
-        ArtifactError, match=r"another verdicts than the one that is there now\. Run the stage compose again"
-    ):
+    with pytest.raises(ArtifactError, match=r"another verdicts.* there now\. Run the stage compose again"):
         write_a_report()
     stage.carry_out(compose, run_dir, Progress("compose"))
     with pytest.raises(ArtifactError, match=r"adapters/rat.*another examples/rat.*\. Run the stage fit again"):
