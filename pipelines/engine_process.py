@@ -29,7 +29,8 @@ def started_with_thrift() -> Iterator[None]:
 
 
 class _ThriftyProcess(SpawnProcess):
-    """Arrives in its new interpreter before what it will work with: unpickling that is what imports vLLM."""
+    """Arrives in its new interpreter before what it will work with, since unpickling that imports vLLM; and is thrifty
+    until vLLM, with the engine up, takes all that it has by then out of the search for garbage."""
 
     _thrift: ExitStack
 
@@ -37,7 +38,15 @@ class _ThriftyProcess(SpawnProcess):
         return _arriving, (), vars(self)
 
     def run(self) -> None:
-        self._thrift.close()
+        from vllm.v1.engine import core
+
+        freeze = core.freeze_gc_heap
+
+        def end_thrift() -> None:
+            self._thrift.close()
+            freeze()
+
+        core.freeze_gc_heap = end_thrift
         super().run()
 
 
