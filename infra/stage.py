@@ -1,32 +1,25 @@
 """A stage: sealed artifacts in, one or more sealed artifacts out, run by the same few words everywhere.
 
-`python -m PACKAGE.MODULE RECIPE --run-dir DIR [--set path.to.field=value] [--dry-run]`. A stage's module holds
-`run(task) -> Tally`; its config class says what it reads and makes, so that a flow can tell what is up to date without
-importing an engine.
+A stage's module holds `run(task) -> Tally`; its config class says what it reads and makes, so that a flow can tell what
+is up to date without importing an engine.
 """
 
-import argparse
 import dataclasses
 import functools
 import importlib
 import json
 import re
-import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import ancestry, credentials, journal, manifest, privacy, recipes, run_lock, storage, surroundings
+from infra import ancestry, journal, manifest, privacy, storage, surroundings
 from infra.digests import digest_json, digest_material
-from infra.errors import ArtifactError, InputError, PreceptorError, in_one_line, prerequisite
+from infra.errors import ArtifactError, InputError
 from infra.journal import Recorder
 from infra.manifest import Artifact, Tally
 from infra.progress import Progress
-from infra.redaction import redacted
 from infra.resources import ClusterShape, Workers
 
 privacy.silence()  # before any engine is imported
@@ -221,117 +214,6 @@ def _make(
         lines.sealed(artifact)
     progress.say(f"sealed {output} {artifact.counts()}")
     return artifact
-
-
-def main(
-    stage: str,
-    package: str,
-    arguments: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
-) -> None:
-    """The command line of a stage's module; exits non-zero with one clear message when the user must mend something.
-
-    parser: its `command_line`, where the module has added words of its own.
-    """
-    parser = parser or command_line(stage)
-    with reporting_errors(stage):
-        options = parsed(parser, arguments)
-        credentials.load()
-        configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
-        run_dir, config = run_directory(options), configs[stage]
-        check_materials(config)
-        if options.dry_run:
-            from infra import forecast, forecast_table
-
-            price, shape = options.gpu_hour_price, configs.get("cluster")
-            told = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
-            forecast_table.show(told, as_json=options.json)
-            return
-        interrupt_on_sigterm()
-        progress = Progress(stage)
-        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
-        with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
-            carry_out(config, run_dir, progress)
-
-
-def command_line(stage: str) -> argparse.ArgumentParser:
-    """What is understood by the stage's module, which is the one that Python was started with."""
-    module = sys.modules["__main__"]
-    arrow = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(" [edge]")
-    name = module.__spec__.name if module.__spec__ else Path(sys.argv[0]).stem
-    return argument_parser(f"python -m {name}", f"{arrow} This is the stage `{stage}` of a recipe, by itself.")
-
-
-def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
-    """The words that every stage and the flow understand. dry_run: whether that is one of them."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
-    parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        help="change a field of the recipe; as often as you like",
-    )
-    if dry_run:
-        parser.add_argument("--dry-run", action="store_true", help="print what would run and what it costs, do nothing")
-        parser.add_argument("--json", action="store_true", help="a dry run's answer as JSON, with the resolved config")
-        parser.add_argument("--gpu-hour-price", type=float, metavar="PRICE", help="what one costs, for a dry run")
-    return parser
-
-
-def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's options; exits with the usage for words of a dry run where none is asked for."""
-    options = parser.parse_args(arguments)
-    if not options.dry_run and (options.json or options.gpu_hour_price is not None):
-        parser.error("--json and --gpu-hour-price say how a dry run is told: add --dry-run")
-    return options
-
-
-def run_directory(options: argparse.Namespace) -> Path:
-    """The run's folder, absolute, since jobs run elsewhere, and without `..`, since one folder is to have one name."""
-    named = options.run_dir or f"runs/{recipes.run_name(options.recipe)}"
-    if "://" in named:
-        raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
-    path = Path(named).absolute()
-    up = [number for number, part in enumerate(path.parts, 1) if part == ".."]
-    return Path(*path.parts[: up[-1]]).resolve().joinpath(*path.parts[up[-1] :]) if up else path
-
-
-class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
-    """Prints an error as the user needs it and exits 1: ours as their message, anything else with its traceback."""
-
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, SystemExit):
-            return
-        if isinstance(error, KeyboardInterrupt):
-            print(f"{self._stage}: interrupted; what was sealed is kept", file=sys.stderr, flush=True)
-            sys.exit(130)
-        if cause := prerequisite(error):
-            print(f"{self._stage}: error: {cause}", file=sys.stderr, flush=True)
-            sys.exit(1)
-        whole = "".join(traceback.format_exception(error))
-        print(redacted(f"{whole}{self._stage}: error: {in_one_line(error)}"), file=sys.stderr, flush=True)
-        sys.exit(1)
-
-
-def interrupt_on_sigterm() -> None:
-    """Let a polite kill, or a terminal that is closed, end this process as Ctrl-C does, so that drafts are removed and
-    jobs and children stopped."""
-
-    def interrupt(signal_number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, interrupt)
 
 
 def _current(place: Path, origin: Mapping[str, Any]) -> Artifact | None:

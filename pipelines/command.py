@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
-from infra import manifest, recipes, stage, storage
+from infra import command_line, manifest, recipes, stage, storage
 from infra.errors import ConfigError
 from infra.manifest import Tally
 from infra.progress import Progress
@@ -43,18 +43,18 @@ def main(arguments: Sequence[str]) -> None:
     elif first in READERS:
         _read(arguments)
     else:
-        parser = stage.command_line(STAGE)
+        parser = command_line.stage_parser(STAGE)
         parser.epilog = (
             "In the place of a recipe: `check PATH` says what would become of a table, and writes nothing; "
             f"{', '.join(sorted(READERS))} read one source in that form. Each has a --help of its own."
         )
-        stage.main(STAGE, "pipelines", arguments, parser)
+        command_line.main(STAGE, "pipelines", arguments, parser)
 
 
 def _read(arguments: Sequence[str]) -> None:
     options = _read_parser().parse_args(arguments)
-    with stage.reporting_errors(STAGE), _standard_output(options.json) as answer:
-        stage.interrupt_on_sigterm()
+    with command_line.reporting_errors(STAGE), _standard_output(options.json) as answer:
+        command_line.interrupt_on_sigterm()
         config = _config(options)
         tally = _seal(config, options.out)
         if options.json:
@@ -163,8 +163,8 @@ def _check(arguments: Sequence[str]) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as of the flow")
     parser.add_argument("--limit", type=int, help="read at most this many rows of each table")
     options = parser.parse_args(arguments)
-    with stage.reporting_errors(STAGE):
-        stage.interrupt_on_sigterm()
+    with command_line.reporting_errors(STAGE):
+        command_line.interrupt_on_sigterm()
         config = _checked_config(options)
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder)

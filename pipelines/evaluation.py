@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 
-from infra import stage
+from infra import command_line
 from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
@@ -175,4 +175,4 @@ def _tally(predictions: list[Prediction]) -> Tally:
 
 
 if __name__ == "__main__":
-    stage.main("examine", "pipelines")
+    command_line.main("examine", "pipelines")

@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from infra import stage
+from infra import command_line
 from infra.errors import InputError
 from infra.manifest import Tally
 from infra.stage import Task
@@ -109,4 +109,4 @@ def run(task: Task) -> Tally:
 
 
 if __name__ == "__main__":
-    stage.main("compose", "pipelines")
+    command_line.main("compose", "pipelines")

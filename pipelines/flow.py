@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, forecast, forecast_table, journal, recipes, run_lock, stage
+from infra import command_line, credentials, forecast, forecast_table, journal, recipes, run_lock, stage
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
 from infra.stage import StageConfig
@@ -174,7 +174,7 @@ def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequenc
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of the flow."""
-    parser = stage.argument_parser("python -m pipelines.flow", __doc__.splitlines()[0])
+    parser = command_line.argument_parser("python -m pipelines.flow", __doc__.splitlines()[0])
     parser.add_argument(
         "--arms",
         nargs="+",
@@ -191,19 +191,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         help="read at most so many rows of each split of each source; short for --set questions.limit=N",
     )
-    with stage.reporting_errors("flow"):
-        options = stage.parsed(parser, arguments)
+    with command_line.reporting_errors("flow"):
+        options = command_line.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         num_questions = 16 if options.questions is None else options.questions
         if num_questions < 1 or (options.questions and not options.rehearse):
             raise ConfigError(f"--questions {num_questions}: how many a rehearsal takes of each split, at least 1")
-        run_dir = stage.run_directory(options)
+        run_dir = command_line.run_directory(options)
         if options.dry_run:
             told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)
             forecast_table.show(told, as_json=options.json)
             return
-        stage.interrupt_on_sigterm()
+        command_line.interrupt_on_sigterm()
         if options.rehearse:
             sys.exit(1 if rehearse(options.recipe, run_dir, overrides, num_questions) else 0)
         run(options.recipe, run_dir, overrides)

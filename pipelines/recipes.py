@@ -9,13 +9,13 @@ from pipelines.engine import EngineConfig
 from pipelines.records import Split
 from pipelines.settings import (
     ComposeConfig,
-    DrawConfig,
     ExamineConfig,
     QuestionsConfig,
     ReportConfig,
     TeachConfig,
     VerifyConfig,
 )
+from pipelines.sources.pocket import DrawConfig
 from pipelines.sources.source import SourceConfig
 
 POCKET_TEACHER = "train/pocket/teacher"

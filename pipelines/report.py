@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from infra import stage
+from infra import command_line
 from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
@@ -201,4 +201,4 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    stage.main("report", "pipelines")
+    command_line.main("report", "pipelines")

@@ -16,7 +16,6 @@ from pipelines import prompts
 from pipelines.curation import CurationConfig
 from pipelines.engine import EngineConfig
 from pipelines.records import TAUGHT, Arm, Condition
-from pipelines.sources.pocket import PocketConfig
 from pipelines.sources.source import SourceConfig
 
 MOST_LOGPROBS = 20  # of a token, that vLLM tells
@@ -39,30 +38,12 @@ def plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawConfig(StageConfig):
-    """Draw the pocket questions as a folder of files."""
-
-    stage: ClassVar[str] = "draw"
-    module: ClassVar[str] = "pipelines.sources.pocket"
-    contract: ClassVar[int] = 2
-    pocket: PocketConfig = field(default_factory=PocketConfig)
-
-    def outputs(self) -> dict[str, StageConfig]:
-        return {"source": self}
-
-    def rehearsed(self, models: Path, num_questions: int) -> "DrawConfig":
-        fewer = replace(self.pocket, num_train_questions=num_questions, num_test_questions=num_questions)
-        return replace(self, pocket=fewer)
-
-
-@dataclass(frozen=True, kw_only=True)
 class QuestionsConfig(StageConfig):
     """Read sources, and keep of them what may be trained on and what examines.
 
     folder: where the sources' tables and images are, a path or a URI such as s3://bucket/prefix; None for what the flow
     drew. sources: every table that is read; what has the split test decontaminates the rest. max_pixels: larger images
-    are made smaller. limit: rows read at most, of each split of each
-    source.
+    are made smaller. limit: rows read at most, of each split of each source.
     """
 
     stage: ClassVar[str] = "questions"
@@ -121,8 +102,8 @@ class TeachConfig(StageConfig):
     answer told. batch_size: questions that are sent to an engine together; many batches are in an engine at once.
     ledger: folder of all finished rationales, shared by runs; None for the one beside the run folder.
     expected_output_tokens: of a rationale, and expected_tokens_per_s: of one engine, for the estimate of a dry run
-    where nothing was measured yet. top_logprobs: how many of the likeliest
-    tokens are kept, with their logprobs, for each token of a rationale; what was asked without is asked again.
+    where nothing was measured yet. top_logprobs: how many of the likeliest tokens are kept, with their logprobs, for
+    each token of a rationale; what was asked without is asked again.
     """
 
     stage: ClassVar[str] = "teach"
@@ -349,7 +330,7 @@ class ReportConfig(StageConfig):
 
     def rehearsed(self, models: Path, num_questions: int) -> "ReportConfig":
         note = "This is a rehearsal: small models stood in, on few questions. No number is about the recipe."
-        return replace(self, title=f"{self.title}: a rehearsal", notes=(note, *self.notes))
+        return replace(self, title=": ".join(filter(None, (self.title, "a rehearsal"))), notes=(note, *self.notes))
 
     def inputs(self) -> tuple[str, ...]:
         taught = (f"{made}/{arm}" for made in ("examples", "adapters") for arm in self.arms)

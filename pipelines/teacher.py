@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from infra import cluster, stage
+from infra import cluster, command_line
 from infra.errors import ArtifactError, ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
@@ -292,4 +292,4 @@ def _seal(draft: Path, rationales: Iterator[tuple[Rationale, TopLogprobs | None]
 
 
 if __name__ == "__main__":
-    stage.main("teach", "pipelines")
+    command_line.main("teach", "pipelines")

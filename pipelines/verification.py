@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from infra import stage
+from infra import command_line
 from infra.digests import digest_json
 from infra.errors import InputError
 from infra.manifest import Tally
@@ -271,4 +271,4 @@ def _largest_first(counts: Counter[str]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    stage.main("verify", "pipelines")
+    command_line.main("verify", "pipelines")

@@ -21,7 +21,7 @@ from ray.serve.api import RunTarget
 from ray.serve.deployment import deployment_to_schema
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
-from infra import cluster, stage
+from infra import cluster, command_line
 from infra.errors import ClusterError, ConfigError
 from infra.manifest import Artifact, Tally
 from infra.resources import total
@@ -280,14 +280,14 @@ def key_digest(host: str) -> str | None:
 
 def main(arguments: Sequence[str]) -> None:
     """The stage's command line, with `--wait`: stay until Ctrl-C and then take the endpoint down."""
-    parser = stage.command_line("deploy")
+    parser = command_line.stage_parser("deploy")
     parser.add_argument("--wait", action="store_true", help="serve until Ctrl-C, then take the endpoint down")
     options = parser.parse_args(arguments)
     waits = options.wait and not options.dry_run
     if waits:
-        with stage.reporting_errors("deploy"):
+        with command_line.reporting_errors("deploy"):
             cluster.connect()
-    stage.main("deploy", "serve", arguments, parser)
+    command_line.main("deploy", "serve", arguments, parser)
     if waits and ray.is_initialized():
         _stay()
 

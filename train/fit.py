@@ -17,13 +17,12 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-import infra.stage
-from infra import cluster
+from infra import cluster, command_line
 from infra.digests import digest_json
 from infra.errors import ArtifactError, ClusterError, InputError, first_line, prerequisite
 from infra.imports import thrift
 from infra.manifest import Tally, write_json
-from infra.stage import Task
+from infra.stage import Task, made_from
 from pipelines import tables
 from pipelines.records import TrainingExample
 from train.card import model_card
@@ -99,7 +98,7 @@ def checkpoints_of(task: Task) -> Path:
     How many workers do it, and in what pieces, decides nothing but the last digits.
     """
     (arm,) = task.config.arms
-    origin = infra.stage.made_from(task.config, f"adapters/{arm}", task.inputs)
+    origin = made_from(task.config, f"adapters/{arm}", task.inputs)
     course = {name: value for name, value in origin["config"].items() if name not in _PIECES}
     digest = digest_json(origin | {"config": course, "paths": None})
     return task.run_dir / "checkpoints" / str(arm) / digest[:16]
@@ -330,7 +329,7 @@ def tally(outcome: Outcome, points: list[Point]) -> Tally:
 
 
 if __name__ == "__main__":
-    infra.stage.main("fit", "train")
+    command_line.main("fit", "train")
     if ray.is_initialized():
         ray.shutdown()  # left to the end of the process, Ray would wait half a second first
         gc.freeze()  # else Python ends by looking through all of torch and MLflow for garbage, for a second

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
+from infra.command_line import reporting_errors
 from infra.errors import InputError
-from infra.stage import reporting_errors
 
 _DTYPES = ("auto", "float32", "bfloat16")
 

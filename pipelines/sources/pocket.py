@@ -14,12 +14,13 @@ import json
 import math
 import pathlib
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from infra.manifest import Tally
-from infra.stage import Task
+from infra.stage import StageConfig, Task
 from pipelines.records import LETTERS
 
 NAME = "pocket"  # of the source, beside every number about it
@@ -64,6 +65,23 @@ class PocketConfig:
     seed: int = 20
     num_train_questions: int = 600
     num_test_questions: int = 640
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawConfig(StageConfig):
+    """Draw the pocket questions as a folder of files."""
+
+    stage: ClassVar[str] = "draw"
+    module: ClassVar[str] = "pipelines.sources.pocket"
+    contract: ClassVar[int] = 2
+    pocket: PocketConfig = dataclasses.field(default_factory=PocketConfig)
+
+    def outputs(self) -> dict[str, StageConfig]:
+        return {"source": self}
+
+    def rehearsed(self, models: pathlib.Path, num_questions: int) -> "DrawConfig":
+        fewer = dataclasses.replace(self.pocket, num_train_questions=num_questions, num_test_questions=num_questions)
+        return dataclasses.replace(self, pocket=fewer)
 
 
 COMBINATIONS = tuple(Attributes(*values) for values in itertools.product(SHAPES, BACKGROUNDS, TONES, DENSITIES))
@@ -267,6 +285,6 @@ def run(task: Task) -> Tally:
 
 
 if __name__ == "__main__":
-    from infra import stage as runner
+    from infra import command_line
 
-    runner.main("draw", "pipelines")
+    command_line.main("draw", "pipelines")

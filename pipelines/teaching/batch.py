@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import recipes, stage
+from infra import command_line, recipes, stage
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
 from pipelines import sealed_images
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     program = "python -m pipelines.teaching.batch"
     parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="write|read")
-    words = stage.argument_parser(program, "", dry_run=False)
+    words = command_line.argument_parser(program, "", dry_run=False)
     writing = verbs.add_parser("write", parents=[words], conflict_handler="resolve", help="write the open requests")
     writing.add_argument("--out", required=True, type=Path, metavar="requests.jsonl", help="the first file")
     writing.add_argument("--max-requests", type=int, default=MAX_REQUESTS, help="in a file; default %(default)s")
@@ -282,11 +282,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reading = verbs.add_parser("read", parents=[words], conflict_handler="resolve", help="read results into the ledger")
     reading.add_argument("results", nargs="+", type=Path, metavar="RESULTS.jsonl", help="files of results")
     progress = Progress("batch")
-    with stage.reporting_errors("batch"):
+    with command_line.reporting_errors("batch"):
         options = parser.parse_args(arguments)
         config = recipes.resolve(options.recipe, ["pipelines"], options.set, only="teach")["teach"]
-        stage.interrupt_on_sigterm()
-        teaching = Teaching.of(config, stage.run_directory(options))
+        command_line.interrupt_on_sigterm()
+        teaching = Teaching.of(config, command_line.run_directory(options))
         if options.verb == "read":
             counts = read(teaching, options.results, progress)
             progress.say(f"read {_told(counts) or 'nothing'}; the ledger is {teaching.attempts}")

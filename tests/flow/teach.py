@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from infra import stage
+from infra import command_line, stage
 from infra.progress import Progress
 from pipelines import recipes, teacher
 from pipelines.engine import EngineConfig
@@ -21,8 +21,8 @@ def main(run_dir: Path, settings: dict, fake: dict) -> None:
     config = dataclasses.replace(recipes.pocket().teach, engine=engine, **settings)
     fake |= {name: Path(fake[name]) for name in ("calls", "starts") if name in fake}
     run = partial(teacher.run, start=partial(FakeEngine, **fake))
-    stage.interrupt_on_sigterm()
-    with stage.reporting_errors("teach"):
+    command_line.interrupt_on_sigterm()
+    with command_line.reporting_errors("teach"):
         inputs = stage.sealed_inputs(config, run_dir)
         stage.make(config, "rationales", run_dir / "rationales", run_dir, inputs, Progress("teach", 0.5), run=run)
 

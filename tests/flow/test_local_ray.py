@@ -178,7 +178,9 @@ def test_a_flow_whose_token_is_wrong_or_missing_says_so_in_one_line_with_what_to
     local_ray, authentication, message
 ):
     for module, address in (("jobs.connect(None)", "jobs"), ("cluster.connect()", "drivers")):
-        script = f"from infra import cluster, jobs, stage\nwith stage.reporting_errors('flow'):\n    {module}"
+        script = (
+            f"from infra import cluster, command_line, jobs\nwith command_line.reporting_errors('flow'):\n    {module}"
+        )
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         named = {"RAY_ADDRESS": getattr(local_ray.addresses, address)}
         ended = subprocess.run(

@@ -45,8 +45,8 @@ def model_with_code(folder: Path, marker: Path, **changes) -> Path:
 
 def load(what: str, model: Path, adapter: Path):
     script = (
-        "import pathlib, sys; from infra import privacy, stage; privacy.silence()\n"
-        f"with stage.reporting_errors('x'):\n    {LOADS[what]}"
+        "import pathlib, sys; from infra import command_line, privacy; privacy.silence()\n"
+        f"with command_line.reporting_errors('x'):\n    {LOADS[what]}"
     )
     return subprocess.run(
         [sys.executable, "-c", script, str(model), str(adapter)],

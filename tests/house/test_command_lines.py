@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-_PARSES = re.compile(r"ArgumentParser\(|stage\.main\(|runner\.main\(|command\.main\(|argument_parser\(")
+_PARSES = re.compile(r"ArgumentParser\(|command_line\.main\(|command\.main\(|argument_parser\(")
 WITHOUT_HELP = {"infra.environment.setup", "infra.tracking"}  # started by make, and by a process of ours
 OF_THEIR_OWN = [  # words that begin a command with a usage of its own
     ("pipelines.questions", "check"),

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from infra import cluster, credentials, leftovers, recipes, stage
+from infra import cluster, command_line, credentials, leftovers, recipes
 from infra.errors import ClusterError, ConfigError, PreceptorError
 
 PROJECT = cluster.PROJECT
@@ -185,7 +185,7 @@ def test_no_secret_is_in_what_a_job_is_submitted_with(given, tmp_path):
 
 def test_errors_are_raised_and_printed_without_credentials(capsys):
     assert str(PreceptorError(f"{STORE} is down")) == "http://***@host:9000 is down"
-    with pytest.raises(SystemExit), stage.reporting_errors("teach"):
+    with pytest.raises(SystemExit), command_line.reporting_errors("teach"):
         raise ValueError(f"cannot connect to {STORE}")
     shown = capsys.readouterr().err
     assert "canary" not in shown

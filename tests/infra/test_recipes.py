@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import allowed, recipes, stage
+from infra import allowed, command_line, recipes
 from infra.errors import ConfigError
 from pipelines import flow
 from pipelines.engine import EngineConfig
@@ -333,7 +333,7 @@ def test_a_recipe_s_run_folder_is_named_by_file_and_function_and_two_files_never
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
     options = argparse.Namespace(run_dir=None, recipe="mine.py:recipe")
-    assert stage.run_directory(options) == tmp_path / "runs/mine-recipe"
+    assert command_line.run_directory(options) == tmp_path / "runs/mine-recipe"
 
 
 def test_the_recipe_of_one_s_own_in_the_readme_runs_as_it_stands_there(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from infra import journal, manifest, stage
+from infra import command_line, journal, manifest, stage
 from infra.errors import ArtifactError, InputError
 from infra.manifest import Tally
 from infra.progress import Progress
@@ -114,7 +114,7 @@ def test_a_changed_material_makes_the_stage_run_again(tmp_path):
 
 
 def test_a_user_s_error_is_printed_without_a_traceback_and_exits_1(capsys):
-    with pytest.raises(SystemExit) as stop, stage.reporting_errors("first"):
+    with pytest.raises(SystemExit) as stop, command_line.reporting_errors("first"):
         raise InputError("no such table")
     assert stop.value.code == 1
     assert capsys.readouterr().err == "first: error: no such table\n"
@@ -127,13 +127,13 @@ def test_a_user_s_error_is_found_inside_an_engine_s_wrapping(capsys):
         except InputError as error:
             raise RuntimeError("task failed in a worker") from error
 
-    with pytest.raises(SystemExit), stage.reporting_errors("first"):
+    with pytest.raises(SystemExit), command_line.reporting_errors("first"):
         wrapped()
     assert capsys.readouterr().err == "first: error: bad image\n"
 
 
 def test_an_unexpected_error_shows_its_traceback_and_its_innermost_cause(capsys):
-    with pytest.raises(SystemExit), stage.reporting_errors("first"):
+    with pytest.raises(SystemExit), command_line.reporting_errors("first"):
         raise KeyError("surprise")
     shown = capsys.readouterr().err
     assert "Traceback" in shown
@@ -173,11 +173,11 @@ def test_a_hub_s_model_counts_by_its_name_and_its_revision():
 
 STAYS = """
 import signal, sys, time
-from infra import stage
+from infra import command_line, stage
 if sys.argv[1] == "ignored":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-with stage.reporting_errors("first"):
-    stage.interrupt_on_sigterm()
+with command_line.reporting_errors("first"):
+    command_line.interrupt_on_sigterm()
     print("ready", flush=True)
     sys.stdin.readline()
     print("went on", flush=True)
@@ -209,10 +209,10 @@ def test_a_run_folder_has_one_name_whatever_way_leads_to_it(tmp_path, monkeypatc
     (tmp_path / "link").symlink_to(tmp_path / "runs" / "a")
     monkeypatch.chdir(tmp_path)
     where = tmp_path / "runs" if named.startswith("link") else tmp_path  # as the system goes up from where a link leads
-    assert stage.run_directory(argparse.Namespace(run_dir=named, recipe="pocket")) == where / "mine"
+    assert command_line.run_directory(argparse.Namespace(run_dir=named, recipe="pocket")) == where / "mine"
 
 
 def test_a_link_to_a_run_folder_stays_its_name(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     named = str(tmp_path / "link" / "r")
-    assert stage.run_directory(argparse.Namespace(run_dir=named, recipe="pocket")) == Path(named)
+    assert command_line.run_directory(argparse.Namespace(run_dir=named, recipe="pocket")) == Path(named)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from infra import journal, manifest, stage
+from infra import command_line, journal, manifest, stage
 from infra.manifest import Tally
 from infra.progress import Progress
 from pipelines import flow, tables
@@ -86,7 +86,7 @@ def test_a_stage_alone_fails_its_dry_run_as_its_run(tmp_path, capsys):
     words = ["pocket", "--run-dir", str(tmp_path / "r"), "--set", "teach.teacher=/no/where"]
     for dry in (["--dry-run"], []):
         with pytest.raises(SystemExit):
-            stage.main("teach", "pipelines", [*words, *dry])
+            command_line.main("teach", "pipelines", [*words, *dry])
         assert "teach.teacher: there is nothing at '/no/where'" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from infra import manifest, run_lock, stage
+from infra import command_line, manifest, run_lock, stage
 from infra.errors import ConfigError
 from pipelines import flow
 from pipelines.records import TAUGHT, Arm
@@ -183,7 +183,7 @@ def test_a_flow_in_a_folder_that_is_in_use_starts_nothing_and_says_who_has_it(tm
 
 
 def report_alone(arguments):
-    stage.main("draw", "pipelines", arguments)
+    command_line.main("draw", "pipelines", arguments)
 
 
 def test_a_flow_with_nothing_left_to_do_needs_no_lock_and_a_failed_one_leaves_none(tmp_path, monkeypatch):

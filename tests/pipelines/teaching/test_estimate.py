@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from infra import forecast, manifest, stage
+from infra import command_line, forecast, manifest, stage
 from infra.figures import Figure
 from infra.manifest import Tally
 from pipelines.recipes import POCKET_TEACHER
@@ -229,8 +229,8 @@ def test_dry_runs_of_the_stage_and_of_the_flow_show_it_and_need_no_ray(run_dir):
 
 def test_a_stage_s_dry_run_shows_its_estimate(run_dir, capsys):
     put(run_dir, 4)
-    stage.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run", "--json"])
+    command_line.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run", "--json"])
     details = json.loads(capsys.readouterr().out)["stages"]["teach"]["details"]
     assert details["prompt_tokens"]["by"] == f"8 requests, the tokenizer and image processor of {POCKET_TEACHER}"
-    stage.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run"])
+    command_line.main("teach", "pipelines", ["pocket", "--run-dir", str(run_dir), "--dry-run"])
     assert re.search(r"^teach +runs \(new\) +1 +0 +\d", capsys.readouterr().out, flags=re.MULTILINE)
