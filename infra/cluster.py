@@ -13,7 +13,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from infra import credentials, journal, leftovers, privacy, reach, run_lock, surroundings, worker
 from infra.errors import ClusterError
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
-from infra.resources import ClusterShape, Workers
+from infra.resources import ClusterShape, Workers, total
 
 PROJECT = Path(__file__).parent.parent
 LOCAL_VARIABLE = "PRECEPTOR_LOCAL_RAY"
@@ -86,7 +86,17 @@ def is_on_loopback() -> bool:
     return not ray_constants.ENABLE_RAY_CLUSTER
 
 
-def require(say: Callable[[str], None], *, cpus: float, gpus: float) -> None:
+def require_all(stages: Mapping[str, Sequence[Workers]]) -> None:
+    """Raise ClusterError for the first stage whose workers a local Ray has no room for, before any of them runs. A
+    cluster of the user's is not asked: it may grow."""
+    if not ray.is_initialized():
+        return
+    for name, asked in stages.items():
+        cpus, gpus = total(asked)
+        require(lambda _: None, cpus=cpus, gpus=gpus, what=name)
+
+
+def require(say: Callable[[str], None], *, cpus: float, gpus: float, what: str = "the stage") -> None:
     """See to it that a stage does not wait for ever for what the connected cluster does not have.
 
     A local Ray never grows: raises ClusterError when it is too small. Another one may: then says what is waited for.
@@ -99,7 +109,8 @@ def require(say: Callable[[str], None], *, cpus: float, gpus: float) -> None:
     ]
     if missing and os.environ.get(LOCAL_VARIABLE):
         raise ClusterError(
-            f"This machine's Ray is too small: the stage asks for {' and '.join(missing)}. Ask for less."
+            f"This machine's Ray is too small: {what} asks for {' and '.join(missing)}. Ask for less, or name a "
+            "cluster: export RAY_ADDRESS=http://HEAD:8265"
         )
     if missing:
         say(f"the cluster is too small for {' and '.join(missing)}: waiting for it to grow")

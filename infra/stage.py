@@ -9,6 +9,7 @@ import functools
 import importlib
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -148,7 +149,8 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
         artifact = manifest.find(run_dir / name, every_byte=True, but_below=config.digests_itself)
         if artifact is None:
             raise ArtifactError(
-                f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow."
+                f"{run_dir / name} is not there yet. Run the stage that makes it first, or the whole flow: "
+                f"python -m pipelines.flow RECIPE --run-dir {shlex.quote(str(run_dir))}"
             )
         inputs[name] = artifact
     ancestry.check(inputs, run_dir, among_themselves=config.service)

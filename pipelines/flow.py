@@ -18,6 +18,7 @@ from typing import Any
 from infra import command_line, credentials, forecast, forecast_table, journal, recipes, run_lock, stage
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines import agreement
 from pipelines.agreement import PACKAGES
@@ -54,7 +55,9 @@ def run(recipe: str, run_dir: Path, overrides: Sequence[str]) -> None:
             if submit is None:
                 hold = running.enter_context(run_lock.held(run_dir, f"the flow {recipe}", screen.show))
                 credentials.remove_leftovers(run_dir)
-                submit = running.enter_context(_job_runner(run_dir, screen, hold))
+                pending = [each for each in STAGES if _is_pending(each, configs, run_dir)]
+                asked = {each: configs[each].resources() for each in pending}
+                submit = running.enter_context(_job_runner(run_dir, screen, hold, asked))
             recorder.start()  # again for each stage: the one before may have ended with a store that was away
             started = time.monotonic()
             submit(name, _command(configs[name], recipe, run_dir, overrides))
@@ -83,12 +86,15 @@ def _check_agreement(configs: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _job_runner(run_dir: Path, screen: Screen, hold: run_lock.Hold) -> Iterator[Callable[[str, list[str]], None]]:
-    """A cluster and a function that runs a stage's command on it as a job."""
+def _job_runner(
+    run_dir: Path, screen: Screen, hold: run_lock.Hold, asked: Mapping[str, Sequence[Workers]]
+) -> Iterator[Callable[[str, list[str]], None]]:
+    """A cluster and a function that runs a stage's command on it as a job. asked: what each stage will ask it for."""
     from infra import cluster, jobs  # heavy, and not needed when everything is up to date
 
     with cluster.cluster() as addresses, cluster.credentials_for(addresses, run_dir) as credentials_file:
         environment = cluster.job_environment(credentials_file, hold.token)
+        cluster.require_all(asked)
         client = jobs.connect(addresses.jobs)
         where = jobs.Cluster(client, addresses.drivers, environment, hold.token, screen.show)
         if hold.killed:

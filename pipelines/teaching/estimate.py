@@ -7,6 +7,7 @@ the teacher's tokenizer is imported when it is asked.
 import dataclasses
 import functools
 import math
+import shlex
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +93,7 @@ def estimate(config: TeachConfig, run_dir: Path | None, cluster: ClusterShape | 
 
 def unread(run_dir: Path | None) -> str:
     """Why nothing can be counted while the questions are not sealed, and what to type."""
-    where = run_dir or "DIR"
+    where = shlex.quote(str(run_dir or "DIR"))
     return f"the questions are not read yet; on CPUs: python -m pipelines.questions RECIPE --run-dir {where}"
 
 

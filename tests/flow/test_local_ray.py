@@ -85,7 +85,7 @@ def local_ray(tmp_path_factory):
                 screen = SimpleNamespace(show=said.append)
                 with (
                     run_lock.held(run_dir, "the flow", said.append) as hold,
-                    flow._job_runner(run_dir, screen, hold) as submit,
+                    flow._job_runner(run_dir, screen, hold, {}) as submit,
                 ):
                     submit("draw", [*DRAW, str(run_dir)])
                     submit("probe", ["-c", PROBE])

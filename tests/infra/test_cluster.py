@@ -11,6 +11,7 @@ from ray.dashboard.utils import get_address_for_submission_client
 
 from infra import cluster
 from infra.errors import ClusterError
+from infra.resources import Workers
 
 
 def is_shipped(name: str) -> bool:
@@ -96,6 +97,17 @@ def test_two_local_rays_at_a_time_have_folders_and_tokens_of_their_own(monkeypat
         with cluster.private() as other:
             assert (one / "token").read_text() != (other / "token").read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_a_local_ray_has_no_room_for_is_named_before_any_runs(monkeypatch):
+    asked = {"teach": (Workers(what="engines"),), "fit": (Workers(what="workers", count=9),)}
+    cluster.require_all(asked)  # this process has no Ray: the cluster is the user's
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setenv(cluster.LOCAL_VARIABLE, "1")
+    with pytest.raises(ClusterError, match=r"too small: fit asks for 9 CPUs \(it has 8\)\..* export RAY_ADDRESS="):
+        cluster.require_all(asked)
+    cluster.require_all({"teach": asked["teach"]})
 
 
 def test_a_local_ray_that_is_too_small_is_refused_and_another_cluster_may_grow(monkeypatch):

@@ -1,17 +1,25 @@
 """What stands in for absent questions has the form of each reader, and what stands in for a teacher answers rightly."""
 
+import asyncio
 import dataclasses
+import hashlib
+import io
 import json
+import zipfile
 
 import pytest
+from PIL import Image
 
-from pipelines import answers, prompts, standins, tables
+from pipelines import answers, flow, prompts, standins, tables
+from pipelines.images import UnreadableImageError
 from pipelines.pocket_models import widened
 from pipelines.records import Arm, Question, Split
+from pipelines.sealed_images import SealedImage
 from pipelines.settings import QuestionsConfig
 from pipelines.sources import source
 from pipelines.sources.roots import roots
 from pipelines.sources.source import SourceConfig
+from pipelines.teaching.engines import Engine
 from tests.pipelines.fixtures import question
 
 
@@ -53,6 +61,19 @@ def test_what_stands_in_for_a_teacher_names_the_gold_option_of_what_it_is_asked(
             assert answers.read_letter(told.to(prompt), each.options) == each.gold
         body = {"messages": [{"content": [{"type": "image_url"}, {"type": "text", "text": prompt}]}]}
         assert answers.read_letter(told.to_body(body), each.options) == each.gold
+
+
+def test_what_stands_in_for_an_engine_is_asked_as_one_is_and_looks_at_the_images(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    with zipfile.ZipFile(tmp_path / "0.zip", "w") as shard:
+        shard.writestr("a.png", picture.getvalue())
+    shown = SealedImage(tmp_path / "0.zip" / "a.png", hashlib.sha256(picture.getvalue()).hexdigest())
+    engine: Engine = standins.Engine(flow.resolve("pocket", [])["teach"], standins.Answers({"Which?": "Answer: B"}))
+    told = asyncio.run(engine.generate("Which?", (shown,), seed=1))
+    assert told.text.endswith("Answer: B")
+    with pytest.raises(UnreadableImageError):
+        asyncio.run(engine.generate("Which?", (dataclasses.replace(shown, digest="0"),), seed=1))
 
 
 def test_pocket_models_stand_in_with_a_context_as_long_as_large_ones_have(tmp_path):
