@@ -11,9 +11,10 @@ from infra import storage
 from infra.errors import InputError
 from infra.manifest import Tally, write_json
 from infra.stage import Task
-from pipelines import fakes, images, prompts, tables
+from pipelines import fakes, prompts, tables
 from pipelines.endpoint import Endpoint, ServedModel
 from pipelines.records import LETTERS, Arm, Question, TrainingExample
+from pipelines.sealed_images import SealedImage
 from pipelines.settings import QuestionsConfig, TeachConfig
 from pipelines.sources import pocket
 from pipelines.sources.source import SourceConfig
@@ -95,10 +96,10 @@ class Engine:
         self.num_at_once = config.engine.max_num_seqs
         self._answers = answers
 
-    async def generate(self, prompt: str, paths: Sequence[Path], seed: int) -> Completion:
+    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
         """See `pipelines.teaching.engines.Engine`."""
-        for path in paths:
-            images.read(path)
+        for image in shown:
+            image.decode()
         return Completion(text=self._answers.to(prompt), finish_reason="stop", num_prompt_tokens=1, num_output_tokens=1)
 
 
