@@ -102,7 +102,7 @@ RATIONALES = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=20), max_size=
 
 def accepted(options: list[str]) -> tuple[str, ...] | None:
     """The options of a user's row as the door lets them in; None where it refuses the row."""
-    row = {"image": "a.png", "question": "?", "options": json.dumps(options), "answer": "A", "split": "train"}
+    row = {"image": "a.png", "question": "?", "options": json.dumps(options), "answer": "Option A", "split": "train"}
     try:
         (draft,) = folder.drafts(row, Origin(source="s", file="f", row=1))
     except RejectedError:
