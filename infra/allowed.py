@@ -60,7 +60,7 @@ def validated(hint: Any, value: Any, *, is_text: bool = False) -> Any:
     group = _group(hint)
     if group is not None and isinstance(value, group):
         hint = type(value)  # it may extend ours
-    wrongs = {} if is_text else {path: _wrong(hint, path, given) for path, given in _no_numbers(hint, value, ())}
+    wrongs = {} if is_text else {path: _wrong(hint, path, given) for path, given in _converted(hint, value, ())}
     try:
         (made,) = _adapter(hint).validate_python((value,))
     except pydantic.ValidationError as error:
@@ -111,16 +111,19 @@ def shown(value: Any) -> str:
     return _SHOWN.repr(redacted(value) if isinstance(value, str) else value)  # a part of a secret is not known as one
 
 
-def _no_numbers(hint: Any, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Texts and truth values in the place of numbers: pydantic would make numbers of them."""
+def _converted(hint: Any, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """What pydantic would make something else of: texts and truth values in the place of numbers, sets in that of
+    lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         for name, each in value.items():
-            yield from _no_numbers(hint, each, (*path, name))
+            yield from _converted(hint, each, (*path, name))
     elif isinstance(value, list | tuple):
         for number, each in enumerate(value):
-            yield from _no_numbers(hint, each, (*path, number))
+            yield from _converted(hint, each, (*path, number))
+    elif isinstance(value, set | frozenset):
+        yield path, value  # in another order in each process, so that nothing would ever be up to date
     elif isinstance(value, bool | str):
         kind = _without_none(_at(hint, path))[0]
         if kind in _NUMBERS or (kind is bool and isinstance(value, str)):

@@ -91,6 +91,8 @@ def run_directory(options: argparse.Namespace) -> Path:
     if "://" in named:
         raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
     path = Path(named).absolute()
+    if path.exists() and not path.is_dir():
+        raise PreceptorError(f"--run-dir {named}: that is no folder. Name one that is, or that is not there yet")
     up = [number for number, part in enumerate(path.parts, 1) if part == ".."]
     return Path(*path.parts[: up[-1]]).resolve().joinpath(*path.parts[up[-1] :]) if up else path
 

@@ -1,6 +1,8 @@
 """A forecast -> a table that people read in a terminal of 100 columns."""
 
 import json
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +19,10 @@ _THOUSAND, _LEAST = 1000, 0.001
 
 def show(told: Mapping[str, Any], *, as_json: bool) -> None:
     """Print a forecast, for people or for machines."""
-    print(json.dumps(told, indent=2) if as_json else table(told))
+    try:
+        print(json.dumps(told, indent=2) if as_json else table(told), flush=True)
+    except BrokenPipeError:  # by `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes once more when it ends
 
 
 def table(told: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ def call(recipe: str, kinds: Iterable[type]) -> Any:
             function = getattr(module, name, None)
             if callable(function) and not _required(function):
                 return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a recipe that ends Python would end us without a word
         raise ConfigError(f"{recipe}: {_where(error, path)}{_why(error)}") from error
     if function is None:
         known = [name for name, each in vars(module).items() if inspect.isfunction(each) and name[0] != "_"]
@@ -58,7 +58,7 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
     return traceback.walk_tb(error.__traceback__)
 
 
-def _where(error: Exception, path: str) -> str:
+def _where(error: BaseException, path: str) -> str:
     """The last line of the user's own file that was at work."""
     lines = [line for frame, line in _frames(error) if Path(frame.f_code.co_filename) == Path(path).absolute()]
     if isinstance(error, SyntaxError) and error.lineno is not None:
@@ -66,7 +66,7 @@ def _where(error: Exception, path: str) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """An error of ours, or of a config with an unknown field, in words; any other with its kind."""
     if isinstance(error, ConfigError):
         return str(error)
@@ -91,7 +91,7 @@ def _without_rules(kinds: Iterable[type]) -> Iterator[None]:
             kind.__post_init__ = rule
 
 
-def _classes(error: Exception, name: str) -> list[Any]:
+def _classes(error: BaseException, name: str) -> list[Any]:
     """The dataclass of a name, where it was called or one of its objects was replaced."""
     for frame, _ in _frames(error):
         for each in (frame.f_globals.get(name), *map(type, frame.f_locals.values())):

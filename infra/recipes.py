@@ -215,6 +215,8 @@ def _check_place(stages: dict[str, Any], stage: str, fields: list[str], text: st
     path = ".".join([stage, *fields])
     config = stages.get(stage)
     if config is None:
+        if stage in known and not allowed.is_group(known[stage], "stage"):
+            raise ConfigError(f"--set {path}: this recipe names no {stage}; a recipe of your own can")
         if stage in known:
             is_run = "this recipe leaves it out" if stage in stages else "this command does not run it"
             raise ConfigError(f"--set {path}: {stage} is a stage, and {is_run}")

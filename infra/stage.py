@@ -57,6 +57,9 @@ class StageConfig:
         """Name -> path of the files or model folders of the world that the stage reads."""
         return {}
 
+    def check(self) -> None:
+        """Raise ConfigError for what the environment lacks, as far as that can be told before anything runs."""
+
     def revisions(self) -> dict[str, str | None]:
         """Name of a material -> the revision of the hub's model that is meant, where one is named."""
         return {}
@@ -130,7 +133,9 @@ def current_outputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact] |
 
 
 def check_materials(config: StageConfig) -> None:
-    """Raise InputError when a file or model folder that the stage will read is not there."""
+    """Raise InputError when a file or model folder that the stage will read is not there, or ConfigError for what else
+    the stage lacks."""
+    config.check()
     for name in config.materials():
         _is_there(config, name)
 

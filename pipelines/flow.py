@@ -21,8 +21,7 @@ from infra.progress import Progress, Screen
 from infra.stage import StageConfig
 from pipelines import agreement
 from pipelines.agreement import PACKAGES
-from pipelines.records import TAUGHT
-from pipelines.settings import plan_for
+from pipelines.records import TAUGHT, Arm, Condition
 
 STAGES = (
     "draw",  # files as a user would bring them (pocket scale only)
@@ -160,9 +159,16 @@ def rehearse(
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
     """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others."""
-    plan = plan_for(resolve(recipe, [])["examine"].plan, arms)
+    plan = _plan_for(resolve(recipe, [])["examine"].plan, arms)
     named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("compose", "fit", "deploy", "report")]
     return [*named, f"examine.plan={json.dumps(plan)}"]
+
+
+def _plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
+    """The entries of a plan that concern these arms or no taught one, and for an arm without any the real images."""
+    kept = [entry for entry in plan if entry.partition("/")[0] in (*arms, *(set(Arm) - set(TAUGHT)))]
+    planned = {entry.partition("/")[0] for entry in kept}
+    return [*kept, *(f"{arm}/{Condition.REAL}" for arm in arms if arm not in planned)]
 
 
 def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequence[str]) -> list[str]:
@@ -196,8 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arms = for_arms(options.recipe, options.arms) if options.arms else []
         overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
         num_questions = 16 if options.questions is None else options.questions
-        if num_questions < 1 or (options.questions and not options.rehearse):
+        if num_questions < 1:
             raise ConfigError(f"--questions {num_questions}: how many a rehearsal takes of each split, at least 1")
+        if options.questions is not None and not options.rehearse:
+            raise ConfigError(
+                f"--questions {num_questions}: how many a rehearsal takes of each split. Add --rehearse, or for a run "
+                f"of few questions: --limit {num_questions}"
+            )
+        if options.rehearse and options.dry_run:
+            raise ConfigError("--rehearse runs what --dry-run only describes: choose one of them")
         run_dir = command_line.run_directory(options)
         if options.dry_run:
             told = describe(options.recipe, run_dir, overrides, options.gpu_hour_price)

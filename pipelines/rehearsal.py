@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from infra import cluster, journal, stage
+from infra import cluster, journal, run_lock, stage
 from infra.digests import digest_json
 from infra.errors import in_one_line, prerequisite
 from infra.manifest import Artifact
@@ -70,11 +70,15 @@ def rehearse(
 
 @contextmanager
 def _folder(run_dir: Path) -> Iterator[Path]:
-    """The rehearsal's own folder, empty, from which nothing reaches MLflow."""
+    """The rehearsal's own folder, empty and ours alone, from which nothing reaches MLflow."""
     folder = run_dir / FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with patch.dict(os.environ, {journal.DRIVER_VARIABLE: "1", "VLLM_LOGGING_LEVEL": "ERROR"}):
+    quiet = patch.dict(os.environ, {journal.DRIVER_VARIABLE: "1", "VLLM_LOGGING_LEVEL": "ERROR"})
+    with quiet, run_lock.held(folder, "a rehearsal", Progress("rehearse").say):
+        for old in folder.iterdir():
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old, ignore_errors=True)
+            elif old.name != run_lock.NAME:
+                old.unlink()
         yield folder
 
 

@@ -25,16 +25,17 @@ IMAGES = ("images",)  # of the questions: who shows one digests it; see `sealed_
 
 
 def check_arms(arms: tuple[Arm, ...]) -> None:
-    """Raises ValueError unless at least one arm is named, and none but those that adapters are fitted for."""
+    """Raises ValueError unless at least one arm is named, each once, and none but those that adapters are fitted
+    for."""
     if not arms or not set(arms) <= set(TAUGHT):
         raise ValueError(f"name at least one arm of {', '.join(TAUGHT)}, and no other")
+    check_each_once(arms)
 
 
-def plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
-    """The entries of a plan that concern these arms or no taught one, and for an arm without any the real images."""
-    kept = [entry for entry in plan if entry.partition("/")[0] in (*arms, *(set(Arm) - set(TAUGHT)))]
-    planned = {entry.partition("/")[0] for entry in kept}
-    return [*kept, *(f"{arm}/{Condition.REAL}" for arm in arms if arm not in planned)]
+def check_each_once(names: Sequence[str]) -> None:
+    """Raises ValueError for what stands there twice: its answers would count twice."""
+    if twice := {str(name) for name in names if names.count(name) > 1}:
+        raise ValueError(f"{', '.join(sorted(twice))} is named twice: name it once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class QuestionsConfig(StageConfig):
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources is empty: name at least one table")
+        if self.folder == "":
+            raise ValueError("folder is empty: name one, or null for what the flow drew")
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"questions": self}
@@ -142,6 +145,8 @@ class TeachConfig(StageConfig):
                 f"top_logprobs is {self.top_logprobs}, and an endpoint tells no token's number: leave endpoint out, "
                 "and an engine of our own asks the teacher"
             )
+        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"endpoint is {self.endpoint!r}: write its base URL, such as http://HOST:8000/v1")
         if self.ledger is not None and not self.ledger.startswith("/"):
             raise ValueError(f"ledger is {self.ledger!r}, and jobs run in another folder: name an absolute path")
 
@@ -289,6 +294,9 @@ class ExamineConfig(StageConfig):
             arm, _, condition = entry.partition("/")
             if arm not in set(Arm) or condition not in set(Condition):
                 raise ValueError(f"{entry!r} is no arm/condition, such as rationale_then_answer/blank")
+        if not self.plan:
+            raise ValueError('plan is empty: name at least one arm/condition, such as "rationale_then_answer/real"')
+        check_each_once(self.plan)
 
     def outputs(self) -> dict[str, StageConfig]:
         return {"predictions": replace(self, expected_answers_per_s=None)}  # which decides nothing about them

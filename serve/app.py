@@ -32,7 +32,7 @@ from pipelines.engine import EngineConfig
 from pipelines.records import Question
 from serve import loading, models, readiness
 from serve.api.endpoint import HttpEndpoint
-from serve.api.guard import digest_key, is_loopback
+from serve.api.guard import key_digest
 from serve.api.validation import Limits
 from serve.base import open_base
 from serve.models import Catalogue, Weights
@@ -265,17 +265,6 @@ def base_url(config: DeployConfig) -> str:
     everywhere = config.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
     host = "127.0.0.1" if everywhere else config.host
     return f"http://{f'[{host}]' if ':' in host else host}:{config.port}/v1"
-
-
-def key_digest(host: str) -> str | None:
-    """The digest of the key that requests carry; raises ConfigError when others could reach an endpoint without one."""
-    key = os.environ.get(API_KEY_VARIABLE)
-    if not key and not is_loopback(host):
-        raise ConfigError(
-            f"deploy.host={host} lets other machines ask the models, so it needs a key: "
-            f"export {API_KEY_VARIABLE}=$(openssl rand -hex 32)"
-        )
-    return digest_key(key) if key else None
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -50,6 +50,12 @@ class DeployConfig(StageConfig):
         if not 0 < self.port <= _LAST_PORT:
             raise ValueError(f"port must lie between 1 and {_LAST_PORT}")
 
+    def check(self) -> None:
+        """Others reach the endpoint only with a key, which is wanted now and not when all is taught and fitted."""
+        from serve.api.guard import key_digest  # brings an HTTP server
+
+        key_digest(self.host)
+
     def inputs(self) -> tuple[str, ...]:
         """The questions say how many images a request has, the rationales name the teacher, the adapters the base."""
         return ("questions", "rationales", *(f"adapters/{arm}" for arm in self.arms))

@@ -16,6 +16,9 @@ _SAME = {"base", "lora_rank", "batch_size", "max_length", "tokens_per_pack", "pr
     "num_workers",
     "cpus_per_worker",
     "gpus_per_worker",
+    "zero_stage",
+    "offload_optimizer",
+    "distillation_weight",
 }
 
 

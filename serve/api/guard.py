@@ -3,11 +3,14 @@
 import hashlib
 import hmac
 import ipaddress
+import os
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from infra.errors import ConfigError
+from pipelines.endpoint import API_KEY_VARIABLE
 from serve.api.errors import Refused
 
 
@@ -22,6 +25,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def key_digest(host: str) -> str | None:
+    """The digest of the key that requests carry; raises ConfigError when others could reach an endpoint without one."""
+    key = os.environ.get(API_KEY_VARIABLE)
+    if not key and not is_loopback(host):
+        raise ConfigError(
+            f"deploy.host={host} lets other machines ask the models, so it needs a key: "
+            f"export {API_KEY_VARIABLE}=$(openssl rand -hex 32)"
+        )
+    return digest_key(key) if key else None
 
 
 _OF_A_PROXY = ("forwarded", "x-forwarded-for", "x-real-ip", "via")

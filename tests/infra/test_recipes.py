@@ -62,6 +62,12 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ("fit.learning_rate=Infinity", r"finite number"),
         ("questions.limit=0", r"questions\.limit=0: allowed is a whole number above 0, or None \(--set: null\)$"),
         ("questions.limit=1.5", r"questions\.limit=1\.5"),
+        ("examine.plan=[]", "plan is empty: name at least one arm/condition"),
+        ('examine.plan=["teacher/real", "teacher/real"]', "teacher/real is named twice: name it once"),
+        ('fit.arms=["multi_task", "multi_task"]', "multi_task is named twice"),
+        ("questions.folder=", "folder is empty: name one, or null"),
+        ("teach.endpoint=host:8000", r"endpoint is 'host:8000': write its base URL, such as http://HOST:8000/v1"),
+        ("cluster.gpus=8", "this recipe names no cluster; a recipe of your own can"),
         ('examine.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),
         (
             'fit.arms=["rationale_first"]',
@@ -284,6 +290,12 @@ def test_dicts_and_lists_stand_for_groups_of_fields_where_that_is_certain(tmp_pa
     assert stages == {name: config for name, config in resolved().items() if name not in ("teach", "fit")}
 
 
+def test_a_set_is_no_list_since_its_order_is_another_one_in_each_process(tmp_path):
+    body = "return parts(replace(part, compose=replace(part.compose, arms={'answer_only'})))"
+    with pytest.raises(ConfigError, match=r"compose\.arms=\{'answer_only'\}: allowed is a list such as"):
+        recipes.resolve(own(tmp_path, body), ALL)
+
+
 def test_what_a_recipe_of_one_s_own_names_rightly_is_left_as_it_is(tmp_path):
     assert recipes.resolve(own(tmp_path, "return parts()"), ALL) == resolved()
     changed = recipes.resolve(own(tmp_path, "return parts()"), ALL, ["fit.seed=4"])
@@ -314,6 +326,9 @@ def test_a_stage_of_a_class_of_the_user_s_own_stays_of_that_class(tmp_path):
             "mine.py:recipe asks for size, gpus, and a recipe is called with",
         ),
         ("def recipe(: return", "mine.py:recipe: line 1: SyntaxError"),
+        ("", "mine.py has no function 'recipe'. Known: none."),
+        ("import sys\ndef recipe(): sys.exit()", "mine.py:recipe: line 2: SystemExit"),
+        ("raise SystemExit(0)", "mine.py:recipe: line 1: SystemExit: 0"),
         ("x = 1\nraise OSError('disk away')", "mine.py:recipe: line 2: OSError: disk away"),
     ],
 )

@@ -2,7 +2,10 @@ import contextlib
 import json
 import os
 import re
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,8 @@ from infra.errors import ConfigError
 from pipelines import flow
 from pipelines.records import TAUGHT, Arm
 from pipelines.settings import ARMS
+
+PROJECT = Path(__file__).parents[2]
 
 
 def test_a_stage_s_command_carries_only_its_own_overrides(tmp_path):
@@ -197,11 +202,44 @@ def test_a_flow_with_nothing_left_to_do_needs_no_lock_and_a_failed_one_leaves_no
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--questions", "4"], ["--rehearse", "--questions", "0"]])
-def test_questions_of_a_rehearsal_are_a_number_and_a_rehearsal_s(tmp_path, capsys, words):
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--questions", "4"], "--questions 4: .* Add --rehearse, or for a run of few questions: --limit 4"),
+        (["--rehearse", "--questions", "0"], "--questions 0: how many a rehearsal takes of each split, at least 1"),
+        (["--rehearse", "--dry-run"], "choose one of them"),
+        (["--arms", "multi_task", "multi_task", "--dry-run"], "multi_task is named twice"),
+        (["--set", "deploy.host=0.0.0.0", "--dry-run"], "needs a key: export PRECEPTOR_API_KEY="),
+    ],
+)
+def test_words_that_do_not_go_together_end_the_flow_before_anything_starts(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.delenv("PRECEPTOR_API_KEY", raising=False)
+    with pytest.raises(SystemExit) as ended:
         flow.main(["pocket", "--run-dir", str(tmp_path / "r"), *words])
-    assert "how many a rehearsal takes of each split" in capsys.readouterr().err
+    assert ended.value.code == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_is_a_file_is_told_by_a_dry_run_too(tmp_path, capsys):
+    (tmp_path / "r").touch()
+    with pytest.raises(SystemExit):
+        flow.main(["pocket", "--run-dir", str(tmp_path / "r"), "--dry-run"])
+    assert "r: that is no folder" in capsys.readouterr().err
+
+
+def test_a_dry_run_ends_without_a_word_where_its_reader_has_seen_enough():
+    told = {"a": "b" * 1000}
+    code = (
+        f"import os, time; from infra import forecast_table; time.sleep(1); forecast_table.show({told}, as_json=True)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    told = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, cwd=PROJECT, check=False
+    )
+    os.close(writing)
+    assert (told.returncode, told.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(("found", "code"), [([], 0), (["teach: too small"], 1)])

@@ -13,6 +13,7 @@ from pipelines import tables
 from pipelines.endpoint import API_KEY_VARIABLE, Endpoint, ServedModel
 from pipelines.records import Arm, Question
 from serve import app
+from serve.api import guard
 from serve.api.guard import digest_key
 from serve.api.validation import Limits
 from serve.models import Catalogue, Weights
@@ -59,15 +60,15 @@ def test_free_port_passes():
 def test_endpoint_that_others_reach_demands_a_key(host, monkeypatch):
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
     with pytest.raises(ConfigError, match=API_KEY_VARIABLE):
-        app.key_digest(host)
+        guard.key_digest(host)
     monkeypatch.setenv(API_KEY_VARIABLE, "secret")
-    assert app.key_digest(host) == digest_key("secret")
+    assert guard.key_digest(host) == digest_key("secret")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
 def test_loopback_needs_no_key(host, monkeypatch):
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
-    assert app.key_digest(host) is None
+    assert guard.key_digest(host) is None
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,16 @@ def test_hours_are_those_of_the_steps_that_were_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_workers": 1}, {"batch_size": 8}, {"base": "other"}, {"tokens_per_pack": 400}]
+    "changes",
+    [
+        {"num_workers": 1},
+        {"batch_size": 8},
+        {"base": "other"},
+        {"tokens_per_pack": 400},
+        {"offload_optimizer": True},
+        {"zero_stage": 1},
+        {"distillation_weight": 1.0},
+    ],
 )
 def test_steps_of_another_kind_measure_nothing(tmp_path, changes):
     seal(tmp_path, config())

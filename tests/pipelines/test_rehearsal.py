@@ -1,0 +1,18 @@
+"""The folder of a rehearsal; the rehearsals themselves are in tests/flow."""
+
+import pytest
+
+from infra.errors import ArtifactError
+from pipelines import rehearsal
+
+
+def test_a_rehearsal_begins_with_an_empty_folder_and_two_at_once_do_not_remove_each_other_s(tmp_path):
+    with rehearsal._folder(tmp_path) as folder:
+        (folder / "questions").mkdir()
+        (folder / "left").touch()
+    with rehearsal._folder(tmp_path) as folder:
+        assert [path.name for path in folder.iterdir()] == [".in_use"]
+        (folder / "questions").mkdir()
+        with pytest.raises(ArtifactError, match="is in use by a rehearsal"), rehearsal._folder(tmp_path):
+            pass
+        assert (folder / "questions").is_dir()
