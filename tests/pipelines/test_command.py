@@ -373,6 +373,12 @@ LACKING = {
         [],
         "Nothing is left to train on: of 1 rows with the split train, none is kept (missing_image 1).",
     ),
+    "all rejected": (
+        [row(0, answer="Z"), row(5, answer="Z")],
+        [],
+        "Nothing is left to examine: of 2 rows, none that can be used has the split test (set aside: "
+        "answer_is_no_option 2). answer_is_no_option: the answer is none of the options' letters, texts or numbers.",
+    ),
     "rejected": ([row(0, answer="Z"), row(5)], [], "has the split train (set aside: answer_is_no_option 1)"),
 }
 
