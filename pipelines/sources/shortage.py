@@ -22,7 +22,11 @@ def told(tally: Tally, curation: CurationConfig, limit: int | None) -> list[str]
     """
     return [
         f"Nothing is left {purpose}: {_cause(tally, split, curation)}"
-        + (f" Only the first {limit} rows of each table were read, as questions.limit says." if limit else "")
+        + (
+            f" Only the first {limit} rows of each split of a table were read, as questions.limit says."
+            if limit
+            else ""
+        )
         for split, purpose in _PURPOSE.items()
         if not tally.rows[split]
     ]

@@ -362,7 +362,11 @@ LACKING = {
         [],
         "Nothing is left to examine: of 2 rows, none that can be used has the split test.",
     ),
-    "limit": ([row(0), row(5)], ["--limit", "1"], "Only the first 1 rows of each table were read"),
+    "limit": (
+        [row(0, image="none.png"), row(1), row(5)],
+        ["--limit", "1"],
+        "Only the first 1 rows of each split of a table were read, as questions.limit says.",
+    ),
     "validation": (
         [row(0), row(5)],
         ["--set", "questions.curation.validation_share=0.9999999"],
