@@ -32,6 +32,7 @@ def main(
     parser = parser or stage_parser(stage)
     with reporting_errors(stage):
         options = parsed(parser, arguments)
+        interrupt_on_sigterm()
         credentials.load()
         configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
         run_dir, config = run_directory(options), configs[stage]
@@ -43,7 +44,6 @@ def main(
             told = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
             forecast_table.show(told, as_json=options.json)
             return
-        interrupt_on_sigterm()
         progress = Progress(stage)
         is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
         with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):

@@ -7,6 +7,7 @@ something elsewhere, such as `T2*-weighted`, `-1`, `A and B`.
 
 import re
 import unicodedata
+from collections import Counter
 
 from pipelines import sentences
 from pipelines.records import LETTERS
@@ -35,6 +36,17 @@ _LEADING = re.compile(r"^\W*([A-Z])(?=$|[.):,*])")
 _LONE_LETTER = re.compile(r"(?<![\w'])([A-Z])(?=$|[.):,;*]|\s+(?:and|or)\b)")
 _LETTER_FIRST = re.compile(r"\(?([A-Za-z])[.):,]+ ?(.+)")
 _LETTER_LAST = re.compile(r"(.+?) ?\(([A-Za-z])\)")
+_THOUGHT = "think>"
+_DENIED = re.compile(
+    r"\b(?:not|no|never|neither|nor|cannot|without|except|but|minus|unlike|exclud(?:e|es|ed|ing)"
+    r"|rul(?:e|es|ed|ing) out|rather than|instead of|absent|absence|unable|sorry)\b|n't\b"
+)
+# What leaves open whether an option that is named is meant.
+_OPEN = re.compile(rf"{_DENIED.pattern}|\b(?:if|whether|unless|would|could)\b|\b(?:and|or) [a-z]\b|/")
+_PART = re.compile(r"\b(?:panel|fig(?:ure|\.)?|image|subfigure|inset|row|column) *$")
+_ABBREVIATED = re.compile(r"(.{2,}?) \((\w[\w\-]+)\)")
+_STARTS_WITH_NUMBER = re.compile(r"[<>≤≥~+\-\u2212\s]*\d")
+_NUMBER = re.compile(r"(?<![\w.])\d")
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | {"’": "'"})
 _BRACKETS = "()[]<>【】\"'"
 _MOST_AROUND = 64  # characters around an option's text, in an answer that holds nothing else
@@ -43,34 +55,60 @@ _MOST_AROUND = 64  # characters around an option's text, in an answer that holds
 def read_letter(text: str, options: tuple[str, ...], *, answer_first: bool = False) -> str | None:
     """The option's letter that a text settles on, or None.
 
-    Reads, in this order: the last line that begins as an answer does, such as `Answer: option (X)`; the last sentence
-    that says which is the right option; a letter alone; the text of exactly one option, word for word. Marks of
-    emphasis and boxes around it are passed over. A letter that is not among the options, or that contradicts the
-    option named beside it, is no answer. The line that every arm learns to write is read back as its option, whatever
-    the options are. answer_first: the answer is the text's first line, whatever the rationale behind it says about
-    answers.
+    Reads, in this order: the last line that begins as an answer does, such as `Answer: option (X)`, unless a sentence
+    behind it says that another is right; the last sentence that says which is the right option; a letter alone; the
+    text of exactly one option, word for word, where nothing beside it denies it or leaves it open. Marks of emphasis
+    and boxes around it are passed over, and so are a thinking model's thoughts. A letter that is not among the options,
+    or that contradicts the option or the number named beside it, is no answer. The line that every arm learns to write
+    is read back as its option, whatever the options are.
+
+    answer_first: the answer is the text's first line, whatever the rationale behind it says about answers.
     """
-    if answer_first:
-        text = text.strip().partition("\n")[0]
+    text = text.strip().partition("\n")[0] if answer_first else _behind_thoughts(text, options)
     found = _final(text)
-    if (meant := _meant(found[1] if found else text, options)) is not None:
-        return meant.pop() if len(meant) == 1 else None
-    said = _undecorated(found[1] if found else text)
-    letters = set(LETTERS[: len(options)])
-    named = _named_options(said, options)
-    letter = _stated_letter(said, bare=found is None)
-    if letter is None:
-        is_rationale = answer_first and found is None  # it came first after all, and may name any option
-        return next(iter(named)) if len(named) == 1 and not is_rationale else None
-    if letter not in letters or (named and letter not in named):
-        return None
-    return letter
+    # A rationale that came first after all may name any option.
+    letter = _settled(found[1] if found else text, options, bare=found is None, by_text=bool(found) or not answer_first)
+    later = _settled(said, options) if found and (said := _said_after(text, found[0])) else None
+    return later or letter
 
 
 def without_answer(text: str) -> str:
     """The reasoning in a text: whole sentences, up to the line, the sentence or the clause that gives the answer."""
     found = _final(text)
     return sentences.before(text, found[0]) if found else text.strip()
+
+
+def _behind_thoughts(text: str, options: tuple[str, ...]) -> str:
+    """What stands behind a thinking model's thoughts, which say much about answers; nothing where they never end."""
+    if any(_THOUGHT in option for option in options):
+        return text
+    _, closing, behind = text.rpartition(f"</{_THOUGHT}")
+    return "" if not closing and text.lstrip().startswith(f"<{_THOUGHT}") else behind
+
+
+def _said_after(text: str, place: int) -> str | None:
+    """What is said of the right option in a line behind that of the final answer: it was thought better of."""
+    line_end = text.find("\n", place)
+    matches = [each for pattern in (_ANSWER_IS, _IS_ANSWER) for each in pattern.finditer(text)]
+    last = max(matches, key=lambda match: match.start(), default=None)
+    return last["said"] if last and -1 < line_end < last.start() else None
+
+
+def _settled(said: str, options: tuple[str, ...], *, bare: bool = False, by_text: bool = True) -> str | None:
+    """The letter of the one option that is said to be right. bare: nothing announces an answer. by_text: an option
+    may be named without its letter."""
+    if (meant := _meant(said, options)) is not None:
+        return meant.pop() if len(meant) == 1 else None
+    said = _undecorated(said)
+    named, beside = _named_options(said, options, abbreviated=not bare)
+    letter = _stated_letter(said, bare, beside)
+    if letter is None:
+        only = next(iter(named)) if by_text and len(named) == 1 and not _OPEN.search(beside) else None
+        return only if only and not re.fullmatch(r"[^\W\d]", options[LETTERS.index(only)]) else None
+    if letter not in LETTERS[: len(options)] or (named and letter not in named):
+        return None
+    is_other_number = _STARTS_WITH_NUMBER.match(options[LETTERS.index(letter)]) and _NUMBER.search(said)
+    return None if is_other_number and letter not in named else letter
 
 
 def _meant(said: str, options: tuple[str, ...]) -> set[str] | None:
@@ -143,11 +181,14 @@ def _undecorated(said: str) -> str:
     return _EMPHASIS.sub("", _BOXED.sub(r"\1", said)).strip(_DECORATION + "\n")
 
 
-def _stated_letter(said: str, bare: bool) -> str | None:
-    """The one letter that stands in brackets, or at the start with nothing but its mark behind it; two are none."""
+def _stated_letter(said: str, bare: bool, beside: str) -> str | None:
+    """The one letter that stands in brackets, or at the start with nothing but its mark behind it; two are none, and
+    one that is denied, or that a picture's part is called by. beside: what is said besides the options' texts."""
     parenthesised = set(_PARENTHESISED.findall(said))
     if parenthesised:
-        return parenthesised.pop() if len(parenthesised) == 1 else None
+        letter = parenthesised.pop()
+        before = beside.partition(f"({letter.casefold()})")[0]
+        return None if parenthesised or _DENIED.search(before) or _PART.search(before) else letter
     leading = _LEADING.match(said)
     # Without the final line's `Answer:`, a capital that starts a sentence ("A smooth ...") is not an answer.
     if leading is None or (bare and len(said.strip(" .:()*")) > 1):
@@ -156,12 +197,35 @@ def _stated_letter(said: str, bare: bool) -> str | None:
     return None if others else leading[1]
 
 
-def _named_options(said: str, options: tuple[str, ...]) -> set[str]:
-    """Letters of the options whose text stands in `said` as whole words; longer options hide the ones inside them."""
-    remaining, named = said.casefold(), set()
-    for letter, option in sorted(zip(LETTERS, options, strict=False), key=lambda pair: -len(pair[1])):
-        pattern = rf"(?<!\w){re.escape(option.casefold().strip())}(?!\w)"
-        if option.strip() and re.search(pattern, remaining):
+def _named_options(said: str, options: tuple[str, ...], abbreviated: bool) -> tuple[set[str], str]:
+    """Letters of the options whose text stands in `said` as whole words, and what is left; longer ones hide those
+    inside them. abbreviated: also where either of `text (abbreviation)` stands there alone."""
+    remaining, named = said.casefold().translate(_DASHES), set()
+    texts = [
+        (letter, part)
+        for letter, option in zip(LETTERS, options, strict=False)
+        for part in _names_of(option, abbreviated)
+    ]
+    times = Counter(part for _, part in texts)
+    for letter, part in sorted(texts, key=lambda pair: -len(pair[1])):
+        # `no` denies the word behind it, unless it is all of the answer.
+        pattern = rf"^\W*{part}(?=\W*$|\W*[.,;:!])" if part in {"yes", "no"} else _whole(part)
+        if times[part] == 1 and re.search(pattern, remaining):
             named.add(letter)
             remaining = re.sub(pattern, " ", remaining)
-    return named
+            if part in {"yes", "no"}:
+                return named, ""
+    return named, remaining
+
+
+def _names_of(option: str, abbreviated: bool) -> set[str]:
+    text = option.casefold().translate(_DASHES).strip()
+    both = _ABBREVIATED.fullmatch(text) if abbreviated else None
+    return {text, *(both.groups() if both else ())} - {""}
+
+
+def _whole(text: str) -> str:
+    """A pattern for a text that is part of no longer word and no other number: 1 is none of -1, 1.5, 10^1 and 1+."""
+    before = r"(?<![\w+\-^/])(?<!\d[.,])" if text[0].isdigit() else r"(?<!\w)"
+    after = r"(?!\w|[.,/^]\d|[+%])" if text[-1].isdigit() else r"(?!\w)"
+    return f"{before}{re.escape(text)}{after}"

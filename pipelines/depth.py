@@ -109,12 +109,16 @@ def scaled(values: Values, *, seen: Values | None = None, is_negative: bool = Fa
     """Values (height x width) as 8 bits, from the 0.1st to the 99.9th percentile of them; what is no number is black.
 
     A hot pixel leaves all else as it is, and so does a value that stands for no data, however often it is there: it is
-    none where it lies further from the others than they lie apart. seen: which values count.
+    none where it lies further from the others than they lie apart. Where all but fewer than these shares is of one
+    value, as in a mask of something small, the range is the whole one. seen: which values count.
     """
     step = max(1, values.size // _SAMPLE)
     sample = values.ravel()[::step]
     counted = np.isfinite(sample) if seen is None else np.isfinite(sample) & seen.ravel()[::step]
-    return spread(values, *_range(sample[counted]), is_negative=is_negative)
+    low, high = _range(sample[counted])
+    if low == high and (every := values[np.isfinite(values) if seen is None else np.isfinite(values) & seen]).size:
+        low, high = float(every.min()), float(every.max())
+    return spread(values, low, high, is_negative=is_negative)
 
 
 def spread(values: Values, low: float, high: float, *, is_negative: bool = False) -> npt.NDArray[np.uint8]:

@@ -298,12 +298,11 @@ def _remote_zip(uri: str) -> zipfile.ZipFile:
 def _facts(request: Request, data: bytes, normal: Normal) -> dict[str, Any]:
     pixels = hashlib.sha256(f"{normal.pixels.width}x{normal.pixels.height}:".encode())
     pixels.update(normal.pixels.tobytes())
-    source_digest = digest_bytes(data)
     return {
         "name": request.name,
         "crop": request.crop,
-        "source_digest": source_digest,
-        "digest": digest_bytes(normal.data) if normal.changes else source_digest,
+        "source_digest": digest_bytes(data),
+        "digest": digest_bytes(normal.data),
         "pixel_digest": pixels.hexdigest(),
         "perceptual_hash": perceptual_hash(normal.pixels),
         "width": normal.pixels.width,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, ImageStat, UnidentifiedImageError
 
-from pipelines import depth
+from pipelines import depth, stripping
 from pipelines.sources import members
 
 MAX_BYTES = 64 << 20
@@ -77,9 +77,9 @@ def normalise(data: bytes, *, max_pixels: int, box: Box | None = None, stretch_t
     """The image that a model may be shown: first frame, upright, 8 bits, cropped to `box`, at most `max_pixels`.
 
     box: left, top, right, bottom in pixels, clamped to the image. stretch_tiff: show a TIFF from its darkest to its
-    brightest value, also one of 8 bits. The source's own bytes are kept where nothing has to change; else it is stored
-    as PNG, or as JPEG where its own format had lost something already, or a PNG would be large. Raises
-    UnreadableImageError.
+    brightest value, also one of 8 bits. Where nothing has to change, those of the source's bytes are kept that are its
+    pixels; else it is stored as PNG, or as JPEG where its own format had lost something already, or a PNG would be
+    large. Raises UnreadableImageError.
     """
     image, kind, is_lossy, changes = _decoded(data, stretch_tiff, None if box is not None else max_pixels)
     if box is not None:
@@ -91,9 +91,10 @@ def normalise(data: bytes, *, max_pixels: int, box: Box | None = None, stretch_t
     _check_aspect(fitting)
     if fitting is not image:
         changes.append("resized")
-    if not changes and kind in _KEPT_FORMATS:
-        return Normal(fitting, data, f".{kind.lower()}", ())
-    stored, stored_kind = _encoded(fitting, is_lossy)
+    if not changes and kind in _KEPT_FORMATS and (bare := stripping.stripped(data)) is not None:
+        return Normal(fitting, bare, f".{kind.lower()}", ())
+    is_only_repacked = not changes and kind == "PNG"
+    stored, stored_kind = (png(fitting), "png") if is_only_repacked else _encoded(fitting, is_lossy)
     return Normal(fitting, stored, f".{stored_kind}", tuple(changes) or (f"as_{stored_kind}",))
 
 

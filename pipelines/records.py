@@ -139,7 +139,7 @@ class StoredImage(Record):
     pixels; empty for all of it. source_digest, digest: SHA-256 of the source's bytes and of the stored ones.
     pixel_digest: SHA-256 of the pixels before they were encoded, whatever the format. perceptual_hash: 64 bits in
     hexadecimal; empty where nothing can be told apart. changes: what the door changed, in order; none where the
-    source's own bytes are stored.
+    source's own bytes are stored, or those of them that are its pixels.
     """
 
     stem: ClassVar[str] = "images"

@@ -8,7 +8,6 @@ send to vLLM and Ray Serve is shown to their own checks, and it does its work on
 import dataclasses
 import functools
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -124,9 +123,6 @@ class _Rehearsal:
                 return
             self._say(f"{name} took {time.monotonic() - started:.0f} s")
             if name == "questions":
-                yield from (empty := list(self._empty_splits()))
-                if empty:
-                    return
                 yield from self._more_images()
 
     def _standing_in(self, name: str, config: Any) -> Any:
@@ -214,19 +210,6 @@ class _Rehearsal:
                 run=run,
                 afresh=True,
             )
-
-    def _empty_splits(self) -> Iterator[str]:
-        """Splits that the table does not have, or that curation leaves nothing of."""
-        tally = self._artifacts["questions"].tally
-        kept_back = tally["reasons"] | tally["quarantined"]
-        why = ", ".join(f"{reason} {count}" for reason, count in kept_back.items()) or "no row was rejected"
-        levels = json.dumps([str(level) for level in self._stages["questions"].curation.decontaminate_by[:1]])
-        for split in ("train", "test"):
-            if not tally["rows"].get(split):
-                yield (
-                    f"questions: none is left with the split {split} ({why}). Name that split in the table, mend its "
-                    f"rows, or take less for the same: --set 'questions.curation.decontaminate_by={levels}'"
-                )
 
     def _more_images(self) -> Iterator[str]:
         """What the settings are too small for where questions have several images."""

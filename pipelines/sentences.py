@@ -31,7 +31,7 @@ _LEADS_ON = re.compile(
     re.IGNORECASE,
 )
 _MOST_STUMPS = 16  # what has more of them one after the other is no reasoning
-_HEADING = re.compile(r"\s*(?:#{1,6}\s.*|(?:\*\*|__)[^*_]*[^*_.!?](?:\*\*|__)|(?:\d{1,3}[.)]|[-*•])?)\s*")
+_HEADING = re.compile(r"#{1,6}\s.*|(?:\*\*|__)[^*_]*[^*_.!?](?:\*\*|__)|(?:\d{1,3}[.)]|[-*•])?")
 
 
 def before(text: str, place: int) -> str:
@@ -48,8 +48,8 @@ def _sentence_start(text: str, place: int) -> int:
     """Where the sentence that reaches to `place` begins."""
     start = 0
     for end in _END.finditer(text, 0, place):
-        line_start = text.rfind("\n", 0, end.start()) + 1
-        word = text[max(line_start, end.start() - _LONGEST_ABBREVIATION) : end.start() + 1]
+        near = max(0, end.start() - _LONGEST_ABBREVIATION)
+        word = text[max(near, text.rfind("\n", near, end.start()) + 1) : end.start() + 1]
         if end[0] == "\n" or not _ABBREVIATED.search(word):
             start = end.end()
     return start
@@ -60,7 +60,7 @@ def _without_stump(text: str) -> str:
     for _ in range(_MOST_STUMPS):
         head, _, line = text.rpartition("\n")
         bare = line.strip(_MARKS)
-        if not bare or _HEADING.fullmatch(line) or bare.endswith(":"):
+        if not bare or _HEADING.fullmatch(line.strip()) or bare.endswith(":"):
             text = head.rstrip()
         elif _LEADS_ON.search(bare):
             text = text[: _sentence_start(text, len(text))].rstrip()

@@ -13,10 +13,12 @@ from typing import Any
 
 from pipelines.records import LETTERS
 from pipelines.sources import columns
-from pipelines.sources.drafts import RejectedError, line
+from pipelines.sources.drafts import MIN_OPTIONS, RejectedError, line
 from pipelines.sources.json_rows import Number
 
 COLUMN = re.compile(r"option_([a-z])")  # in plain spelling
+_LETTERED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.):])\s*(\S.*)", re.DOTALL)
+_WITH_LETTERS = "options_with_their_letters"
 _NUMBERS, _BY_LETTER, _OF_PYTHON = "options_that_are_numbers", "options_by_letter", "options_as_a_python_list"
 _QUOTED = (rf"{quote}((?:[^{quote}\\]|\\['\"\\nrt])*+){quote}" for quote in "'\"")
 _ELEMENT = re.compile(rf"{'|'.join(_QUOTED)}|(-?\d++(?:\.\d++)?)")
@@ -86,7 +88,18 @@ def _texts(values: list[Any], reason: str, read_as: list[str]) -> tuple[list[str
     if None in texts:
         raise RejectedError(reason)
     are_numbers = any(not isinstance(value, str) for value in values)
-    return [line(text) for text in texts if text is not None], [*read_as, *[_NUMBERS] * are_numbers]
+    found, with_letters = _without_letters([line(text) for text in texts if text is not None])
+    return found, [*read_as, *[_NUMBERS] * are_numbers, *[_WITH_LETTERS] * with_letters]
+
+
+def _without_letters(texts: list[str]) -> tuple[list[str], bool]:
+    """Texts without the letter that each of them begins with, where all do, in order: `B. cast` would be shown as
+    `A. B. cast` once options change places."""
+    found = [_LETTERED.fullmatch(text) for text in texts]
+    own = [(each[1] or each[2]) if each else "" for each in found]
+    if len(own) < MIN_OPTIONS or own != list(LETTERS[: len(own)]):
+        return texts, False
+    return [each[3] for each in found if each], True
 
 
 def number(value: Any) -> str | None:

@@ -22,7 +22,11 @@ def told(tally: Tally, curation: CurationConfig, limit: int | None) -> list[str]
     """
     return [
         f"Nothing is left {purpose}: {_cause(tally, split, curation)}"
-        + (f" Only the first {limit} rows of each table were read, as questions.limit says." if limit else "")
+        + (
+            f" Only the first {limit} rows of each split of a table were read, as questions.limit says."
+            if limit
+            else ""
+        )
         for split, purpose in _PURPOSE.items()
         if not tally.rows[split]
     ]
@@ -38,11 +42,17 @@ def _cause(tally: Tally, split: Split, curation: CurationConfig) -> str:
     ):
         return f"{drawn} questions are kept for validation. Lower questions.curation.validation_share."
     if not lost:
-        set_aside = _reasons(tally.reasons | tally.quarantined)
+        set_aside = tally.reasons | tally.quarantined
+        most = max(set_aside, key=lambda reason: set_aside[reason], default="")
+        all_lost = bool(most) and sum(set_aside.values()) == tally.rows["read"]
         return (
             f"of {tally.rows['read']} rows, none that can be used has the split {split}"
-            f"{f' (set aside: {set_aside})' if set_aside else ''}. Write it into the column `split` of the rows "
-            "that are meant for it."
+            f"{f' (set aside: {_reasons(set_aside)})' if most else ''}. "
+            + (
+                f"{most}: {MEANING.get(most, most)}."
+                if all_lost
+                else "Write it into the column `split` of the rows that are meant for it."
+            )
         )
     most = max(lost, key=lambda reason: lost[reason])
     return (

@@ -127,7 +127,8 @@ def png(size: tuple[int, int], depth: int, colour: int, interlace: int, rows: by
 def _interlaced(grey: Image.Image) -> bytes:
     adam7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     pixels = np.asarray(grey)
-    rows = (b"\0" + row.tobytes() for x, y, step_x, step_y in adam7 for row in pixels[y::step_y, x::step_x])
+    parts = [pixels[y::step_y, x::step_x] for x, y, step_x, step_y in adam7]
+    rows = (b"\0" + row.tobytes() for part in parts if part.size for row in part)
     return png(grey.size, 8, 0, 1, b"".join(rows))
 
 

@@ -55,6 +55,78 @@ def test_what_settles_on_nothing_or_contradicts_itself_is_no_answer(text):
     assert answers.read_letter(text, OPTIONS) is None
 
 
+FINDINGS = ("Pleural effusion", "Pneumothorax", "Cardiomegaly", "No abnormality")
+SCANS = ("Computed tomography (CT)", "Magnetic resonance imaging (MRI)", "Ultrasound", "X-ray")
+SIZES = ("10 nm", "50 nm", "50 µm", "5 mm")
+CHARGES = ("-1", "1", "+2", "2")
+STAGES = ("I", "II", "III", "IV")
+VIRUSES = ("Hepatitis A", "Hepatitis B", "Hepatitis C")
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        (FINDINGS, ("No pneumothorax is seen.", "Pneumothorax is excluded.", "Pneumothorax is ruled out.")),
+        (FINDINGS, ("Answer: no pneumothorax (B)", "Rather than pneumothorax, think of a bulla.")),
+        (
+            FINDINGS,
+            ("If there were a pneumothorax, the edge would show.", "It depends on whether pneumothorax is there."),
+        ),
+        (FINDINGS, ("I am sorry, I cannot diagnose a pneumothorax.", "The correct answer is definitely not (A).")),
+        (FINDINGS, ("The answer can't be (A).", "Answer: anything but (A)", "Answer: neither (A)")),
+        (SCANS, ("Answer: it is not an X-ray.", "Answer: unlike an X-ray", "Answer: CT (B)", "Answer: MRI (A)")),
+        (SCANS, ("Answer: see panel (B)", "The answer is visible in figure (C).", "The answer shows, as CT would (B)")),
+        (
+            ("Yes", "No"),
+            ("There is no evidence of a mass.", "I see no image.", "No image was given.", "I have no idea."),
+        ),
+        (SIZES, ("Answer: 50 mm (C)", "Answer: 500 nm (B)", "about 0.50 nm", "Answer: 1.50 nm", "Answer: 10-50 nm")),
+        (CHARGES, ("so x = -2", "x=-2", "the charge is 2+", "1.5", "Answer: 2,5", "Answer: 1e-2", "Answer: 10^2")),
+        (CHARGES, ("Answer: minus 1", "Answer: 2 (C)")),
+        (STAGES, ("I think it needs more views.", "Answer: I am not sure")),
+        (VIRUSES, ("Hepatitis A or B", "Hepatitis B and C")),
+    ],
+)
+def test_an_option_that_is_denied_or_left_open_or_another_number_is_not_taken(options, texts):
+    assert {text: answers.read_letter(text, options) for text in texts} == dict.fromkeys(texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "letter"),
+    [
+        (FINDINGS, "Answer: A small pleural effusion", "A"),
+        (FINDINGS, "The finding is no abnormality.", "D"),
+        (SCANS, "The answer is: **B) MRI**", "B"),
+        (SCANS, "Answer: CT", "A"),
+        (SCANS, "Answer: MR (B)", "B"),
+        (("Yes", "No"), "No, there is no fracture.", "B"),
+        (("Yes", "No"), "Answer: **Yes**, it is.", "A"),
+        (SIZES, "about 50 µm, by the bar", "C"),
+        (CHARGES, "The value is −1.", "A"),
+        (STAGES, "Answer: II", "B"),
+        (SCANS, "**Answer:** A\n\n**Correction:** the correct answer is B.", "B"),
+        (SCANS, "Answer: B\n\nNote that the correct answer is not (A).", "B"),
+        (SCANS, "Answer: B\n\nWhy not A? The correct answer would be A if bone were bright.", "B"),
+    ],
+)
+def test_what_is_said_without_a_doubt_is_read(options, text, letter):
+    assert answers.read_letter(text, options) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<think>The answer is (A).</think>\nThe answer is B.", "B"),
+        ("<think>\nAnswer: A\n</think>\n\n**C**", "C"),
+        ("The correct answer is B, I thought.\n</think>\n\nThis is a die cast.", "D"),
+        ("<think>The answer is (A).</think>", None),
+        ("<think>It may be cast. The correct answer is D", None),
+    ],
+)
+def test_what_a_model_thinks_is_not_what_it_answers(text, letter):
+    assert answers.read_letter(text, OPTIONS) == letter
+
+
 @given(texts, st.lists(texts, min_size=2, max_size=6, unique=True))
 def test_reading_never_raises_and_gives_a_letter_of_the_options_or_none(text, options):
     letter = answers.read_letter(text, tuple(options))

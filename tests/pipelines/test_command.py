@@ -362,7 +362,11 @@ LACKING = {
         [],
         "Nothing is left to examine: of 2 rows, none that can be used has the split test.",
     ),
-    "limit": ([row(0), row(5)], ["--limit", "1"], "Only the first 1 rows of each table were read"),
+    "limit": (
+        [row(0, image="none.png"), row(1), row(5)],
+        ["--limit", "1"],
+        "Only the first 1 rows of each split of a table were read, as questions.limit says.",
+    ),
     "validation": (
         [row(0), row(5)],
         ["--set", "questions.curation.validation_share=0.9999999"],
@@ -372,6 +376,12 @@ LACKING = {
         [row(0, image="none.png"), row(5)],
         [],
         "Nothing is left to train on: of 1 rows with the split train, none is kept (missing_image 1).",
+    ),
+    "all rejected": (
+        [row(0, answer="Z"), row(5, answer="Z")],
+        [],
+        "Nothing is left to examine: of 2 rows, none that can be used has the split test (set aside: "
+        "answer_is_no_option 2). answer_is_no_option: the answer is none of the options' letters, texts or numbers.",
     ),
     "rejected": ([row(0, answer="Z"), row(5)], [], "has the split train (set aside: answer_is_no_option 1)"),
 }

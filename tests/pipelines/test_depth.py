@@ -167,6 +167,14 @@ def test_a_mask_of_a_few_labels_keeps_them_all():
     assert list(grey(tiff(np.array([[0, 65535]] * 9, np.uint16), photometric=1))[0]) == [0, 255]
 
 
+@pytest.mark.parametrize("value", [1, 40_000])
+@pytest.mark.parametrize("size", [(300, 400), (1200, 1600)])
+def test_a_mask_of_something_small_is_not_black_all_over(size, value):
+    mask = np.zeros(size, np.uint16)
+    mask[100:104, 101:105] = value
+    assert (grey(tiff(mask, photometric=1)) == np.where(mask, 255, 0)).all()
+
+
 @settings(max_examples=50)
 @given(st.integers(-(1 << 31), 0), st.integers(1, (1 << 31) - 1), st.integers(2, 40))
 def test_deep_values_are_spread_evenly_from_black_to_white(low, high, steps):

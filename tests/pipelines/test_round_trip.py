@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines import answers, examples
 from pipelines.records import LETTERS, TAUGHT, Arm
-from pipelines.sources import folder
+from pipelines.sources import folder, gold
 from pipelines.sources.drafts import Origin, RejectedError
 from tests.pipelines.fixtures import OPTIONS, question, verdict
 
@@ -101,10 +101,11 @@ RATIONALES = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=20), max_size=
 
 
 def accepted(options: list[str]) -> tuple[str, ...] | None:
-    """The options of a user's row as the door lets them in; None where it refuses the row."""
+    """The options of a user's row, in a table that gives letters, as they are taken; None where the row is refused."""
+    letters = gold.Forms(lambda: [("A", ("one", "two"))])
     row = {"image": "a.png", "question": "?", "options": json.dumps(options), "answer": "A", "split": "train"}
     try:
-        (draft,) = folder.drafts(row, Origin(source="s", file="f", row=1))
+        (draft,) = folder.drafts(row, Origin(source="s", file="f", row=1), letters)
     except RejectedError:
         return None
     return draft.options

@@ -59,6 +59,10 @@ def test_options_are_a_list_its_json_or_columns(options):
         ('{"a": "x", "b": "y"}', ("x", "y"), ("options_by_letter",)),
         ("['it\\'s', \"a 'b'\", 3]", ("it's", "a 'b'", "3"), ("options_as_a_python_list",)),
         (repr(["a\\b", "both '\"", "x\ty"]), ("a\\b", "both '\"", "x y"), ("options_as_a_python_list",)),
+        (["A. x", "B) y", "(C) z"], ("x", "y", "z"), ("options_with_their_letters",)),
+        (["A. x", "C. y"], ("A. x", "C. y"), ()),
+        (["A. x", "y"], ("A. x", "y"), ()),
+        (["A.", "B."], ("A.", "B."), ()),
     ],
 )
 def test_options_are_read_where_they_are_certain_and_what_was_done_is_counted(options, texts, read_as):

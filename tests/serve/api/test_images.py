@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipelines.images import FORMATS as DOOR_FORMATS
+from pipelines.images import UnreadableImageError, normalise
 from serve.api.errors import Refused
 from serve.api.images import checked_url
+from tests.benchmarks import fuzz_images
 from tests.serve.api.stands import data_url, picture
 
 PIXELS = 1 << 22
@@ -94,6 +97,17 @@ def test_jpeg_that_draws_itself_a_thousand_times_is_refused():
     assert "scans" in refusal(data_url(bomb, "jpeg"))
 
 
+def test_jpeg_of_several_images_has_no_more_scans_than_another():
+    first = Image.open(io.BytesIO(picture(64, 64, "JPEG", progressive=True)))
+    buffer = io.BytesIO()
+    first.save(buffer, "MPO", save_all=True, append_images=[first], progressive=True)
+    data = buffer.getvalue()
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert checked_url(data_url(data, "jpeg"), PIXELS, ()) == data_url(data, "jpeg")
+    last = data.rindex(b"\xff\xda")
+    assert "scans" in refusal(data_url(data[:last] + data[last:-2] * 1000 + data[-2:], "jpeg"))
+
+
 def png_with(*chunks):
     packed = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -166,6 +180,51 @@ def test_any_mutation_of_an_image_is_admitted_or_refused(draw):
     else:
         with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
             assert image.width * image.height <= PIXELS
+
+
+def scans(number):
+    whole = picture(64, 64, "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * number + whole[-2:]
+
+
+MANY_PARTS = {
+    "profiles": png_with(*[(b"iCCP", b"a\0\0" + zlib.compress(b""))] * 40),
+    "texts": png_with(*[(b"iTXt", b"a\0\0\0\0\0b")] * 60),
+    "texts behind": PNG[:-12]
+    + png_with(*[(b"zTXt", b"a\0\0" + zlib.compress(b"b"))] * 60)[33 : -len(PNG) + 33]
+    + PNG[-12:],
+    "chunks": png_with(*[(b"teSt", b"")] * 30_000),
+    "parts of pixels": png_with(*[(b"IDAT", b"")] * 30_000),
+    "needless bytes": PNG[:33]
+    + fuzz_images.png_chunk(b"IDAT", b"x\x01" + b"\0\0\0\xff\xff" * 9_000_000 + PNG[43:-16])
+    + PNG[-12:],
+    "scans": scans(200),
+    "tables": JPEG[:2] + (b"\xff\xdd\0\4\0\0") * 3_000 + JPEG[2:],
+    "segments": JPEG[:2] + b"\xff\xe1\0\x0aExif\0\0xx" * 3_000 + JPEG[2:],
+}
+
+
+@pytest.mark.parametrize("name", MANY_PARTS)
+def test_an_image_of_many_parts_is_taken_once_it_has_passed_the_door(name):
+    made = normalise(MANY_PARTS[name], max_pixels=PIXELS)
+    checked_url(data_url(made.data, "png"), PIXELS, ())
+    assert len(made.data) < 1 << 20
+
+
+@pytest.mark.parametrize("kind", DOOR_FORMATS)
+def test_everything_that_the_door_seals_is_taken(kind):
+    rng, originals, num_sealed = random.Random(kind), fuzz_images.seeds(kind), 0
+    for _ in range(400):
+        data = fuzz_images.mutated(rng.choice(originals), kind, originals, rng)
+        try:
+            made = normalise(data, max_pixels=rng.choice((300, PIXELS)), stretch_tiff=rng.random() < 0.5)
+        except UnreadableImageError:
+            continue
+        num_sealed += 1
+        name = made.suffix.removeprefix(".")
+        assert checked_url(data_url(made.data, name), PIXELS, ()) == data_url(made.data, name)
+    assert num_sealed > 20
 
 
 @pytest.mark.parametrize(
