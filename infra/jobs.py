@@ -35,6 +35,7 @@ _STOP_AGAIN_S = 3.0
 _APPEARS_WITHIN_S = 5.0  # a job whose submission was interrupted
 _POLL_S = 0.1
 _PAUSE_S = 1.0
+_PAUSES_PER_READ = 10
 _SHORT_LOG_LINES = 10_000
 _TRACEBACK_LINES_SHOWN = 6
 _NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m|^Running entrypoint for job|^\[\d{4}-\d\d-\d\d ")
@@ -208,13 +209,16 @@ def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStat
     client = cluster.client
     silent_since: float | None = None
     while True:
+        reading_s = 0.0
         try:
             try:
                 lines.start()
                 asyncio.run(_tail(client, job_id, lines))
             except _LOST:
                 lines.start()
+                started = time.monotonic()
                 lines.add(client.get_job_logs(job_id))  # where no socket gets through, requests may
+                reading_s = time.monotonic() - started
             status = client.get_job_status(job_id)
             silent_since = None
             if status.is_terminal():
@@ -231,7 +235,7 @@ def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStat
                 raise ClusterError(
                     f"Ray lost the job of {stage}: {broken}. Run the same command again, and it goes on."
                 ) from error
-        time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S + _PAUSES_PER_READ * reading_s)  # a log that has grown long is all read again
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, lines: _Lines) -> None:

@@ -24,6 +24,8 @@ def call(recipe: str, kinds: Iterable[type]) -> Any:
     Raises ConfigError in a person's words when it returns nothing.
     """
     path, _, name = recipe.rpartition(":")
+    if not Path(path).exists():
+        raise ConfigError(f"There is no recipe file {path!r} on this machine. Write path/to/file.py:function")
     spec = importlib.util.spec_from_file_location("user_recipe", path)
     if not Path(path).is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"Recipe file {path!r} is not a Python file. Write path/to/file.py:function")

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from infra import cluster, journal, run_lock, stage
 from infra.digests import digest_json
-from infra.errors import in_one_line, prerequisite
+from infra.errors import ConfigError, in_one_line, prerequisite
 from infra.manifest import Artifact
 from infra.progress import Progress
 from infra.resources import ClusterShape, lacking, total, words
@@ -30,6 +30,7 @@ from pipelines.pocket_models import widened
 from pipelines.records import Question
 
 FOLDER = "rehearsal"
+_MARK = ".rehearsal"  # in a folder that the next rehearsal may empty
 NUM_QUESTIONS = 16
 Run = Callable[[Task], Any]
 
@@ -72,12 +73,15 @@ def rehearse(
 def _folder(run_dir: Path) -> Iterator[Path]:
     """The rehearsal's own folder, empty and ours alone, from which nothing reaches MLflow."""
     folder = run_dir / FOLDER
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise ConfigError(f"{folder} holds files that no rehearsal has made: move them, or choose another --run-dir.")
     quiet = patch.dict(os.environ, {journal.DRIVER_VARIABLE: "1", "VLLM_LOGGING_LEVEL": "ERROR"})
     with quiet, run_lock.held(folder, "a rehearsal", Progress("rehearse").say):
+        (folder / _MARK).touch()
         for old in folder.iterdir():
             if old.is_dir() and not old.is_symlink():
                 shutil.rmtree(old, ignore_errors=True)
-            elif old.name != run_lock.NAME:
+            elif old.name not in (run_lock.NAME, _MARK):
                 old.unlink()
         yield folder
 
