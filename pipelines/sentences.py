@@ -31,7 +31,7 @@ _LEADS_ON = re.compile(
     re.IGNORECASE,
 )
 _MOST_STUMPS = 16  # what has more of them one after the other is no reasoning
-_HEADING = re.compile(r"\s*(?:#{1,6}\s.*|(?:\*\*|__)[^*_]*[^*_.!?](?:\*\*|__)|(?:\d{1,3}[.)]|[-*•])?)\s*")
+_HEADING = re.compile(r"(?:#{1,6}\s.*|(?:\*\*|__)[^*_]*[^*_.!?](?:\*\*|__)|(?:\d{1,3}[.)]|[-*•])?)")
 
 
 def before(text: str, place: int) -> str:
@@ -60,7 +60,7 @@ def _without_stump(text: str) -> str:
     for _ in range(_MOST_STUMPS):
         head, _, line = text.rpartition("\n")
         bare = line.strip(_MARKS)
-        if not bare or _HEADING.fullmatch(line) or bare.endswith(":"):
+        if not bare or _HEADING.fullmatch(line.strip()) or bare.endswith(":"):
             text = head.rstrip()
         elif _LEADS_ON.search(bare):
             text = text[: _sentence_start(text, len(text))].rstrip()
