@@ -37,6 +37,8 @@ _STDERR = 2
 _DIED = 70  # exit code of an actor whose engine is gone; Ray starts it again
 _MAX_LIVES = 20
 _PAUSE_S = 5.0
+_ANSWERED = ("no_answer", "truncated")  # reasons of requests that the teacher has answered, if of no use
+_MOST_UNANSWERED = 0.5
 _MIN_SETTLED_TO_STOP = 100
 _METRICS_EVERY_S = 10.0
 _MAX_BLOCKS = 1000
@@ -248,16 +250,22 @@ class _Progress:
 
 
 def check_failures(tally: Tally, limit: float) -> None:
-    """Raise InputError when a larger share than the limit failed, with the most frequent reasons."""
+    """Raise InputError when a larger share than the limit failed, with the most frequent reasons; or, whatever the
+    limit, when most were not answered at all, which is no weakness of the teacher's."""
     asked = tally.rows["asked"]
     failed = asked - tally.rows["explained"]
-    if failed > limit * asked:
-        reasons = Counter(tally.reasons) + Counter(tally.quarantined)
-        told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        raise InputError(
-            f"{failed} of {asked} requests failed ({told}): more than the recipe's share of {limit:g}. What succeeded "
-            "is kept. Mend the cause, or allow more with --set teach.max_failed_share=SHARE, and run the stage again."
-        )
+    reasons = Counter(tally.reasons) + Counter(tally.quarantined)
+    unanswered = failed - sum(reasons[reason] for reason in _ANSWERED)
+    if failed <= limit * asked and unanswered <= _MOST_UNANSWERED * asked:
+        return
+    told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+    told = f"{failed} of {asked} requests failed ({told})"
+    if failed <= limit * asked:
+        raise InputError(f"{told}: most were not answered. What succeeded is kept. Mend that, and run the stage again.")
+    raise InputError(
+        f"{told}: more than the recipe's share of {limit:g}. What succeeded is kept. Mend the cause, or allow more "
+        "with --set teach.max_failed_share=SHARE, and run the stage again."
+    )
 
 
 def _seal(draft: Path, rationales: Iterator[tuple[Rationale, TopLogprobs | None]]) -> Tally:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import InputError
+from infra.manifest import Tally
 from infra.progress import Progress
 from pipelines import tables, teacher
 from pipelines.records import Rationale
@@ -131,8 +132,20 @@ def test_many_failures_stop_the_engines_at_once_and_not_at_the_end(started, tmp_
     lost = {f"q{n}" for n in range(150)}
     calls = tmp_path / "calls"
     with pytest.raises(InputError, match="requests failed"):
-        teach(tmp_path, many(400), config(attempts=1), without=lost, calls=calls)
+        teach(tmp_path, many(400), config(attempts=1, max_failed_share=0.1), without=lost, calls=calls)
     assert len(calls.read_text().splitlines()) < 200
+
+
+def test_a_teacher_may_be_of_no_use_where_the_recipe_says_so_but_not_be_gone(tmp_path):
+    def failing(count: int, reason: str) -> Tally:
+        return Tally(rows={"asked": 10, "explained": 10 - count}, reasons={reason: count})
+
+    teacher.check_failures(failing(10, "no_answer"), 1.0)
+    teacher.check_failures(failing(5, "ConnectionError"), 1.0)
+    with pytest.raises(InputError, match=r"6 of 10 requests failed \(ConnectionError 6\): most were not answered"):
+        teacher.check_failures(failing(6, "ConnectionError"), 1.0)
+    with pytest.raises(InputError, match=r"more than the recipe's share of 0\.1"):
+        teacher.check_failures(failing(2, "no_answer"), 0.1)
 
 
 def test_a_provider_that_was_gone_and_is_back_is_asked_for_all_that_it_did_not_answer(started, tmp_path):

@@ -202,7 +202,7 @@ def test_an_endpoint_that_does_not_answer_or_serves_no_such_model_is_told_before
         with pytest.raises(ClusterError, match=r"lists no models \(status_404\).*/v1: --set teach\.endpoint=URL"):
             engines.check(config(endpoint=base_url.removesuffix("/v1"), teacher="m"))
         engines.check(config(endpoint=f"{base_url}/", teacher="model-8"))
-    for nowhere in (base_url, "localhost:1/v1", "http://", "ftp://x/v1", "https://127.0.0.1:1/v1"):
+    for nowhere in (base_url, "http://", "https://127.0.0.1:1/v1"):
         with pytest.raises(ClusterError, match=r"Nothing answers at .*--set teach\.endpoint=URL"):
             engines.check(config(endpoint=nowhere, teacher="m"))
 
