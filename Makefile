@@ -9,6 +9,7 @@
 #   make bench-reading  what images cost on their way to models
 #   make bench-train  a fit against TRL, as it comes and grouped by length, and what our machinery costs
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
+#   make fuzz           the property tests, on many more examples and other ones each time
 #   make fuzz-images  mutated files of every format through the door for images
 #   make kill-flow  the whole flow, killed two dozen times at random moments
 #   make fuzz-endpoint  hostile requests at the endpoint of the last demo
@@ -24,7 +25,7 @@ UI_PORT ?= 5000
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-images bench-reading bench-teacher bench-train bench-overload fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test check bench-questions bench-images bench-reading bench-teacher bench-train bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -57,6 +58,9 @@ bench-train: setup
 
 bench-overload: setup
 	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)
+
+fuzz: setup
+	@$(RUN) -m pytest --hypothesis-profile fuzz $$(grep -rl '@given' tests)
 
 fuzz-images: setup
 	@$(RUN) -m tests.benchmarks.fuzz_images

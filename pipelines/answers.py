@@ -114,12 +114,16 @@ def _settled(said: str, options: tuple[str, ...], *, bare: bool = False, by_text
 def _meant(said: str, options: tuple[str, ...]) -> set[str] | None:
     """The letters that can be meant where an option, with its letter or without, is all that is said.
 
-    None for anything else; no letter where letter and text contradict each other. Comparing is as loose as it can be
-    with these options told apart.
+    None for anything else; no letter where letter and text contradict each other. The line that is taught, sign for
+    sign, comes first; then comparing is as loose as it can be with these options told apart.
     """
     if len(said) > 2 * max(map(len, options), default=0) + _MOST_AROUND:
         return None
-    plain = _loosely if len(set(map(_loosely, options))) == len(options) else _closely
+    taught = {_closely(f"{option} ({letter})"): letter for letter, option in zip(LETTERS, options, strict=False)}
+    if (line := _closely(said)) in taught:
+        return {taught[line]}
+    loose = set(map(_loosely, options))
+    plain = _loosely if len(loose) == len(options) and "" not in loose else _closely
     texts: dict[str, set[str]] = {}
     for letter, option in zip(LETTERS, options, strict=False):
         texts.setdefault(plain(option), set()).add(letter)
@@ -131,7 +135,7 @@ def _meant(said: str, options: tuple[str, ...]) -> set[str] | None:
         if found
     ]
     if last and pairs[0][0] in pairs[0][1]:
-        return {pairs[0][0]}  # the line that is taught
+        return {pairs[0][0]}
     alone = texts.get(heard, set()) | ({heard.strip(_BRACKETS).upper()} & set(LETTERS[: len(options)]))
     if alone:
         return alone

@@ -135,6 +135,7 @@ def test_no_hostile_option_is_refused_but_what_says_nothing_or_the_same_twice():
         ("**Answer: T2*-weighted (B)**", ("T1-weighted", "T2*-weighted"), "B"),
         ("Answer: T2*-weighted (B)", ("T2*-weighted", "T2-weighted"), None),
         ("The correct answer is **B. T2-weighted**.", ("T2*-weighted", "T2-weighted"), "B"),
+        ("Answer: * (B)", ("(B)", "*"), "B"),
         ("Answer: -1 (A)", ("-1", "1"), "A"),
         ("Answer: 1 (A)", ("-1", "1"), None),
         ("Answer: −1", ("-1", "1"), "A"),
