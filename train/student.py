@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch.nn import functional
 from transformers import AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures, Qwen3VLTextRMSNorm
 
@@ -53,6 +54,7 @@ def load(base: str, precision: str, revision: str | None = None) -> tuple[Qwen3V
     if missing := sorted(about["missing_keys"]):
         raise InputError(f"{base} lacks {len(missing)} of its weights, such as {missing[0]}. Get the model again.")
     fuse_norms(model)
+    project_patches(model)
     return model, processor
 
 
@@ -67,6 +69,24 @@ def fuse_norms(model: Qwen3VLForConditionalGeneration, kind: type[torch.nn.RMSNo
             fused = kind(norm.weight.shape, eps=norm.variance_epsilon, device="meta")
             fused.weight = norm.weight
             language_model.set_submodule(name, fused)
+
+
+class _PatchProjection(torch.nn.Conv3d):
+    """A convolution whose windows are its inputs: one matrix product, at which its own kernels are several times as
+    slow."""
+
+    def forward(self, patches_NCTHW: torch.Tensor) -> torch.Tensor:
+        return functional.linear(patches_NCTHW.flatten(1), self.weight.flatten(1), self.bias)
+
+
+def project_patches(model: Qwen3VLForConditionalGeneration) -> None:
+    """Let the vision tower embed patches by a matrix product, with the same weights."""
+    embed = model.model.visual.patch_embed
+    stock = embed.proj
+    embed.proj = _PatchProjection(
+        stock.in_channels, stock.out_channels, stock.kernel_size, stock.stride, device="meta", dtype=stock.weight.dtype
+    )
+    embed.proj.weight, embed.proj.bias = stock.weight, stock.bias
 
 
 def read_config(base: str, revision: str | None = None) -> Qwen3VLConfig:
@@ -242,7 +262,9 @@ class Student:
         self._eye = Eye(model, processor, cache_gib)
         self._image_token = processor.image_token_id
         self._num_merged = processor.image_processor.merge_size**2
-        self._readers = ThreadPoolExecutor(num_readers)
+        # OpenMP lets threads sleep where there are more of its teams than cores: a reader has none, and the loop waits
+        # awake.
+        self._readers = ThreadPoolExecutor(num_readers, initializer=torch.set_num_threads, initargs=(1,))
         self._expected: dict[int, Future[tuple[Batch, Shown]]] = {}
 
     @property

@@ -66,6 +66,7 @@ def model(processor):
     """As the student is loaded: its language model attends within the examples of a pack."""
     model = tiny(processor, {"text_config": attention.NAME, "vision_config": "sdpa"})
     student.fuse_norms(model)
+    student.project_patches(model)
     return model
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners import lora
 from safetensors.torch import load_file
 
 from infra.errors import ArtifactError
@@ -44,6 +45,21 @@ def test_a_seed_makes_the_same_adapter(model, adapted):
     assert all(torch.equal(weights[name], p) for name, p in again.named_parameters() if name in weights)
     other = attach(again.unload(), rank=2, alpha=4, seed=1, base="the/base")
     assert not any(torch.equal(weights[name], p) for name, p in other.named_parameters() if name in weights)
+
+
+def test_an_adapted_linear_gives_what_peft_s_own_gives_with_all_its_gradients(adapted):
+    linear = adapted.get_submodule(trainable_names(adapted)[0].removesuffix(".lora_A.default.weight"))
+    torch.nn.init.normal_(linear.lora_B.default.weight)
+    x = torch.randn(2, 5, linear.in_features, requires_grad=True)
+    learning = [x, linear.lora_A.default.weight, linear.lora_B.default.weight]
+    results = [forward(x) for forward in (linear, lambda x: lora.Linear.forward(linear, x))]
+    assert type(linear).forward is not lora.Linear.forward
+    torch.testing.assert_close(*results)
+    pull = torch.randn_like(results[0])
+    for own, peft_s in zip(*(torch.autograd.grad(each, learning, pull) for each in results), strict=True):
+        torch.testing.assert_close(own, peft_s, rtol=1e-4, atol=1e-5)
+    with adapted.disable_adapter():
+        torch.testing.assert_close(linear(x), linear.base_layer(x))
 
 
 def test_the_folder_is_plain_and_peft_loads_it(adapted, model, processor, images, tmp_path):

@@ -69,7 +69,9 @@ def test_a_pack_has_the_loss_and_the_gradients_that_the_model_itself_has_for_its
     wanted = gradients(plain)
     assert any(gradient.any() for gradient in wanted.values())
     for name, gradient in gradients(learner.model).items():
-        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-6), name
+        # Sums in another order differ by what is small beside the largest of their terms.
+        close = 1e-5 * float(wanted[name].abs().max())
+        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=close), name
 
 
 def test_gradient_checkpointing_changes_no_gradient(processor, model, encoded):

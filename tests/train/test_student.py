@@ -12,7 +12,7 @@ from pipelines import tables
 from pipelines.images import png
 from pipelines.records import StoredImage
 from tests.pipelines.fixtures import put_other_bytes
-from tests.train.conftest import PATHS, example
+from tests.train.conftest import PATHS, example, tiny
 from train import student
 from train.adapter import attach
 from train.encoding import encode, read_image
@@ -166,6 +166,18 @@ def test_a_student_is_loaded_with_norms_of_one_kernel_and_the_weights_of_its_bas
     theirs, own = loaded.state_dict(), model.state_dict()
     assert theirs.keys() == own.keys()
     assert all(torch.equal(theirs[name], own[name]) for name in own)
+
+
+def test_a_student_is_loaded_with_patches_embedded_by_a_product_to_what_the_convolution_gives(processor, tmp_path):
+    stock = tiny(processor, "sdpa")
+    stock.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = student.load(str(tmp_path), "fp32")
+    convolution, product = (each.model.visual.patch_embed for each in (stock, loaded))
+    assert type(product.proj) is not type(convolution.proj)
+    kernel = convolution.proj.weight[0]
+    patches_PN = torch.randn(5, kernel.numel())
+    torch.testing.assert_close(product(patches_PN), convolution(patches_PN), rtol=1e-5, atol=1e-6)
 
 
 def _seen(eye, paths):
