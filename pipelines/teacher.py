@@ -145,7 +145,7 @@ def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
         if config.min_replicas
         else {"size": engine.replicas}
     )
-    done = ray.data.from_arrow(_numbers(plan.num_batches)).map_batches(
+    done = ray.data.from_blocks(_numbers(plan.num_batches)).map_batches(
         TeacherActor,
         fn_constructor_kwargs={"work": work, "start": start},
         batch_size=1,
@@ -166,7 +166,8 @@ def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
 def _numbers(num_batches: int) -> list[pa.Table]:
     """The numbers of all batches as blocks, one for each batch unless there are too many.
 
-    Made here, since Ray Data would otherwise have a task read each of them, which costs as much as the batch.
+    Made here, since Ray Data would otherwise have a task read each of them, which costs as much as the batch, and start
+    workers that look at what shape they have, before those of the engines.
     """
     step = math.ceil(num_batches / _MAX_BLOCKS)
     return [pa.table({"number": range(start, min(start + step, num_batches))}) for start in range(0, num_batches, step)]

@@ -5,7 +5,6 @@ Light: vLLM is imported when an engine of it starts.
 
 import asyncio
 import dataclasses
-import gc
 import math
 import os
 import re
@@ -86,9 +85,6 @@ class VllmEngine:
         with started_with_thrift():
             self._engine = start_vllm(config.teacher, config.engine, config.revision)
         self._vocabulary = vocabulary_digest(self._engine.tokenizer.get_vocab()) if config.top_logprobs else ""
-        # What the imports left stays until the end, so that nobody looks through it for garbage while requests wait.
-        gc.collect()
-        gc.freeze()
         if not config.engine.gpus:
             _yield_to_the_engine()
 
