@@ -1,63 +1,132 @@
-"""The process that vLLM starts for an engine's core, which imports for as long as the one that starts it: with thrift.
+"""The process of an engine's core: it imports what it stands on beside the process that starts it, and not after it.
 
 Light: vLLM is imported when an engine starts.
 """
 
 import gc
-from collections.abc import Iterator
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from infra.imports import thrift
 
+_PRELOAD = "LD_PRELOAD"
+
 
 @contextmanager
 def started_with_thrift() -> Iterator[None]:
-    """Engines that start in here import with thrift, in this process and in their own, in two thirds of the time."""
-    with thrift():
-        from vllm.v1.engine import utils
+    """Engines that start in here import with thrift, in this process and at the same time in their core's, in half of
+    the time.
 
-        usual = utils.get_mp_context
+    What has not become a core by the end is ended.
+    """
+    waiting = _Core()
+    try:
+        with thrift():
+            from vllm.v1.engine import utils
 
-        def context() -> Any:
-            found = usual()
-            return _ThriftyContext() if found.get_start_method() == "spawn" else found
+            usual = utils.get_mp_context
 
-        with patch.object(utils, "get_mp_context", context):
-            yield
+            def context() -> Any:
+                found = usual()
+                return _Context(waiting) if found.get_start_method() == "spawn" else found
+
+            with patch.object(utils, "get_mp_context", context):
+                yield
+    finally:
+        waiting.end_unless_at_work()
 
 
-class _ThriftyProcess(SpawnProcess):
-    """Arrives in its new interpreter before what it will work with, since unpickling that imports vLLM; and is thrifty
-    until vLLM, with the engine up, takes all that it has by then out of the search for garbage."""
+class _Core(SpawnProcess):
+    """Imports from its start on, and waits there for what it is to do; `start` then hands that over."""
 
-    _thrift: ExitStack
+    def __init__(self) -> None:
+        receiver, self._sender = SpawnContext().Pipe(duplex=False)
+        super().__init__(target=_do_what_comes, args=(receiver,))
+        self._work: tuple[Any, ...] | None = None
+        self._preloaded = _to_preload()
+        with patch.dict(os.environ, {_PRELOAD: self._preloaded}):
+            super().start()
+        receiver.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _arriving, (), vars(self)
+    def __getstate__(self) -> dict[str, Any]:
+        # The sender stays here, so that the child hears when this process ends.
+        return {name: value for name, value in vars(self).items() if name != "_sender"}
 
-    def run(self) -> None:
+    @property
+    def is_free(self) -> bool:
+        """Whether it has no work yet, and was started as a new one would be."""
+        return self._work is None and os.environ.get(_PRELOAD, "") in ("", self._preloaded)
+
+    def take(self, target: Callable[..., Any], name: str, kwargs: Mapping[str, Any]) -> SpawnProcess:
+        """Know what it is to do when it is told to start."""
+        self.name = name
+        self._work = target, kwargs
+        return self
+
+    def start(self) -> None:
+        """Hand the work over, with the environment of this moment."""
+        self._sender.send((self.name, dict(os.environ), *(self._work or ())))
+        self._sender.close()
+
+    def end_unless_at_work(self) -> None:
+        """End it at once where nothing was handed over, or not all of it."""
+        if not self._sender.closed:
+            self._sender.close()
+            self.kill()
+            self.join()
+
+
+class _Context(SpawnContext):
+    """Its first process is the one that waits."""
+
+    def __init__(self, waiting: _Core) -> None:
+        self._waiting = waiting
+
+    def Process(self, *, target: Callable[..., Any], name: str, kwargs: Mapping[str, Any]) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        """As vLLM asks for one."""
+        if self._waiting.is_free:
+            return self._waiting.take(target, name, kwargs)
+        return SpawnProcess(target=target, name=name, kwargs=kwargs)
+
+
+def _to_preload() -> str:
+    """What a core's process loads first: torch's own OpenMP, which vLLM asks for on a CPU, lest there be two."""
+    origin = getattr(importlib.util.find_spec("torch"), "origin", None)
+    if not origin:
+        return os.environ.get(_PRELOAD, "")
+    torch = Path(origin).parent
+    found = [path for folder in (torch.with_name("torch.libs"), torch / "lib") for path in folder.glob("libgomp*.so*")]
+    return os.pathsep.join(filter(None, [os.environ.get(_PRELOAD, ""), *map(str, found[:1])]))
+
+
+def _do_what_comes(receiver: Connection) -> None:
+    """In the core's process: import, wait, and be thrifty until vLLM, with the engine up, takes all that it has by then
+    out of the search for garbage."""
+    with ExitStack() as thrifty:
+        thrifty.enter_context(thrift())
         from vllm.v1.engine import core
 
+        try:
+            name, environment, target, kwargs = receiver.recv()
+        except EOFError:
+            return  # whoever started it has ended
+        multiprocessing.current_process().name = name
+        os.environ.clear()
+        os.environ.update(environment)
         freeze = core.freeze_gc_heap
 
         def end_thrift() -> None:
             gc.collect()  # once, for what loading has left; vLLM would look through everything three times
-            self._thrift.close()
+            thrifty.close()
             freeze()
 
         core.freeze_gc_heap = end_thrift
-        super().run()
-
-
-def _arriving() -> _ThriftyProcess:
-    process = _ThriftyProcess.__new__(_ThriftyProcess)
-    process._thrift = ExitStack()
-    process._thrift.enter_context(thrift())
-    return process
-
-
-class _ThriftyContext(SpawnContext):
-    Process = _ThriftyProcess
+        target(**kwargs)

@@ -1,53 +1,109 @@
-"""The process that an engine's core is started in, with what it arrives with in vLLM's place."""
+"""The process of an engine's core: what it arrives with in vLLM's place, and that it never outlives what started it."""
 
 import gc
+import json
 import multiprocessing
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
 
 from pipelines import engine_process
 
+STARTS_AND_DIES = """
+import os, signal, sys
+from pipelines.engine_process import started_with_thrift
 
-class Imports:
-    """Unpickling it is to find out how imports stand at that moment."""
-
-    def __reduce__(self):
-        return how_imports_stand, ()
+with started_with_thrift():
+    {dies}
+"""
 
 
 def how_imports_stand():
     return {"searches_for_garbage": gc.isenabled(), "hides_scipy": sys.modules.get("scipy", ...) is None}
 
 
-def tell(on_arrival, answers):
+def tell(place):
     from vllm.v1.engine import core
 
     at_start = how_imports_stand()
     core.freeze_gc_heap()  # as vLLM does when an engine is up
-    answers.put((on_arrival, at_start, how_imports_stand()))
+    told = [at_start, how_imports_stand(), multiprocessing.current_process().name, os.environ["SET_SINCE"]]
+    place.write_text(json.dumps(told))
 
 
-def test_a_core_arrives_and_starts_with_thrift_and_works_without():
-    context = engine_process._ThriftyContext()
-    answers = context.Queue()
-    process = context.Process(target=tell, args=(Imports(), answers), daemon=True)
-    process.start()
-
-    on_arrival, at_start, at_work = answers.get(timeout=120)
-    process.join(60)
-
-    assert process.exitcode == 0
-    assert on_arrival == at_start == {"searches_for_garbage": False, "hides_scipy": True}
-    assert at_work == {"searches_for_garbage": True, "hides_scipy": False}
-
-
-def test_only_spawned_cores_do_and_only_those_started_inside(monkeypatch):
+def core_of(place, name="EngineCore"):
     from vllm.v1.engine import utils
 
-    usual = utils.get_mp_context
-    for method, kind in (("spawn", engine_process._ThriftyContext), ("fork", multiprocessing.context.ForkContext)):
-        monkeypatch.setattr(utils, "get_mp_context", lambda method=method: multiprocessing.get_context(method))
-        with engine_process.started_with_thrift():
-            assert type(utils.get_mp_context()) is kind
-        assert type(utils.get_mp_context()) is not engine_process._ThriftyContext
-    monkeypatch.setattr(utils, "get_mp_context", usual)
+    return utils.get_mp_context().Process(target=tell, name=name, kwargs={"place": place})
+
+
+@pytest.fixture
+def _spawning(monkeypatch):
+    from vllm.v1.engine import utils
+
+    monkeypatch.setattr(utils, "get_mp_context", lambda: multiprocessing.get_context("spawn"))
+
+
+@pytest.mark.usefixtures("_spawning")
+def test_a_core_has_imported_with_thrift_before_it_is_given_its_work_and_works_without(monkeypatch, tmp_path):
+    with engine_process.started_with_thrift():
+        (waiting,) = multiprocessing.active_children()
+        core = core_of(tmp_path / "told")
+        assert core is waiting
+        monkeypatch.setenv("SET_SINCE", "yes")
+        core.start()
+    core.join(120)
+    assert core.exitcode == 0
+    at_start, at_work, name, since = json.loads((tmp_path / "told").read_text())
+    assert at_start == {"searches_for_garbage": False, "hides_scipy": True}
+    assert at_work == {"searches_for_garbage": True, "hides_scipy": False}
+    assert (name, since) == ("EngineCore", "yes")
     assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("_spawning")
+def test_a_second_core_and_one_that_is_to_load_something_first_are_new_processes(monkeypatch, tmp_path):
+    with engine_process.started_with_thrift():
+        (waiting,) = multiprocessing.active_children()
+        with monkeypatch.context() as patch:
+            patch.setenv("LD_PRELOAD", "/other/libgomp.so")
+            assert core_of(tmp_path) is not waiting
+        assert core_of(tmp_path) is waiting
+        assert core_of(tmp_path, name="EngineCore_DP1") is not waiting
+    assert not waiting.is_alive()
+
+
+def test_only_where_vllm_would_spawn_its_core_it_is_given_one(monkeypatch):
+    from vllm.v1.engine import utils
+
+    monkeypatch.setattr(utils, "get_mp_context", lambda: multiprocessing.get_context("fork"))
+    with engine_process.started_with_thrift():
+        assert utils.get_mp_context() is multiprocessing.get_context("fork")
+
+
+@pytest.mark.parametrize(
+    "dies", ["os.kill(os.getpid(), signal.SIGKILL)", "raise ValueError('no such model')", "sys.exit(3)"]
+)
+def test_a_core_that_gets_no_work_ends_with_what_started_it(dies):
+    project = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(project), "OF_THIS_TEST": str(time.monotonic_ns())}
+    code = STARTS_AND_DIES.format(dies=dies)
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120, check=False)
+    assert ended.returncode in (-signal.SIGKILL, 1, 3)
+    deadline = time.monotonic() + 60
+    while left := [each for each in psutil.process_iter() if _is_of(each, environment["OF_THIS_TEST"])]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def _is_of(process, mark):
+    try:
+        return process.environ().get("OF_THIS_TEST") == mark
+    except psutil.Error:
+        return False
