@@ -8,6 +8,7 @@ build/bench/teacher.json.
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,7 @@ RESUMED_AT_ONCE = 64
 RAW_AT_ONCE = "512"  # of 256, 512 and all 2,000 the one at which it was fastest
 LEDGER = "../ledger/*/*.jsonl"
 BEGUN = ".rationales.draft-*/plan/*.begun"
+ALL_DONE = re.compile(r"teach: (\d+)/\1 ")  # fewer than were made, where two of those are alike
 WATCHERS = ThreadPoolExecutor()
 
 
@@ -168,7 +170,7 @@ def machinery(num_questions: int) -> dict[str, float]:
         peak[0] = max(peak[0], psutil.Process(process.pid).memory_info().rss)
         if line.startswith("teach: first rationales"):
             stamps[0] = time.time()
-        if line.startswith(f"teach: {num_questions}/"):
+        if ALL_DONE.match(line):
             stamps[1] = time.time()
 
     process.lines(watch)
