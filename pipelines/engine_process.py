@@ -117,7 +117,7 @@ def _do_what_comes(receiver: Connection) -> None:
         try:
             name, environment, target, kwargs = receiver.recv()
         except EOFError:
-            return  # whoever started it has ended
+            os._exit(0)  # whoever started it has ended; Python's own end would complain of what vLLM leaves
         multiprocessing.current_process().name = name
         os.environ.clear()
         os.environ.update(environment)
