@@ -14,7 +14,6 @@ def thrift() -> Iterator[None]:
     """What is imported in here finds none of the unwanted, as if they were not installed, and afterwards they are.
 
     Python's search for garbage waits: it would look through all that was imported again and again, and all of it stays.
-    So it never looks through what has been made by the end.
     """
     hidden = [name for name in _UNWANTED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # what None stands for is not found
@@ -22,7 +21,6 @@ def thrift() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
         gc.enable()
         for name in hidden:
             del sys.modules[name]

@@ -40,6 +40,7 @@ def started_with_thrift() -> Iterator[None]:
 
             with patch.object(utils, "get_mp_context", context):
                 yield
+            gc.freeze()  # what is there now stays: nobody looks through it for garbage while requests wait
     finally:
         waiting.end_unless_at_work()
 
@@ -119,14 +120,21 @@ def _do_what_comes(receiver: Connection) -> None:
         except EOFError:
             os._exit(0)  # whoever started it has ended; Python's own end would complain of what vLLM leaves
         multiprocessing.current_process().name = name
-        os.environ.clear()
-        os.environ.update(environment)
+        _take_over(environment)
         freeze = core.freeze_gc_heap
 
         def end_thrift() -> None:
             gc.collect()  # once, for what loading has left; vLLM would look through everything three times
+            gc.freeze()
             thrifty.close()
             freeze()
 
         core.freeze_gc_heap = end_thrift
         target(**kwargs)
+
+
+def _take_over(environment: Mapping[str, str]) -> None:
+    """Change what differs, and nothing else: where the variables lie, a process finds the title that vLLM gives it."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

@@ -29,11 +29,14 @@ def how_imports_stand():
 
 
 def tell(place):
+    from vllm.utils.system_utils import set_process_title
     from vllm.v1.engine import core
 
     at_start = how_imports_stand()
     core.freeze_gc_heap()  # as vLLM does when an engine is up
-    told = [at_start, how_imports_stand(), multiprocessing.current_process().name, os.environ["SET_SINCE"]]
+    set_process_title("Core")
+    named = multiprocessing.current_process().name, " ".join(psutil.Process().cmdline()).strip()
+    told = [at_start, how_imports_stand(), named, os.environ["SET_SINCE"], "GONE_SINCE" in os.environ]
     place.write_text(json.dumps(told))
 
 
@@ -52,18 +55,21 @@ def _spawning(monkeypatch):
 
 @pytest.mark.usefixtures("_spawning")
 def test_a_core_has_imported_with_thrift_before_it_is_given_its_work_and_works_without(monkeypatch, tmp_path):
+    monkeypatch.setenv("GONE_SINCE", "yes")
     with engine_process.started_with_thrift():
         (waiting,) = multiprocessing.active_children()
         core = core_of(tmp_path / "told")
         assert core is waiting
         monkeypatch.setenv("SET_SINCE", "yes")
+        monkeypatch.delenv("GONE_SINCE")
         core.start()
     core.join(120)
     assert core.exitcode == 0
-    at_start, at_work, name, since = json.loads((tmp_path / "told").read_text())
+    at_start, at_work, named, since, is_there = json.loads((tmp_path / "told").read_text())
     assert at_start == {"searches_for_garbage": False, "hides_scipy": True}
     assert at_work == {"searches_for_garbage": True, "hides_scipy": False}
-    assert (name, since) == ("EngineCore", "yes")
+    assert named == ["EngineCore", "VLLM::Core"]
+    assert (since, is_there) == ("yes", False)
     assert gc.isenabled()
 
 
