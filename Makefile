@@ -60,7 +60,7 @@ bench-overload: setup
 	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)
 
 fuzz: setup
-	@$(RUN) -m pytest --hypothesis-profile fuzz $$(grep -rl '@given' tests)
+	@$(RUN) -m pytest --hypothesis-profile fuzz $$(grep -rl --include='test_*.py' '@given' tests)
 
 fuzz-images: setup
 	@$(RUN) -m tests.benchmarks.fuzz_images

@@ -135,7 +135,7 @@ def _meant(said: str, options: tuple[str, ...]) -> set[str] | None:
         if found
     ]
     if last and pairs[0][0] in pairs[0][1]:
-        return {pairs[0][0]}
+        return {pairs[0][0]}  # the line that is taught, as near as these options allow
     alone = texts.get(heard, set()) | ({heard.strip(_BRACKETS).upper()} & set(LETTERS[: len(options)]))
     if alone:
         return alone

@@ -22,10 +22,9 @@ _PRELOAD = "LD_PRELOAD"
 
 @contextmanager
 def started_with_thrift() -> Iterator[None]:
-    """Engines that start in here import with thrift, in this process and at the same time in their core's, in half of
-    the time.
+    """Engines that start in here import with thrift, in this process and at the same time in that of their core.
 
-    What has not become a core by the end is ended.
+    A process that has not become a core by the end is killed.
     """
     waiting = _Core()
     try:
@@ -86,7 +85,7 @@ class _Core(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    """Its first process is the one that waits."""
+    """Gives the waiting process to the first who asks for one, and new ones to all others."""
 
     def __init__(self, waiting: _Core) -> None:
         self._waiting = waiting
@@ -99,7 +98,7 @@ class _Context(SpawnContext):
 
 
 def _to_preload() -> str:
-    """What a core's process loads first: torch's own OpenMP, which vLLM asks for on a CPU, lest there be two."""
+    """LD_PRELOAD of a core's process: with torch's own OpenMP, as vLLM would set it on a CPU, lest there be two."""
     origin = getattr(importlib.util.find_spec("torch"), "origin", None)
     if not origin:
         return os.environ.get(_PRELOAD, "")
@@ -109,8 +108,8 @@ def _to_preload() -> str:
 
 
 def _do_what_comes(receiver: Connection) -> None:
-    """In the core's process: import, wait, and be thrifty until vLLM, with the engine up, takes all that it has by then
-    out of the search for garbage."""
+    """In the core's process: import, wait for work, and do it; with thrift until the engine is up, when vLLM freezes
+    what there is."""
     with ExitStack() as thrifty:
         thrifty.enter_context(thrift())
         from vllm.v1.engine import core
@@ -134,7 +133,7 @@ def _do_what_comes(receiver: Connection) -> None:
 
 
 def _take_over(environment: Mapping[str, str]) -> None:
-    """Change what differs, and nothing else: where the variables lie, a process finds the title that vLLM gives it."""
+    """Change only what differs: setproctitle looks for the process's title from where the first variable lies."""
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

@@ -166,8 +166,8 @@ def _accounts(plan: Plan, work: Work, start: StartEngine) -> Iterator[Account]:
 def _numbers(num_batches: int) -> list[pa.Table]:
     """The numbers of all batches as blocks, one for each batch unless there are too many.
 
-    Made here, since Ray Data would otherwise have a task read each of them, which costs as much as the batch, and start
-    workers that look at what shape they have, before those of the engines.
+    Made here, since Ray Data would otherwise have a task read each of them, which costs as much as the batch. By
+    `from_blocks`, since `from_arrow` would start two workers to look at the tables before it starts the engines'.
     """
     step = math.ceil(num_batches / _MAX_BLOCKS)
     return [pa.table({"number": range(start, min(start + step, num_batches))}) for start in range(0, num_batches, step)]

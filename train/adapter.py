@@ -15,8 +15,8 @@ LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj
 
 
 class _Linear(lora.Linear):
-    """PEFT's, in fewer passes over what a linear gives: rank numbers a token are scaled in place of all, and the
-    adapter's product is added where the base's stands."""
+    """PEFT's layer, in fewer passes over its output: what is scaled has the adapter's rank as its width, and the
+    product with lora_B is added in place."""
 
     def forward(self, x: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
         if self.disable_adapters or self.merged:

@@ -72,8 +72,7 @@ def fuse_norms(model: Qwen3VLForConditionalGeneration, kind: type[torch.nn.RMSNo
 
 
 class _PatchProjection(torch.nn.Conv3d):
-    """A convolution whose windows are its inputs: one matrix product, at which its own kernels are several times as
-    slow."""
+    """A convolution whose window is the whole of its input, computed as the one matrix product that it is."""
 
     def forward(self, patches_NCTHW: torch.Tensor) -> torch.Tensor:
         return functional.linear(patches_NCTHW.flatten(1), self.weight.flatten(1), self.bias)
@@ -262,8 +261,8 @@ class Student:
         self._eye = Eye(model, processor, cache_gib)
         self._image_token = processor.image_token_id
         self._num_merged = processor.image_processor.merge_size**2
-        # OpenMP lets threads sleep where there are more of its teams than cores: a reader has none, and the loop waits
-        # awake.
+        # OpenMP's threads stop waiting awake once a process has more of them than cores, so readers have none beside
+        # themselves.
         self._readers = ThreadPoolExecutor(num_readers, initializer=torch.set_num_threads, initargs=(1,))
         self._expected: dict[int, Future[tuple[Batch, Shown]]] = {}
 

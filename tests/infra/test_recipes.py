@@ -66,6 +66,7 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ('examine.plan=["teacher/real", "teacher/real"]', "teacher/real is named twice: name it once"),
         ('fit.arms=["multi_task", "multi_task"]', "multi_task is named twice"),
         ("questions.folder=", "folder is empty: name one, or null"),
+        ("teach.endpoint=ftp://x/v1", r"endpoint is 'ftp://x/v1': write its base URL, such as http://HOST:8000/v1"),
         ("teach.endpoint=host:8000", r"endpoint is 'host:8000': write its base URL, such as http://HOST:8000/v1"),
         ("cluster.gpus=8", "this recipe names no cluster; a recipe of your own can"),
         ('examine.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),

@@ -46,6 +46,13 @@ def core_of(place, name="EngineCore"):
     return utils.get_mp_context().Process(target=tell, name=name, kwargs={"place": place})
 
 
+def wait_until(is_so):
+    deadline = time.monotonic() + 100
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 @pytest.fixture
 def _spawning(monkeypatch):
     from vllm.v1.engine import utils
@@ -62,6 +69,7 @@ def test_a_core_has_imported_with_thrift_before_it_is_given_its_work_and_works_w
         assert core is waiting
         monkeypatch.setenv("SET_SINCE", "yes")
         monkeypatch.delenv("GONE_SINCE")
+        wait_until(lambda: "libtorch_cpu" in Path(f"/proc/{core.pid}/maps").read_text())  # imported without being told
         core.start()
     core.join(120)
     assert core.exitcode == 0
@@ -102,10 +110,7 @@ def test_a_core_that_gets_no_work_ends_with_what_started_it(dies):
     code = STARTS_AND_DIES.format(dies=dies)
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120, check=False)
     assert ended.returncode in (-signal.SIGKILL, 1, 3)
-    deadline = time.monotonic() + 60
-    while left := [each for each in psutil.process_iter() if _is_of(each, environment["OF_THIS_TEST"])]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    wait_until(lambda: not any(_is_of(each, environment["OF_THIS_TEST"]) for each in psutil.process_iter()))
 
 
 def _is_of(process, mark):

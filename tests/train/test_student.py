@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pipelines.images import png
 from pipelines.records import StoredImage
 from tests.pipelines.fixtures import put_other_bytes
 from tests.train.conftest import PATHS, example, tiny
-from train import student
+from train import packing, student
 from train.adapter import attach
 from train.encoding import encode, read_image
 from train.student import Eye, Student
@@ -85,6 +86,28 @@ def test_packs_that_are_read_beforehand_are_learned_from_alike(adapted, processo
         assert torch.equal(batch.input_ids_1T, wanted.input_ids_1T)
         assert torch.equal(batch.positions_31T, wanted.positions_31T)
         _assert_same_sight(sight, wanted_sight)
+
+
+def test_who_reads_beforehand_has_no_openmp_threads_that_would_take_turns_with_the_loop_s(
+    adapted, processor, encoded, monkeypatch
+):
+    made_by = []
+
+    def collate(*arguments):
+        made_by.append((torch.get_num_threads(), threading.current_thread() is threading.main_thread()))
+        return packing.collate(*arguments)
+
+    monkeypatch.setattr(student, "collate", collate)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        learner = Student(adapted, processor, 1, num_readers=2)
+        learner.expect([encoded[:1]])
+        learner.read(encoded[:1])
+        learner.read(encoded[1:])
+    finally:
+        torch.set_num_threads(before)
+    assert made_by == [(1, False), (3, True)]
 
 
 def test_a_damaged_image_of_a_pack_that_is_read_beforehand_is_named_when_its_turn_comes(
