@@ -110,6 +110,9 @@ def _to_preload() -> str:
 def _do_what_comes(receiver: Connection) -> None:
     """In the core's process: import, wait for work, and do it; with thrift until the engine is up, when vLLM freezes
     what there is."""
+    import setproctitle
+
+    setproctitle.getproctitle()  # finds the title in front of the first variable, so it looks before any is changed
     with ExitStack() as thrifty:
         thrifty.enter_context(thrift())
         from vllm.v1.engine import core
@@ -119,7 +122,8 @@ def _do_what_comes(receiver: Connection) -> None:
         except EOFError:
             os._exit(0)  # whoever started it has ended; Python's own end would complain of what vLLM leaves
         multiprocessing.current_process().name = name
-        _take_over(environment)
+        os.environ.clear()
+        os.environ.update(environment)
         freeze = core.freeze_gc_heap
 
         def end_thrift() -> None:
@@ -130,10 +134,3 @@ def _do_what_comes(receiver: Connection) -> None:
 
         core.freeze_gc_heap = end_thrift
         target(**kwargs)
-
-
-def _take_over(environment: Mapping[str, str]) -> None:
-    """Change only what differs: setproctitle looks for the process's title from where the first variable lies."""
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

@@ -264,7 +264,8 @@ class Student:
         # OpenMP's threads stop waiting awake once a process has more of them than cores, so readers have none beside
         # themselves.
         self._readers = ThreadPoolExecutor(num_readers, initializer=torch.set_num_threads, initargs=(1,))
-        self._expected: dict[int, Future[tuple[Batch, Shown]]] = {}
+        # With the pack itself, so that no other pack can come to have its id meanwhile.
+        self._expected: dict[int, tuple[list[Encoded], Future[tuple[Batch, Shown]]]] = {}
 
     @property
     def seconds_looking(self) -> float:
@@ -280,12 +281,12 @@ class Student:
     def expect(self, packs: Iterable[list[Encoded]]) -> None:
         """Begin to read packs that are asked for soon, while others are learned from."""
         for pack in packs:
-            self._expected[id(pack)] = self._readers.submit(self._prepared, pack)
+            self._expected[id(pack)] = pack, self._readers.submit(self._prepared, pack)
 
     def read(self, pack: list[Encoded]) -> tuple[Batch, Sight | None]:
         """A pack as the loss takes it, on the model's device. Raises InputError for an image that cannot be read, or
         is not the one that the example's tokens were made for."""
-        expected = self._expected.pop(id(pack), None)
+        _, expected = self._expected.pop(id(pack), (pack, None))
         batch, shown = expected.result() if expected else self._prepared(pack)
         return batch.to(self.device), self._eye.look(shown)
 

@@ -102,9 +102,10 @@ def test_who_reads_beforehand_has_no_openmp_threads_that_would_take_turns_with_t
     torch.set_num_threads(3)
     try:
         learner = Student(adapted, processor, 1, num_readers=2)
-        learner.expect([encoded[:1]])
-        learner.read(encoded[:1])
-        learner.read(encoded[1:])
+        expected, unexpected = encoded[:1], encoded[1:]
+        learner.expect([expected])
+        learner.read(expected)
+        learner.read(unexpected)
     finally:
         torch.set_num_threads(before)
     assert made_by == [(1, False), (3, True)]
