@@ -54,7 +54,7 @@ def stage_parser(stage: str) -> argparse.ArgumentParser:
     """What is understood by the stage's module, which is the one that Python was started with."""
     module = sys.modules["__main__"]
     arrow = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(" [edge]")
-    name = module.__spec__.name if module.__spec__ else Path(sys.argv[0]).stem
+    name = module.__spec__.name.removesuffix(".__main__") if module.__spec__ else Path(sys.argv[0]).stem
     return argument_parser(f"python -m {name}", f"{arrow} This is the stage `{stage}` of a recipe, by itself.")
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from infra.resources import ClusterShape, lacking
 from infra.stage import StageConfig
+from pipelines.examination.config import ExamineConfig
 from pipelines.records import TAUGHT, Arm
-from pipelines.settings import ExamineConfig
 
 PACKAGES = ("pipelines", "train", "serve")  # that resolve a recipe, and reach the jobs
 # Beside image and answer: the chat template, a question, its options, and how to answer. Longer ones are rows that fail

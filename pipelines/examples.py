@@ -3,15 +3,46 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt, Le
 
 from infra import command_line
 from infra.errors import InputError
 from infra.manifest import Tally
-from infra.stage import Task
-from pipelines import pairing, prompts, tables
-from pipelines.records import Arm, Question, Split, TrainingExample, Verdict
+from infra.stage import StageConfig, Task
+from pipelines.inference import prompts
+from pipelines.records import ARMS, IMAGES, Arm, Question, Split, TrainingExample, Verdict, check_arms, pairing, tables
 
 NOT_ACCEPTED, NOT_SELECTED, SAME_QUESTION = "not_accepted", "not_selected", "same_question"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeConfig(StageConfig):
+    """Compose training examples, one artifact for each arm.
+
+    rationale_weight: how much each token of a rationale counts beside one of the answer's line in `multi_task`.
+    """
+
+    stage: ClassVar[str] = "compose"
+    module: ClassVar[str] = "pipelines.examples"
+    contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
+    arms: tuple[Arm, ...] = ARMS
+    rationale_weight: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms)
+
+    def outputs(self) -> dict[str, StageConfig]:
+        return {f"examples/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
+
+    def wording(self) -> dict[str, str]:
+        return {"prompts": prompts.digest()}
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("questions", "verdicts")
 
 
 def compose(

@@ -155,10 +155,10 @@ def rehearse(
     recipe: str, run_dir: Path, overrides: Sequence[str], num_questions: int = 16, *, with_engines: bool = True
 ) -> list[str]:
     """What would end the flow on its cluster, found here: see `pipelines.rehearsal`."""
-    from pipelines import rehearsal  # brings Ray
+    from pipelines.rehearsal import rehearse  # brings Ray
 
     configs = resolve(recipe, overrides)
-    return rehearsal.rehearse(
+    return rehearse.rehearse(
         recipe, _needed(configs), configs["cluster"], run_dir, num_questions, with_engines=with_engines
     )
 
@@ -181,7 +181,7 @@ def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequenc
     """What Python is given to run a stage's own module, with the overrides that concern it."""
     recipe = str(Path(recipe).absolute()) if ":" in recipe else recipe
     settings = [word for text in overrides if text.partition(".")[0] == config.stage for word in ("--set", text)]
-    return ["-m", config.module, recipe, "--run-dir", str(run_dir), *settings]
+    return ["-m", config.module.removesuffix(".stage"), recipe, "--run-dir", str(run_dir), *settings]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

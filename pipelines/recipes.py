@@ -4,19 +4,17 @@ import dataclasses
 from dataclasses import dataclass
 
 from infra.resources import ClusterShape
-from pipelines.curation import CurationConfig, Level
-from pipelines.engine import EngineConfig
+from pipelines.examination.config import ExamineConfig
+from pipelines.examples import ComposeConfig
+from pipelines.inference.engine_config import EngineConfig
+from pipelines.questions.config import QuestionsConfig
+from pipelines.questions.curation import CurationConfig, Level
+from pipelines.questions.sources.pocket import DrawConfig
+from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Split
-from pipelines.settings import (
-    ComposeConfig,
-    ExamineConfig,
-    QuestionsConfig,
-    ReportConfig,
-    TeachConfig,
-    VerifyConfig,
-)
-from pipelines.sources.pocket import DrawConfig
-from pipelines.sources.source import SourceConfig
+from pipelines.report.config import ReportConfig
+from pipelines.teaching.config import TeachConfig
+from pipelines.verification.config import VerifyConfig
 
 POCKET_TEACHER = "train/pocket/teacher"
 POCKET_ENGINE = EngineConfig(

@@ -26,10 +26,9 @@ from infra.errors import ClusterError, ConfigError
 from infra.manifest import Artifact, Tally
 from infra.resources import total
 from infra.stage import Task
-from pipelines import tables
-from pipelines.endpoint import API_KEY_VARIABLE, Endpoint
-from pipelines.engine import EngineConfig
-from pipelines.records import Question
+from pipelines.inference.client import API_KEY_VARIABLE, Endpoint
+from pipelines.inference.engine_config import EngineConfig
+from pipelines.records import Question, tables
 from serve import loading, models, readiness
 from serve.api.endpoint import HttpEndpoint
 from serve.api.guard import key_digest

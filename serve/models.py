@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from infra.digests import digest_json
 from infra.errors import ArtifactError, InputError
 from infra.manifest import MANIFEST, Artifact
-from pipelines.endpoint import ServedModel
+from pipelines.inference.client import ServedModel
 from pipelines.records import Arm
 
 DIGEST_DIGITS = 10

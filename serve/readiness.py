@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from infra.errors import ClusterError
-from pipelines import images
-from pipelines.endpoint import Endpoint, data_url
+from pipelines.images import decoding
+from pipelines.inference.client import Endpoint, data_url
 from pipelines.records import TAUGHT, Arm
 
 _TOKENS = 4
@@ -37,7 +37,7 @@ def check(endpoint: Endpoint, api_key: str | None, timeout_s: float) -> None:
 
 def _ask(base_url: str, model: str, api_key: str | None, timeout_s: float) -> Any:
     """The tokens of a model's answer and their log-probabilities."""
-    picture = {"type": "image_url", "image_url": {"url": data_url(images.png(Image.new("RGB", (96, 96), "grey")))}}
+    picture = {"type": "image_url", "image_url": {"url": data_url(decoding.png(Image.new("RGB", (96, 96), "grey")))}}
     question = {"role": "user", "content": [picture, {"type": "text", "text": "What is shown?"}]}
     body = {"model": model, "messages": [question], "max_tokens": _TOKENS, "temperature": 0, "logprobs": True}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})

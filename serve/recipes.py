@@ -8,9 +8,8 @@ from annotated_types import Gt
 
 from infra.resources import Workers
 from infra.stage import StageConfig
-from pipelines.engine import EngineConfig
-from pipelines.records import Arm
-from pipelines.settings import ARMS, IMAGES, check_arms
+from pipelines.inference.engine_config import EngineConfig
+from pipelines.records import ARMS, IMAGES, Arm, check_arms
 
 _LAST_PORT = 65535
 

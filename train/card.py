@@ -1,7 +1,7 @@
 """The adapter's README: what it is, the prompts it was taught with, and under which terms it stands."""
 
 from infra.digests import digest_bytes
-from pipelines import prompts
+from pipelines.inference import prompts
 from pipelines.records import Arm, Question, Split
 from train.recipes import FitConfig
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from infra.errors import InputError
-from pipelines import tables
-from pipelines.records import TopLogprobs, TrainingExample
-from pipelines.teaching.logprobs import Likeliest, read_row, vocabulary_digest
+from pipelines.inference.logprobs import Likeliest, read_row, vocabulary_digest
+from pipelines.records import TopLogprobs, TrainingExample, tables
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -10,11 +10,11 @@ from typing import Any
 from PIL import Image
 
 from infra.errors import InputError
-from pipelines import sealed_images, tables
-from pipelines.images import UnreadableImageError
-from pipelines.records import StoredImage, TrainingExample
-from pipelines.sealed_images import SealedImage
-from pipelines.teaching.logprobs import Likeliest
+from pipelines.images import sealed
+from pipelines.images.decoding import UnreadableImageError
+from pipelines.images.sealed import SealedImage
+from pipelines.inference.logprobs import Likeliest
+from pipelines.records import StoredImage, TrainingExample, tables
 from train import distillation
 from train.distillation import Told
 
@@ -68,7 +68,7 @@ def encode(
                 reasons[TOO_LONG] += 1
                 continue
             told = distillation.told(answered, example.rationale_id, known or {})
-            encoded.append(Encoded(sealed_images.of(folder, example), ids, len(answered), example.weight, told))
+            encoded.append(Encoded(sealed.of(folder, example), ids, len(answered), example.weight, told))
     return encoded, {reason: count for reason, count in reasons.items() if count}
 
 

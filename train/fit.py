@@ -23,8 +23,7 @@ from infra.errors import ArtifactError, ClusterError, InputError, first_line, pr
 from infra.imports import thrift
 from infra.manifest import Tally, write_json
 from infra.stage import Task, made_from
-from pipelines import tables
-from pipelines.records import TrainingExample
+from pipelines.records import TrainingExample, tables
 from train.card import model_card
 from train.recipes import FitConfig
 from train.rendezvous import LoopbackConfig

@@ -16,8 +16,7 @@ from ray.train import get_context
 from ray.train.torch import get_device
 
 from infra.errors import InputError
-from pipelines import tables
-from pipelines.records import TrainingExample
+from pipelines.records import TrainingExample, tables
 from train import adapter, checkpoint, distillation, student, utilization, validation, zero
 from train.encoding import Encoded, encode
 from train.packing import Share, plan

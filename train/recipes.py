@@ -10,8 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from infra.imports import thrift
 from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
-from pipelines.records import Arm
-from pipelines.settings import ARMS, IMAGES, check_arms
+from pipelines.records import ARMS, IMAGES, Arm, check_arms
 
 POCKET_BASE = "train/pocket/base"
 _SHARDED_WEIGHTS = 3  # the stage of ZeRO

@@ -18,8 +18,8 @@ from transformers import AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGenerat
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures, Qwen3VLTextRMSNorm
 
 from infra.errors import InputError, first_line
-from pipelines.engine import needs_own_code, own_code_is_refused
-from pipelines.sealed_images import SealedImage
+from pipelines.images.sealed import SealedImage
+from pipelines.inference.engine_config import needs_own_code, own_code_is_refused
 from train import attention
 from train.encoding import Encoded, read_image
 from train.loss import Objective, judge

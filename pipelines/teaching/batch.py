@@ -21,16 +21,16 @@ from typing import Any
 from infra import command_line, recipes, stage
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
-from pipelines import sealed_images
-from pipelines.endpoint import image_url
-from pipelines.images import UnreadableImageError
+from pipelines.images import sealed
+from pipelines.images.decoding import UnreadableImageError
+from pipelines.inference import ledger
+from pipelines.inference.backends import chat_body
+from pipelines.inference.client import image_url
+from pipelines.inference.ledger import Attempt, Ledger
+from pipelines.inference.requests import Request, Teacher, teacher_digest
 from pipelines.records import Fate
-from pipelines.settings import TeachConfig
-from pipelines.teaching import ledger
-from pipelines.teaching.engines import chat_body
-from pipelines.teaching.ledger import Attempt, Ledger
+from pipelines.teaching.config import TeachConfig
 from pipelines.teaching.plan import Asking, Open, read_batch
-from pipelines.teaching.requests import Request, Teacher, teacher_digest
 from pipelines.teaching.results import Results, attempt_of, custom_id, no_answer
 
 # What OpenAI takes in a file.
@@ -117,7 +117,7 @@ def _write_question(
 
 
 def _line(request: Request, spent: int, teaching: Teaching) -> bytes:
-    urls = [image_url(image) for image in sealed_images.of(teaching.questions, request)]
+    urls = [image_url(image) for image in sealed.of(teaching.questions, request)]
     line = {
         "custom_id": custom_id(request, spent),
         "method": "POST",

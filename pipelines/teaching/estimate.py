@@ -19,13 +19,14 @@ import pyarrow as pa
 from infra import manifest
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.resources import ClusterShape
-from pipelines import images
-from pipelines.engine import needs_own_code, own_code_is_refused
-from pipelines.settings import TeachConfig
-from pipelines.teaching import ledger, weights
-from pipelines.teaching.ledger import Ledger
+from pipelines.images import decoding
+from pipelines.inference import ledger
+from pipelines.inference.engine_config import needs_own_code, own_code_is_refused
+from pipelines.inference.ledger import Ledger
+from pipelines.inference.requests import Request, Teacher, teacher_digest
+from pipelines.teaching import weights
+from pipelines.teaching.config import TeachConfig
 from pipelines.teaching.plan import Asking, Open, Plan, read_batch
-from pipelines.teaching.requests import Request, Teacher, teacher_digest
 
 MEASURED, RECIPE, ASSUMED = "measured", "from the recipe", "assumed"
 
@@ -139,8 +140,8 @@ def _sizes(paths: Sequence[str], folder: Path) -> Iterator[tuple[int, int]]:
     """Width and height of the images that can be read; the others' requests are not sent."""
     for path in paths:
         try:
-            yield images.size(folder / path)
-        except images.UnreadableImageError:
+            yield decoding.size(folder / path)
+        except decoding.UnreadableImageError:
             continue
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from infra.errors import ClusterError
-from pipelines import conditions, tables
 from pipelines.examples import check_may_teach
-from pipelines.records import Question, Rationale, Split, TopLogprobs
-from pipelines.settings import TeachConfig
-from pipelines.teaching import logprobs
-from pipelines.teaching.ledger import Attempt, Found, Ledger, key_of, letter_name
-from pipelines.teaching.requests import Request, Teacher, is_probed, prompt_digest, requests_of
+from pipelines.inference import conditions, logprobs
+from pipelines.inference.ledger import Attempt, Found, Ledger, key_of, letter_name
+from pipelines.inference.requests import Request, Teacher, is_probed, prompt_digest, requests_of
+from pipelines.records import Question, Rationale, Split, TopLogprobs, tables
+from pipelines.teaching.config import TeachConfig
 
 _QUESTIONS_AT_ONCE = 1024
 _REQUEST = pa.struct(

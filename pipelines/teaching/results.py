@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from infra.errors import InputError, first_line
-from pipelines.endpoint import refusal
+from pipelines.inference.backends import RowError, completion
+from pipelines.inference.client import refusal
+from pipelines.inference.ledger import Attempt
+from pipelines.inference.requests import Request
+from pipelines.inference.worker import judged
 from pipelines.records import Fate
-from pipelines.teaching.engines import RowError, completion
-from pipelines.teaching.explaining import judged
-from pipelines.teaching.ledger import Attempt
-from pipelines.teaching.requests import Request
 
 _CUSTOM_ID = re.compile(r"(?P<id>[0-9a-f]{32})-(?P<attempt>0|[1-9][0-9]{0,3})")
 _ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -6,8 +6,8 @@ import re
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from pipelines import image_parts
-from pipelines.images import MAX_ASPECT
+from pipelines.images import parts
+from pipelines.images.decoding import MAX_ASPECT
 from serve.api.errors import Refused
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -43,8 +43,8 @@ def _checked_data_url(url: str, max_pixels: int) -> str:
 def _check_image(data: bytes, max_pixels: int) -> str:
     """The format of an image that may be decoded; raises Refused for anything else."""
     try:
-        kind, width, height = image_parts.header(data, FORMATS)
-    except image_parts.TooManyPartsError as error:
+        kind, width, height = parts.header(data, FORMATS)
+    except parts.TooManyPartsError as error:
         raise _refused(str(error)) from error
     except Exception as error:
         raise _refused(f"An image cannot be read; {', '.join(FORMATS)} are taken.") from error

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from pipelines import images
-from pipelines.door import Door, Request
+from pipelines.images import decoding
+from pipelines.images.sandbox import Door, Request
 from pipelines.records import StoredImage
 
 PROJECT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def _looks(stored: list[StoredImage | str], paths: list[Path], target: Path) -> 
     compared = []
     with zipfile.ZipFile(target / "stored.zip") as archive:
         for each, path in of[:: max(1, len(of) // NUM_COMPARED)]:
-            shown = images.decode(archive.read(each.path.rpartition("/")[2]))
+            shown = decoding.decode(archive.read(each.path.rpartition("/")[2]))
             with Image.open(path) as whole:
                 wanted = whole.convert("RGB").resize(shown.size, Image.Resampling.LANCZOS)
             compared.append((psnr(wanted, shown), ssim(wanted, shown)))

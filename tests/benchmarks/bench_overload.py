@@ -150,10 +150,10 @@ def _picture(number: int) -> bytes:
     import numpy as np
     from PIL import Image
 
-    from pipelines import images
+    from pipelines.images import decoding
 
     drawn = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    return images.png(Image.fromarray(drawn))
+    return decoding.png(Image.fromarray(drawn))
 
 
 if __name__ == "__main__":

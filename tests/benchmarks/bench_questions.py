@@ -18,10 +18,10 @@ import psutil
 
 from infra import manifest
 from pipelines import recipes
-from pipelines.curation import CurationConfig
+from pipelines.questions.config import QuestionsConfig
+from pipelines.questions.curation import CurationConfig
+from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Split
-from pipelines.settings import QuestionsConfig
-from pipelines.sources.source import SourceConfig
 from tests.benchmarks.generated import write_pmc_vqa
 
 PROJECT = Path(__file__).parents[2]

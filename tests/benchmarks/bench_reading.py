@@ -23,9 +23,10 @@ from PIL import Image
 from transformers import Qwen3VLProcessor
 
 from infra.digests import digest_bytes
-from pipelines import conditions, images, prompts, sealed_images, tables
-from pipelines.endpoint import Client
-from pipelines.records import Arm, Condition, Question, StoredImage, TrainingExample
+from pipelines.images import decoding, sealed
+from pipelines.inference import conditions, prompts
+from pipelines.inference.client import Client
+from pipelines.records import Arm, Condition, Question, StoredImage, TrainingExample, tables
 from tests.pipelines.fixtures import question
 from train.encoding import encode
 from train.recipes import POCKET_BASE
@@ -106,7 +107,7 @@ def stored_image(path: str, digest: str, side: int) -> StoredImage:
 def small_images() -> Iterator[tuple[bytes, int]]:
     """As many as PMC-VQA has, all different."""
     for number in range(NUM_SHARDS * IMAGES_PER_SHARD):
-        yield images.png(Image.new("RGB", (32, 32), (number & 255, number >> 8 & 255, number >> 16))), 32
+        yield decoding.png(Image.new("RGB", (32, 32), (number & 255, number >> 8 & 255, number >> 16))), 32
 
 
 def photo(number: int) -> Image.Image:
@@ -141,7 +142,7 @@ def example(asked: Question) -> TrainingExample:
 def read(folder: Path, asked: list[Question]) -> None:
     """Read the images of these questions."""
     for each in asked:
-        for image in sealed_images.of(folder, each):
+        for image in sealed.of(folder, each):
             image.read()
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 
 from infra import manifest
-from pipelines import recipes, tables
-from pipelines.records import Question
-from pipelines.sources.pocket import PocketConfig
+from pipelines import recipes
+from pipelines.questions.sources.pocket import PocketConfig
+from pipelines.records import Question, tables
 from tests.benchmarks import paired
 from tests.benchmarks.teacher_baselines import STARTED_VARIABLE, figures
 from tests.pipelines.fixtures import put
@@ -97,7 +97,7 @@ def prepare() -> Path:
     """Questions of the recipe in a run folder."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     run_dir = FOLDER / "runs" / "a"
-    for module in ("pipelines.sources.pocket", "pipelines.questions"):
+    for module in ("pipelines.questions.sources.pocket", "pipelines.questions"):
         Process(module, RECIPE, "--run-dir", str(run_dir)).lines()
     return run_dir
 
@@ -110,7 +110,7 @@ def peer(kind: str, run_dir: Path) -> dict[str, float]:
 def ours(run_dir: Path) -> dict[str, float]:
     """The stage as a user runs it, with an empty ledger; a row is finished when it is in the ledger."""
     forget(run_dir)
-    process = Process("pipelines.teacher", RECIPE, "--run-dir", str(run_dir))
+    process = Process("pipelines.teaching.stage", RECIPE, "--run-dir", str(run_dir))
     stamps = [when_there_is(run_dir, pattern) for pattern in (BEGUN, LEDGER)]
     process.lines()
     begun, first = (each.result() for each in stamps)
@@ -137,7 +137,7 @@ def resumed(run_dir: Path) -> dict[str, float]:
     What the engine had begun when it was killed is counted whole, which is more than it had written of it.
     """
     forget(run_dir)
-    words = ("pipelines.teacher", RECIPE, "--run-dir", str(run_dir), "--set")
+    words = ("pipelines.teaching.stage", RECIPE, "--run-dir", str(run_dir), "--set")
     words += (f"teach.engine.max_num_seqs={RESUMED_AT_ONCE}",)
     process = Process(*words)
     while len(written(run_dir)) < NUM_QUESTIONS // 2:

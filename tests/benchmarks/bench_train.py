@@ -22,8 +22,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from pipelines import tables
-from pipelines.records import TrainingExample
+from pipelines.records import TrainingExample, tables
 from tests.benchmarks import paired
 from tests.pipelines.fixtures import put, put_questions, question, showing
 from train.recipes import POCKET_BASE, FitConfig, TrainRecipe

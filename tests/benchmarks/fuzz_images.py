@@ -26,11 +26,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pipelines import images
-from pipelines.door import Door, Request
+from pipelines.images import decoding
+from pipelines.images.sandbox import Door, Request
+from pipelines.questions.ingest import portions
+from pipelines.questions.sources.reasons import MEANING
 from pipelines.records import StoredImage
-from pipelines.sources.intake import portions
-from pipelines.sources.reasons import MEANING
 
 NUM_FILES = 10_000
 MAX_PIXELS = 1 << 16
@@ -262,8 +262,8 @@ def _fault(looked: StoredImage | str, archive: zipfile.ZipFile) -> str:
     if isinstance(looked, str):
         return "" if looked in MEANING else f"unknown outcome {looked!r}"
     try:
-        image = images.decode(archive.read(looked.path.rpartition("/")[2]))
-    except images.UnreadableImageError as error:
+        image = decoding.decode(archive.read(looked.path.rpartition("/")[2]))
+    except decoding.UnreadableImageError as error:
         return f"a stored image cannot be read: {error}"
     sound = image.size == (looked.width, looked.height) and image.width * image.height <= MAX_PIXELS
     return "" if sound else f"a stored image is {image.size}, not {looked.width} x {looked.height}"
@@ -283,7 +283,7 @@ def _peak_mib(process: psutil.Process) -> int:
 def main(num_files: int) -> None:
     """Fuzz every format and print a line for each."""
     everything = []
-    for kind in images.FORMATS:
+    for kind in decoding.FORMATS:
         with tempfile.TemporaryDirectory() as folder:
             found = fuzz(kind, num_files, Path(folder), KEPT)
         everything.append(found)

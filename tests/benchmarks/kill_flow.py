@@ -27,8 +27,7 @@ import psutil
 
 from infra import manifest
 from infra.errors import ArtifactError
-from pipelines import tables
-from pipelines.records import Arm, Fate, Prediction, Rationale, TrainingExample
+from pipelines.records import Arm, Fate, Prediction, Rationale, TrainingExample, tables
 from tests.benchmarks.served import PROJECT, free_port
 
 FOLDER = PROJECT / "build/bench/kill_flow"
@@ -51,9 +50,10 @@ PLAN = {
     "examine": (["engine", "flow", "job"], 12.0),
     "report": (["flow", "job"], 4.0),
 }
-_STAGE_OF = {"pipelines.sources.pocket": "draw", "pipelines.questions": "questions", "pipelines.teacher": "teach",
-             "pipelines.verification": "verify", "pipelines.examples": "compose", "train.fit": "fit",
-             "serve.app": "deploy", "pipelines.evaluation": "examine", "pipelines.report": "report"}  # fmt: skip
+_STAGE_OF = {"pipelines.questions.sources.pocket": "draw", "pipelines.questions": "questions",
+             "pipelines.teaching": "teach", "pipelines.verification": "verify", "pipelines.examples": "compose",
+             "train.fit": "fit", "serve.app": "deploy", "pipelines.examination": "examine",
+             "pipelines.report": "report"}  # fmt: skip
 _MADE_BY = {"draw": "source", "questions": "questions", "teach": "rationales", "verify": "verdicts",
             "compose": "examples", "fit": "adapters", "deploy": "predictions", "examine": "predictions",
             "report": "report"}  # fmt: skip

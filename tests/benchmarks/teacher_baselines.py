@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from infra import recipes
-from pipelines import sealed_images
-from pipelines.endpoint import image_url
-from pipelines.sealed_images import SealedImage
-from pipelines.settings import TeachConfig
-from pipelines.teaching.engines import start_vllm
+from pipelines.images import sealed
+from pipelines.images.sealed import SealedImage
+from pipelines.inference.backends import start_vllm
+from pipelines.inference.client import image_url
+from pipelines.inference.requests import Request, Teacher, teacher_digest
+from pipelines.teaching.config import TeachConfig
 from pipelines.teaching.plan import Asking
-from pipelines.teaching.requests import Request, Teacher, teacher_digest
 
 STARTED_VARIABLE = "BENCH_STARTED"
 
@@ -91,7 +91,7 @@ def raw(config: TeachConfig, run_dir: Path, at_once: int) -> dict[str, float]:
     async def ask(request: Request) -> None:
         async with slots:
             begun = time.time()
-            its_images = sealed_images.of(run_dir / "questions", request)
+            its_images = sealed.of(run_dir / "questions", request)
             shown = [await asyncio.to_thread(image.decode) for image in its_images]
             content = [*[{"type": "image"}] * len(shown), {"type": "text", "text": request.prompt}]
             prompt = engine.tokenizer.apply_chat_template(
@@ -120,7 +120,7 @@ def stock(config: TeachConfig, run_dir: Path) -> dict[str, float]:
     rows = [
         {
             "prompt": request.prompt,
-            "shown": [(str(i.path), i.digest) for i in sealed_images.of(run_dir / "questions", request)],
+            "shown": [(str(i.path), i.digest) for i in sealed.of(run_dir / "questions", request)],
             "sampling": sampling(config, request),
         }
         for request in requests(config, run_dir)

@@ -19,8 +19,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from infra import recipes
-from pipelines import tables
-from pipelines.records import TrainingExample
+from pipelines.records import TrainingExample, tables
 from train import adapter, student, zero
 from train.encoding import encode
 from train.packing import shuffled_epochs

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from infra import command_line, stage
 from infra.progress import Progress
-from pipelines import recipes, teacher
-from pipelines.engine import EngineConfig
-from pipelines.teaching.fakes import FakeEngine
+from pipelines import recipes
+from pipelines.inference.engine_config import EngineConfig
+from pipelines.teaching import stage as teacher
+from tests.fakes import FakeEngine
 
 
 def main(run_dir: Path, settings: dict, fake: dict) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import prompts, sealed_images, tables
+from pipelines.images import sealed
+from pipelines.inference import prompts
+from pipelines.inference.logprobs import read_row
 from pipelines.recipes import POCKET_TEACHER
-from pipelines.records import Arm, Question, Rationale, TopLogprobs, TrainingExample
-from pipelines.teaching.logprobs import read_row
+from pipelines.records import Arm, Question, Rationale, TopLogprobs, TrainingExample, tables
 from train import adapter, distillation, student
 from train.encoding import encode
 from train.recipes import POCKET_BASE
@@ -32,7 +33,7 @@ def test_the_engine_told_what_the_teacher_itself_holds_likely(small_run):
         prompt = prompts.prompt(question, Arm.TEACHER)
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        image = sealed_images.of(small_run.folder / "questions", question)[0].decode()
+        image = sealed.of(small_run.folder / "questions", question)[0].decode()
         inputs = processor(text=[text], images=[image], return_tensors="pt")
         written_1T = torch.tensor(likeliest.written_T).long()[None]
         num_asked = inputs["input_ids"].shape[1]

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from pipelines import prompts, tables
-from pipelines.records import Arm, Question, TrainingExample
+from pipelines.inference import prompts
+from pipelines.records import Arm, Question, TrainingExample, tables
 from tests.flow.conftest import PROJECT
 from tests.flow.nodes import ray_nodes
 from tests.pipelines.fixtures import put, put_questions, question, showing

@@ -8,8 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from infra import manifest
-from pipelines import tables
-from pipelines.records import Arm, Condition, Prediction, Question, Rationale, TrainingExample, Verdict
+from pipelines.records import Arm, Condition, Prediction, Question, Rationale, TrainingExample, Verdict, tables
 from tests import listening
 from tests.flow.conftest import CANARY, PROJECT, SMALL, canaries_in, command, run
 

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning"),  # Ray's client of jobs
 ]
 
-DRAW = ["-m", "pipelines.sources.pocket", "pocket", "--set", "draw.pocket.num_train_questions=4"]
+DRAW = ["-m", "pipelines.questions.sources.pocket", "pocket", "--set", "draw.pocket.num_train_questions=4"]
 DRAW += ["--set", "draw.pocket.num_test_questions=4", "--run-dir"]
 PROBE = """
 import os, ray

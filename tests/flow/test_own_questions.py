@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from infra import manifest
-from pipelines import prompts, tables
-from pipelines.records import Question, Split, TrainingExample
+from pipelines.inference import prompts
+from pipelines.records import Question, Split, TrainingExample, tables
 from tests.flow.conftest import run
 
 PLAN = ("zero_shot/real", "answer_only/real", "answer_only/shuffled", "teacher/real")

@@ -20,12 +20,12 @@ IMAGES_PER_ZIP, TIMEOUT_S = 400, 240
 SCRIPT = f"""
 import sys
 from infra import cluster
-from pipelines import command
-from pipelines.sources import intake
+from pipelines.questions import command
+from pipelines.questions import ingest
 cluster._MIN_LOGICAL_CPUS = 2
 cluster.os.cpu_count = lambda: 2
-intake.IMAGES_PER_ZIP = {IMAGES_PER_ZIP}
-intake.LARGE_BYTES = int(sys.argv.pop(1))
+ingest.IMAGES_PER_ZIP = {IMAGES_PER_ZIP}
+ingest.LARGE_BYTES = int(sys.argv.pop(1))
 command.main(sys.argv[1:])
 """
 

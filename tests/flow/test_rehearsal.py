@@ -11,8 +11,9 @@ import pytest
 
 from infra import cluster, recipes
 from infra.resources import ClusterShape, Workers
-from pipelines import fakes, flow
-from pipelines.sources import pocket
+from pipelines import flow
+from pipelines.questions.sources import pocket
+from pipelines.rehearsal import stub_endpoint
 from tests.flow.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray Data and vLLM warn about themselves
@@ -80,7 +81,7 @@ def test_every_fault_of_a_recipe_is_found_in_one_rehearsal(tmp_path, monkeypatch
 
 
 def test_a_teacher_at_an_endpoint_goes_through_the_whole_flow_and_one_that_does_not_answer_is_told(tmp_path):
-    with fakes.endpoint(lambda body: "unused", models=["big-teacher"]) as url:
+    with stub_endpoint.endpoint(lambda body: "unused", models=["big-teacher"]) as url:
         asked = [f"teach.endpoint={url}", "teach.teacher=big-teacher"]
         assert rehearsed("pmc_vqa_8xh200", tmp_path, *asked) == []
     assert has(

@@ -17,8 +17,8 @@ import pytest
 
 from infra import manifest, stage
 from infra.progress import Progress
-from pipelines import recipes, tables
-from pipelines.records import Fate, Rationale, Verdict
+from pipelines import recipes
+from pipelines.records import Fate, Rationale, Verdict, tables
 from tests.flow.conftest import PROJECT
 from tests.flow.nodes import ray_nodes
 from tests.pipelines.teaching.fixtures import many, put_many

@@ -42,7 +42,8 @@ def _started_modules() -> dict[str, str]:
         for path in sorted((PROJECT / folder).rglob("*.py")):
             text = path.read_text()
             if re.search(r'^if __name__ == "__main__":', text, re.MULTILINE):
-                found[".".join(path.relative_to(PROJECT).with_suffix("").parts)] = text
+                name = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+                found[name.removesuffix(".__main__")] = text
     return found
 
 

@@ -14,7 +14,7 @@ from infra.errors import ArtifactError, ClusterError
 from infra.jobs import StageError, _reason
 
 RAY = "[2026-11-26 02:42:08,377 I 1 1] (raylet) worker_pool.cc:564: Started worker process"
-START = "Running entrypoint for job teach-1: env RAY_ADDRESS=127.0.0.1:1 python -m pipelines.teacher"
+START = "Running entrypoint for job teach-1: env RAY_ADDRESS=127.0.0.1:1 python -m pipelines.teaching.stage"
 LOG = "Running entrypoint\nteach: 1/3 questions\nteach: 2/3 questions\nteach: 3/3 questions\na word at its end"
 FIRST = LOG.index("teach: 2")  # as long as its first two lines
 SHOWN = ["teach: 1/3 questions", "teach: 2/3 questions", "teach: 3/3 questions"]

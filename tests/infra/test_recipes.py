@@ -12,7 +12,7 @@ import pytest
 from infra import allowed, command_line, recipes
 from infra.errors import ConfigError
 from pipelines import flow
-from pipelines.engine import EngineConfig
+from pipelines.inference.engine_config import EngineConfig
 from pipelines.records import Arm
 
 PROJECT = Path(__file__).parents[2]

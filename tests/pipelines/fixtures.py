@@ -6,9 +6,9 @@ import zipfile
 from infra import manifest
 from infra.digests import digest_bytes
 from infra.manifest import Artifact, Tally
-from pipelines import images, tables
-from pipelines.records import Caption, Prediction, Question, Rationale, StoredImage, Verdict
-from pipelines.sealed_images import SealedImage
+from pipelines.images import decoding
+from pipelines.images.sealed import SealedImage
+from pipelines.records import Caption, Prediction, Question, Rationale, StoredImage, Verdict, tables
 
 OPTIONS = ("mill", "cast", "press", "die cast")
 
@@ -105,7 +105,7 @@ def put(run_dir, name, write, *, stage="s", inputs=(), **tally) -> Artifact:
 def showing(record, pictures):
     """The same question or example with the digests of its pictures, as far as they are there."""
     old = zip(record.images, record.image_digests, strict=True)
-    new = [digest_bytes(images.png(pictures[path])) if path in pictures else digest for path, digest in old]
+    new = [digest_bytes(decoding.png(pictures[path])) if path in pictures else digest for path, digest in old]
     return dataclasses.replace(record, image_digests=tuple(new))
 
 
@@ -145,7 +145,7 @@ def put_images(folder, pictures) -> None:
     for path, picture in pictures.items():
         shard, _, name = path.rpartition("/")
         (folder / shard).parent.mkdir(parents=True, exist_ok=True)
-        data = images.png(picture)
+        data = decoding.png(picture)
         with zipfile.ZipFile(folder / shard, "a") as opened:
             opened.writestr(name, data)
         stored.append(

@@ -7,8 +7,8 @@ import pytest
 from infra import command_line, journal, manifest, stage
 from infra.manifest import Tally
 from infra.progress import Progress
-from pipelines import flow, tables
-from pipelines.records import Question
+from pipelines import flow
+from pipelines.records import Question, tables
 from tests.pipelines.fixtures import question
 
 

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import InputError
-from pipelines import examples, prompts, tables
-from pipelines.records import TAUGHT, Arm, Question, TrainingExample, Verdict
-from pipelines.settings import ComposeConfig
+from pipelines import examples
+from pipelines.examples import ComposeConfig
+from pipelines.inference import prompts
+from pipelines.records import TAUGHT, Arm, Question, TrainingExample, Verdict, tables
 from tests.pipelines.fixtures import put, question, verdict
 
 RATIONALE_ARMS = (Arm.RATIONALE_THEN_ANSWER, Arm.ANSWER_THEN_RATIONALE)

@@ -12,8 +12,7 @@ import pytest
 from infra import command_line, manifest, run_lock, stage
 from infra.errors import ConfigError
 from pipelines import flow
-from pipelines.records import TAUGHT, Arm
-from pipelines.settings import ARMS
+from pipelines.records import ARMS, TAUGHT, Arm
 
 PROJECT = Path(__file__).parents[2]
 
@@ -143,7 +142,7 @@ def test_only_the_pocket_models_may_fail_at_every_question(recipe):
 
 
 def test_another_prompt_makes_every_stage_that_shows_it_run_again(monkeypatch):
-    from pipelines import prompts
+    from pipelines.inference import prompts
 
     config = flow.resolve("pocket", [])["teach"]
     artifact = manifest.Artifact(None, types.SimpleNamespace(digest="d"))

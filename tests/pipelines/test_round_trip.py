@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import answers, examples
+from pipelines import examples
+from pipelines.inference import answers
+from pipelines.questions.candidates import Origin, RejectedError
+from pipelines.questions.sources import folder, gold
 from pipelines.records import LETTERS, TAUGHT, Arm
-from pipelines.sources import folder, gold
-from pipelines.sources.drafts import Origin, RejectedError
 from tests.pipelines.fixtures import OPTIONS, question, verdict
 
 HOSTILE = (

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import ConfigError, InputError
-from pipelines import tables
-from pipelines.endpoint import API_KEY_VARIABLE, Endpoint, ServedModel
-from pipelines.records import Arm, Question
+from pipelines.inference.client import API_KEY_VARIABLE, Endpoint, ServedModel
+from pipelines.records import Arm, Question, tables
 from serve import app
 from serve.api import guard
 from serve.api.guard import digest_key

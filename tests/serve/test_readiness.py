@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from infra.errors import ClusterError
-from pipelines.endpoint import Endpoint, ServedModel
+from pipelines.inference.client import Endpoint, ServedModel
 from pipelines.records import TAUGHT, Arm
 from serve import readiness
 

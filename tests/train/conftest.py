@@ -18,7 +18,7 @@ from transformers import (
 
 from infra import journal
 from infra.digests import digest_bytes
-from pipelines.images import png
+from pipelines.images.decoding import png
 from pipelines.records import TrainingExample
 from tests.pipelines.fixtures import put_images
 from train import attention, student

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines import tables
-from pipelines.records import TopLogprobs
-from pipelines.teaching.logprobs import Likeliest, row_of, vocabulary_digest
+from pipelines.inference.logprobs import Likeliest, row_of, vocabulary_digest
+from pipelines.records import TopLogprobs, tables
 from tests.train.conftest import example, tiny
 from train import distillation
 from train.adapter import attach

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from pipelines.images import png
+from pipelines.images.decoding import png
 from tests.pipelines.fixtures import put_other_bytes
 from tests.train.conftest import PATHS, example
 from train.encoding import MARKUP, TOO_LONG, encode, read_image, render

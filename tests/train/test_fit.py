@@ -10,8 +10,7 @@ from ray.train import WorkerGroupError
 
 from infra.errors import ArtifactError, ClusterError, ConfigError, InputError
 from infra.recipes import resolve
-from pipelines import tables
-from pipelines.records import TrainingExample
+from pipelines.records import TrainingExample, tables
 from tests.train.conftest import config, example
 from train import fit
 from train.card import model_card

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sealed_images import SealedImage
+from pipelines.images.sealed import SealedImage
 from tests.train.conftest import config, example, tiny
 from train import attention
 from train.adapter import attach

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from infra.errors import InputError
-from pipelines import tables
-from pipelines.images import png
-from pipelines.records import StoredImage
+from pipelines.images.decoding import png
+from pipelines.records import StoredImage, tables
 from tests.pipelines.fixtures import put_other_bytes
 from tests.train.conftest import PATHS, example, tiny
 from train import packing, student

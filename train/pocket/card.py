@@ -22,9 +22,9 @@ It loads offline in transformers and in vLLM. It is made for trying the whole fl
 
 {teaching}
 
-All images are synthetic: micrographs drawn by `pipelines/sources/pocket.py`, with a rule of its own making that needs
-three steps. No picture, text or weight of any other origin went in; the tokenizer was learned from the same lessons. It
-knows no other words, no other pictures and nothing of any real material, and must not be used on them.
+All images are synthetic: micrographs drawn by `pipelines/questions/sources/pocket.py`, with a rule of its own making
+that needs three steps. No picture, text or weight of any other origin went in; the tokenizer was learned from the same
+texts. It knows no other words, no other pictures and nothing of any real material, and must not be used on them.
 
 ## What it scores
 

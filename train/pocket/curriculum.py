@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines import prompts
+from pipelines.inference import prompts
+from pipelines.questions.sources import pocket
 from pipelines.records import LETTERS, Arm, Question, Split
-from pipelines.sources import pocket
 
 CAPTION_REQUEST = "Describe this micrograph."
 _ATTRIBUTE_QUESTIONS = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
-from pipelines.answers import read_letter
+from pipelines.inference.answers import read_letter
 from train.pocket import curriculum
 from train.pocket.card import Score
 from train.pocket.curriculum import Lesson

@@ -18,8 +18,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from infra.digests import digest_bytes, digest_file, digest_json
 from infra.progress import Progress
-from pipelines import answers, prompts
-from pipelines.sources import pocket
+from pipelines.inference import answers, prompts
+from pipelines.questions.sources import pocket
 from train.pocket import curriculum, examination, teaching
 from train.pocket.card import Score, card
 from train.pocket.examination import Exam

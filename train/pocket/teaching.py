@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
-from pipelines.sources import pocket
+from pipelines.questions.sources import pocket
 from train.pocket import curriculum
 from train.pocket.curriculum import Lesson
 

@@ -6,13 +6,13 @@ import json
 from PIL import Image
 
 from infra.digests import digest_bytes
+from pipelines.inference import ledger
+from pipelines.inference.ledger import Attempt, Ledger
+from pipelines.inference.requests import Teacher
+from pipelines.inference.worker import Work
 from pipelines.recipes import pocket
-from pipelines.settings import TeachConfig
-from pipelines.teaching import ledger
-from pipelines.teaching.explaining import Work
-from pipelines.teaching.ledger import Attempt, Ledger
+from pipelines.teaching.config import TeachConfig
 from pipelines.teaching.plan import Asking
-from pipelines.teaching.requests import Teacher
 from tests.pipelines.fixtures import put_questions, question, showing
 
 TEACHER = Teacher(name="t", digest="d" * 64, sampling={"temperature": 0.7})

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
-from pipelines import images
+from pipelines.images import decoding
+from pipelines.inference import ledger
+from pipelines.inference.ledger import Ledger
 from pipelines.recipes import POCKET_TEACHER
 from pipelines.records import Fate
-from pipelines.teaching import batch, ledger
+from pipelines.teaching import batch
 from pipelines.teaching.batch import Teaching
-from pipelines.teaching.ledger import Ledger
 from tests.pipelines.fixtures import question
 from tests.pipelines.teaching.fixtures import config, lines, many, put_many, write
 
@@ -90,7 +91,7 @@ def test_a_request_is_what_an_endpoint_is_sent_with_the_image_in_its_sealed_byte
     image, text = body["messages"][0]["content"]
     head, _, data = image["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(data) == images.read_bytes(made.questions / request.images[0])
+    assert base64.b64decode(data) == decoding.read_bytes(made.questions / request.images[0])
     assert text == {"type": "text", "text": request.prompt}
 
 

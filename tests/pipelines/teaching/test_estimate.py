@@ -9,13 +9,14 @@ import pytest
 from infra import command_line, forecast, manifest, stage
 from infra.figures import Figure
 from infra.manifest import Tally
+from pipelines.inference import ledger
+from pipelines.inference.ledger import Ledger
+from pipelines.inference.logprobs import Likeliest, row_of
+from pipelines.inference.requests import Teacher, teacher_digest
 from pipelines.recipes import POCKET_TEACHER
-from pipelines.teaching import estimate, ledger
+from pipelines.teaching import estimate
 from pipelines.teaching.estimate import ASSUMED, MEASURED, RECIPE, qwen3_vl_tokens
-from pipelines.teaching.ledger import Ledger
-from pipelines.teaching.logprobs import Likeliest, row_of
 from pipelines.teaching.plan import Asking
-from pipelines.teaching.requests import Teacher, teacher_digest
 from tests.pipelines.fixtures import put_questions
 from tests.pipelines.teaching.fixtures import attempt, config, many, picture, requests, write
 

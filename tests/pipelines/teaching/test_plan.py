@@ -1,7 +1,7 @@
 import pytest
 
 from infra.errors import ClusterError, InputError
-from pipelines.teaching.ledger import Ledger
+from pipelines.inference.ledger import Ledger
 from pipelines.teaching.plan import read_batch
 from tests.pipelines.teaching.fixtures import attempt, config, many, prepare, requests, write
 

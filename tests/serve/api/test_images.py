@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images import FORMATS as DOOR_FORMATS
-from pipelines.images import UnreadableImageError, normalise
+from pipelines.images.decoding import FORMATS as DOOR_FORMATS
+from pipelines.images.decoding import UnreadableImageError, normalise
 from serve.api.errors import Refused
 from serve.api.images import checked_url
 from tests.benchmarks import fuzz_images

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from infra.progress import Progress
-from pipelines.answers import read_letter
-from pipelines.sources import pocket
+from pipelines.inference.answers import read_letter
+from pipelines.questions.sources import pocket
 from train.pocket import curriculum, models, teaching
 from train.pocket.models import PocketTraining
 

@@ -1,0 +1,78 @@
+"""The settings of the stage `examine`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Gt
+
+from infra.resources import ClusterShape
+from infra.stage import StageConfig
+from pipelines.inference import prompts
+from pipelines.records import IMAGES, TAUGHT, Arm, Condition, check_each_once
+
+_REHEARSED_TOKENS = 48  # of an answer in a rehearsal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamineConfig(StageConfig):
+    """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
+    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
+    timeout_s: of an answer; teacher_max_tokens, teacher_timeout_s: of the teacher's, None for the same as all others.
+    expected_answers_per_s: of the whole endpoint, for a dry run where no examination was measured yet.
+    """
+
+    stage: ClassVar[str] = "examine"
+    module: ClassVar[str] = "pipelines.examination.stage"
+    contract: ClassVar[int] = 2
+    digests_itself: ClassVar[tuple[str, ...]] = IMAGES
+    plan: tuple[str, ...]
+    final_line: bool = True
+    max_tokens: Annotated[int, Gt(0)] = 1024
+    concurrency: Annotated[int, Gt(0)] = 32
+    timeout_s: Annotated[float, Gt(0)] = 120.0
+    teacher_max_tokens: Annotated[int, Gt(0)] | None = None
+    teacher_timeout_s: Annotated[float, Gt(0)] | None = None
+    seed: int = 0
+    expected_answers_per_s: Annotated[float, Gt(0)] | None = None
+
+    def rehearsed(self, models: Path, num_questions: int) -> "ExamineConfig":
+        """With short answers, since small models end few of them; that long ones have room is told by the settings."""
+        shorter = min(self.max_tokens, _REHEARSED_TOKENS)
+        return replace(self, max_tokens=shorter, teacher_max_tokens=shorter, concurrency=min(self.concurrency, 32))
+
+    def tokens_for(self, arm: str) -> int:
+        """How long an answer of this arm may be."""
+        return (self.teacher_max_tokens if arm == Arm.TEACHER else None) or self.max_tokens
+
+    def seconds_for(self, arm: str) -> float:
+        """How long an answer of this arm may take."""
+        return (self.teacher_timeout_s if arm == Arm.TEACHER else None) or self.timeout_s
+
+    def __post_init__(self) -> None:
+        for entry in self.plan:
+            arm, _, condition = entry.partition("/")
+            if arm not in set(Arm) or condition not in set(Condition):
+                raise ValueError(f"{entry!r} is no arm/condition, such as rationale_then_answer/blank")
+        if not self.plan:
+            raise ValueError('plan is empty: name at least one arm/condition, such as "rationale_then_answer/real"')
+        check_each_once(self.plan)
+
+    def outputs(self) -> dict[str, StageConfig]:
+        return {"predictions": replace(self, expected_answers_per_s=None)}  # which decides nothing about them
+
+    def estimate(
+        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+    ) -> dict[str, Any]:
+        from pipelines.examination import estimate
+
+        return estimate.estimate(self, run_dir)
+
+    def wording(self) -> dict[str, str]:
+        return {"prompts": prompts.digest()}
+
+    def inputs(self) -> tuple[str, ...]:
+        arms = {entry.partition("/")[0] for entry in self.plan}
+        adapters = tuple(f"adapters/{arm}" for arm in TAUGHT if arm in arms)
+        return ("questions", "rationales", *adapters)

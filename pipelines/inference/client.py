@@ -1,0 +1,233 @@
+"""Question -> answer over HTTP: what is served and where, and the client of any OpenAI-compatible endpoint."""
+
+import asyncio
+import base64
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from pydantic_core import to_json
+
+from infra.errors import ArtifactError
+from infra.manifest import write_json
+from pipelines.images import decoding
+from pipelines.images.sealed import SealedImage
+from pipelines.records import Arm
+
+ENDPOINT_FILE = "endpoint.json"
+API_KEY_VARIABLE = "PRECEPTOR_API_KEY"
+_RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_ATTEMPTS = 4
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_MOST_ANSWER_BYTES = 16 << 20
+_READ_EVERYWHERE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by whatever takes images at all
+_JSON = {"Content-Type": "application/json"}
+TOO_LONG = "prompt_too_long"
+# How servers say that a prompt does not fit: OpenAI and vLLM, llama.cpp, Anthropic, SGLang, TGI.
+_SAYS_TOO_LONG = re.compile(
+    r"context[ _](?:length|size|window)|exceed_context|prompt is too long|longer than the (?:maximum )?model"
+    r"|maximum model length|`inputs` tokens \+ `max_new_tokens`",
+    re.IGNORECASE,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model as a request names it. arm: what it was taught. digest: of its adapter, or of its model folder.
+    base_url: of the endpoint that has it, where that is another one."""
+
+    name: str
+    arm: Arm
+    digest: str
+    base_url: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint and the models that answer behind it. base_url ends in /v1."""
+
+    base_url: str
+    models: tuple[ServedModel, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write endpoint.json into a folder."""
+        write_json(folder / ENDPOINT_FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The endpoint that a folder's endpoint.json names; raises ArtifactError when it cannot be read."""
+        path = folder / ENDPOINT_FILE
+        try:
+            stored = json.loads(path.read_text())
+            models = tuple(ServedModel(**{**model, "arm": Arm(model["arm"])}) for model in stored["models"])
+            return cls(base_url=stored["base_url"], models=models)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ArtifactError(
+                f"{path} names no endpoint ({error!r}). Deploy first: python -m serve.app RECIPE"
+            ) from error
+
+
+class RequestError(Exception):
+    """The endpoint gave no answer to one request; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model wrote, why it stopped, and how many tokens it took."""
+
+    text: str
+    finish_reason: str
+    num_output_tokens: int
+
+
+class Client:
+    """Asks any OpenAI-compatible endpoint; used as `async with Client(...) as client`.
+
+    At most `concurrency` requests are under way. A busy or briefly absent endpoint is asked again, with growing pauses,
+    or after the one that it asks for. What is sent goes to that address alone: no redirect is followed, and no proxy of
+    the environment is used.
+    """
+
+    def __init__(self, base_url: str, *, concurrency: int, timeout_s: float, api_key: str | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._connector_limit = concurrency
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def __aenter__(self) -> "Client":
+        connector = aiohttp.TCPConnector(limit=self._connector_limit)
+        self._session = aiohttp.ClientSession(
+            timeout=self._timeout, headers=self._headers, connector=connector, trust_env=False
+        )
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._session.close()
+
+    async def check(self) -> None:
+        """Raise RequestError when nothing answers there; one request, not repeated."""
+        try:
+            async with self._session.get(f"{self._base_url}/models", allow_redirects=False):
+                return
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise RequestError(type(error).__name__) from error
+
+    async def models(self) -> list[str]:
+        """The names under which models are served there. Raises RequestError; one request, not repeated."""
+        try:
+            async with self._session.get(f"{self._base_url}/models", allow_redirects=False) as response:
+                if response.status != HTTPStatus.OK:
+                    raise RequestError(f"status_{response.status}")
+                return [str(model["id"]) for model in (await _json(response))["data"]]
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise RequestError(type(error).__name__) from error
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RequestError("no_list_of_models") from None
+
+    async def ask(self, model: str, prompt: str, urls: Callable[[], list[str]], max_tokens: int) -> Answer:
+        """The greedy answer of a model to images in their order, and then a prompt. Raises RequestError.
+
+        urls: gives the images' data URLs, as `post` is given a body.
+        """
+
+        def body() -> dict[str, Any]:
+            shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls()]
+            messages = [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
+            return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+
+        async with self._slots:
+            answered = await self.post(body)
+        try:
+            choice = answered["choices"][0]
+            text = choice["message"]["content"] or ""
+            return Answer(text, str(choice["finish_reason"]), int(answered["usage"]["completion_tokens"]))
+        except (KeyError, IndexError, TypeError) as error:
+            raise RequestError("answer_is_no_chat_completion") from error
+
+    async def post(self, body: Callable[[], dict[str, Any]]) -> Any:
+        """The JSON that a chat completion's request is answered with. Raises RequestError, and what `body` raises.
+
+        body: gives the request. It is called in another thread, since images are read for it, and only now, so that
+        few images are held.
+        """
+        # Megabytes of a data URL, which Python's own JSON would hold all threads up for.
+        sent = await asyncio.to_thread(lambda: to_json(body()))
+        reason, asked_for_s = "", 0.0
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_for_s))
+            asked_for_s = 0.0
+            try:
+                async with self._session.post(
+                    f"{self._base_url}/chat/completions",
+                    data=io.BytesIO(sent),
+                    headers=_JSON,
+                    allow_redirects=False,
+                ) as response:
+                    if response.status == HTTPStatus.OK:
+                        return await _json(response)
+                    reason = f"status_{response.status}"
+                    if response.status not in _RETRIED_STATUS:
+                        raise RequestError(refusal(response.status, await _json_or_none(response)))
+                    asked_for_s = _pause_asked_for(response.headers)
+            except TimeoutError:
+                reason = "timeout"
+            except (aiohttp.ClientError, ValueError, RecursionError) as error:  # what came back is no JSON
+                reason = type(error).__name__
+        raise RequestError(reason)
+
+
+def refusal(status: int, body: Any) -> str:
+    """Why an endpoint refused a request, in a word of ours: what it says itself may repeat the prompt."""
+    said = body.get("error", body) if isinstance(body, dict) else body
+    words = [said.get(name) for name in ("message", "code", "type")] if isinstance(said, dict) else [said]
+    too_long = any(isinstance(word, str) and _SAYS_TOO_LONG.search(word) for word in words)
+    return TOO_LONG if too_long and status == HTTPStatus.BAD_REQUEST else f"status_{status}"
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    """What an answer holds, in bounded memory; raises RequestError and ValueError."""
+    received = bytearray()
+    async for block in response.content.iter_any():
+        received += block
+        if len(received) > _MOST_ANSWER_BYTES:
+            raise RequestError("answer_too_large")
+    return json.loads(received)
+
+
+async def _json_or_none(response: aiohttp.ClientResponse) -> Any:
+    try:
+        return await _json(response)
+    except (RequestError, TimeoutError, aiohttp.ClientError, ValueError, RecursionError):
+        return None
+
+
+def _pause_asked_for(headers: Mapping[str, str]) -> float:
+    """Seconds of a Retry-After header, within reason; 0 where there is none, or a date."""
+    said = headers.get("Retry-After", "")
+    return min(float(said), _LONGEST_PAUSE_S) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", said) else 0.0
+
+
+def image_url(image: SealedImage) -> str:
+    """A data URL of a sealed image's own bytes; of the same pixels as PNG where not every endpoint reads their format.
+
+    Raises UnreadableImageError.
+    """
+    data = image.read()
+    for kind, beginning in _READ_EVERYWHERE.items():
+        if data.startswith(beginning):
+            return data_url(data, kind)
+    return data_url(decoding.png(decoding.decode(data)))
+
+
+def data_url(image: bytes, kind: str = "png") -> str:
+    """Image bytes as a URL that carries them, so that an endpoint fetches nothing."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

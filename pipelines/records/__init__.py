@@ -1,0 +1,345 @@
+"""The nouns of the flow: one frozen record for each node, and the Arrow schema that its Parquet table has.
+
+Question --teach--> Rationale --verify--> Verdict --compose--> TrainingExample; a served model's answer is a Prediction.
+"""
+
+import dataclasses
+import string
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+LETTERS = string.ascii_uppercase
+
+
+class Split(StrEnum):
+    """What a question may be used for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Arm(StrEnum):
+    """What a model was taught, and hence what it is asked to write."""
+
+    ZERO_SHOT = "zero_shot"
+    ANSWER_ONLY = "answer_only"
+    RATIONALE_THEN_ANSWER = "rationale_then_answer"
+    ANSWER_THEN_RATIONALE = "answer_then_rationale"
+    MULTI_TASK = "multi_task"
+    TEACHER = "teacher"
+
+
+TAUGHT = tuple(arm for arm in Arm if arm not in (Arm.ZERO_SHOT, Arm.TEACHER))  # those that adapters are fitted for
+ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught where a recipe names no others
+IMAGES = ("images",)  # folders of the questions artifact whose bytes are checked one by one, when they are read
+
+
+def check_arms(arms: tuple[Arm, ...]) -> None:
+    """Raises ValueError unless at least one arm is named, each once, and none but those that adapters are fitted
+    for."""
+    if not arms or not set(arms) <= set(TAUGHT):
+        raise ValueError(f"name at least one arm of {', '.join(TAUGHT)}, and no other")
+    check_each_once(arms)
+
+
+def check_each_once(names: Sequence[str]) -> None:
+    """Raises ValueError for what stands there twice: its answers would count twice."""
+    if twice := {str(name) for name in names if names.count(name) > 1}:
+        raise ValueError(f"{', '.join(sorted(twice))} is named twice: name it once")
+
+
+class Fate(StrEnum):
+    """What becomes of a row. Every row has exactly one of them, with a reason for all but the first two."""
+
+    EXPLAINED = "explained"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+    FAILED = "failed"
+
+
+class Condition(StrEnum):
+    """What goes with a question when it is asked: its image, a blank one, none, another's, or its caption too."""
+
+    REAL = "real"
+    BLANK = "blank"
+    ABSENT = "absent"
+    SHUFFLED = "shuffled"
+    CAPTIONED = "captioned"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A row of a sealed table. Fields are text, numbers, booleans, bytes, or tuples of text. stem: name of the
+    table's file."""
+
+    stem: ClassVar[str]
+    _schemas: ClassVar[dict[type, pa.Schema]] = {}
+    _fields: ClassVar[dict[type, tuple[str, ...]]] = {}
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        """The Arrow schema of a table of this record, in field order."""
+        if cls not in Record._schemas:
+            hints = typing.get_type_hints(cls)
+            Record._schemas[cls] = pa.schema([_arrow_field(f.name, hints[f.name]) for f in dataclasses.fields(cls)])
+        return Record._schemas[cls]
+
+    @classmethod
+    def _names(cls) -> tuple[str, ...]:
+        """The fields, in order; kept, since every row asks for them."""
+        if cls not in Record._fields:
+            Record._fields[cls] = tuple(field.name for field in dataclasses.fields(cls))
+        return Record._fields[cls]
+
+    @classmethod
+    def table(cls, records: Iterable[typing.Self]) -> pa.Table:
+        """An Arrow table of these records, columns in field order."""
+        records = list(records)
+        columns = {name: [getattr(record, name) for record in records] for name in cls._names()}
+        return pa.Table.from_pydict(columns, schema=cls.schema())
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> typing.Self:
+        """The record that a table's row holds; raises KeyError when a column is missing."""
+        values = {name: row[name] for name in cls._names()}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of this record: plain Python values, tuples as lists."""
+        values = {name: getattr(self, name) for name in self._names()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Question(Record):
+    """A multiple-choice question about one or more images.
+
+    id: digest of all that the question is (source, images, text, options as the source has them). file, row: the table
+    that it was read from, and its number there. stratum: what the report keeps apart; empty when nothing is. topic: the
+    source's own name of the task. images: paths below the artifact's folder. image_digests: SHA-256 of each stored
+    image. options: in letter order. gold: the right option's letter. figure, article: what the images were cut from, to
+    group by; empty when unknown. evaluation_only: the source may examine models and never teach one.
+    """
+
+    stem: ClassVar[str] = "questions"
+
+    id: str
+    source: str
+    file: str = ""
+    row: int = 0
+    split: str
+    stratum: str = ""
+    topic: str = ""
+    images: tuple[str, ...]
+    image_digests: tuple[str, ...]
+    text: str
+    options: tuple[str, ...]
+    gold: str
+    figure: str = ""
+    article: str = ""
+    evaluation_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage(Record):
+    """An image of the questions as it passed the door: decoded whole, upright, 8 bits a channel, within the budget.
+
+    path: below the artifact's folder. name: as the source calls it. crop: `left,top,right,bottom` in the source's
+    pixels; empty for all of it. source_digest, digest: SHA-256 of the source's bytes and of the stored ones.
+    pixel_digest: SHA-256 of the pixels before they were encoded, whatever the format. perceptual_hash: 64 bits in
+    hexadecimal; empty where nothing can be told apart. changes: what the door changed, in order; none where the
+    source's own bytes are stored, or those of them that are its pixels.
+    """
+
+    stem: ClassVar[str] = "images"
+
+    path: str
+    name: str
+    crop: str
+    source_digest: str
+    digest: str
+    pixel_digest: str
+    perceptual_hash: str
+    width: int
+    height: int
+    changes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Caption(Record):
+    """What a source's caption says about a question's images; in a table of its own, since no model is shown it unless
+    a condition says so."""
+
+    stem: ClassVar[str] = "captions"
+
+    question_id: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside(Record):
+    """A row that gave no question. fate: rejected for what it says, or quarantined for an image that cannot be used."""
+
+    stem: ClassVar[str] = "set_aside"
+
+    source: str
+    file: str
+    row: int
+    fate: str
+    reason: str
+    image: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rationale(Record):
+    """What the teacher wrote about a question, or why it did not.
+
+    id: digest of the request (images, prompt, teacher, sampling, number), 32 hexadecimal digits. condition: `real`, or
+    what was shown in the place of the question's images, to find out whether they are needed. number: which of its
+    question's rationales under this condition, from 0. hinted: the prompt held the gold answer. fate: explained,
+    failed or quarantined (for an image). text: what was written, without the thoughts of a teacher that writes them
+    down before (`thoughts`), and without tokens that stand for images, which are counted (num_stray_tokens).
+    mean_logprob, min_logprob: of the tokens that were written, where the engine says so. attempts: how often it was
+    asked; seed: of the last time. prompt_digest, sampling_digest: of the words and of the settings; teacher_digest: of
+    the model folder, or of the hub's id. error: why it failed, after the last attempt.
+    """
+
+    stem: ClassVar[str] = "rationales"
+
+    id: str
+    question_id: str
+    condition: str
+    number: int
+    hinted: bool
+    fate: str
+    text: str
+    thoughts: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_stray_tokens: int
+    mean_logprob: float | None
+    min_logprob: float | None
+    attempts: int
+    seed: int
+    teacher: str
+    teacher_digest: str
+    prompt_digest: str
+    sampling_digest: str
+    error: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TopLogprobs(Record):
+    """What the teacher held likely in the place of each token that it wrote, in a table of its own where it is kept.
+
+    vocabulary: digest of the tokenizer's tokens. written: the tokens, int32; tokens: in the place of each of them the
+    `num_likeliest` likeliest ones, likeliest first, int32; logprobs: theirs, float16, before any temperature. All in
+    the machine's byte order, which is little-endian wherever this runs.
+    """
+
+    stem: ClassVar[str] = "top_logprobs"
+
+    rationale_id: str
+    vocabulary: str
+    num_likeliest: int
+    written: bytes
+    tokens: bytes
+    logprobs: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(Record):
+    """What becomes of a rationale that was asked for with the question's own images.
+
+    fate: accepted, rejected, quarantined or failed; reason: `accepted`, or why not. selected: it teaches, being the
+    recipe's choice among its question's accepted ones; weight: how much it counts then. letter: the answer read from
+    it, if any. agreement: share of its question's rationales, hinted ones apart, that give the same letter; 0 without
+    one. image_not_needed: whether the teacher gives the same letter without the image and with another one too; None
+    where it was not asked. hinted: the teacher was told the gold answer. text: all that the teacher wrote; body: the
+    reasoning alone, without the final answer's line.
+    """
+
+    stem: ClassVar[str] = "verdicts"
+
+    rationale_id: str
+    question_id: str
+    fate: str
+    reason: str
+    selected: bool
+    weight: float
+    letter: str | None
+    agreement: float
+    image_not_needed: bool | None
+    hinted: bool
+    text: str
+    body: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it may teach."""
+        return self.fate == Fate.ACCEPTED
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingExample(Record):
+    """One question as one arm learns it: the prompt is not trained on, the target is, to the last token.
+
+    rationale_id: what it rests on. weight: how much its loss counts, from 0 to 1.
+    """
+
+    stem: ClassVar[str] = "examples"
+
+    question_id: str
+    rationale_id: str
+    arm: str
+    weight: float
+    images: tuple[str, ...]
+    image_digests: tuple[str, ...]
+    prompt: str
+    target: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Record):
+    """What a served model answered under a condition. letter is None when no answer could be read (unscored)."""
+
+    stem: ClassVar[str] = "predictions"
+
+    question_id: str
+    source: str
+    file: str
+    model: str
+    arm: str
+    condition: str
+    stratum: str
+    gold: str
+    text: str
+    letter: str | None
+    finish_reason: str
+    num_output_tokens: int
+    error: str | None
+
+
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+
+
+def _arrow_field(name: str, hint: Any) -> pa.Field:
+    nullable = isinstance(hint, types.UnionType)
+    if nullable:
+        (hint,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return pa.field(name, _ARROW_TYPES[hint], nullable=nullable)

@@ -1,0 +1,232 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.inference import answers, prompts
+from pipelines.records import LETTERS
+from tests.pipelines.fixtures import OPTIONS
+
+texts = st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Answer: cast (B)", "B"),
+        ("Round on grainy: beta.\nAnswer: cast (B)", "B"),
+        ("Answer: mill (A)\nNo, wait.\nAnswer: cast (B)", "B"),
+        ("Answer: B", "B"),
+        ("Answer: B.", "B"),
+        ("The answer is B. cast", "B"),
+        ("the answer is (C)", "C"),
+        ("B", "B"),
+        ("(D)", "D"),
+        ("Answer: die cast", "D"),
+        ("It must be the press", "C"),
+        ("Answer: Cast", "B"),
+    ],
+)
+def test_a_settled_answer_is_read(text, letter):
+    assert answers.read_letter(text, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I cannot tell.",
+        "Answer: mill (B)",
+        "Answer: cast (E)",
+        "It could be mill or press",
+        "A smooth background is seen",
+        "Answer:",
+        "Answer: milling",
+        "The answered question",
+        "Answer: A or B",
+        "Answer: A, B",
+        "Answer: A and C are wrong",
+        "Answer: A large mass is visible",
+        "Answer: (A) or (B)",
+    ],
+)
+def test_what_settles_on_nothing_or_contradicts_itself_is_no_answer(text):
+    assert answers.read_letter(text, OPTIONS) is None
+
+
+FINDINGS = ("Pleural effusion", "Pneumothorax", "Cardiomegaly", "No abnormality")
+SCANS = ("Computed tomography (CT)", "Magnetic resonance imaging (MRI)", "Ultrasound", "X-ray")
+SIZES = ("10 nm", "50 nm", "50 µm", "5 mm")
+CHARGES = ("-1", "1", "+2", "2")
+STAGES = ("I", "II", "III", "IV")
+VIRUSES = ("Hepatitis A", "Hepatitis B", "Hepatitis C")
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        (FINDINGS, ("No pneumothorax is seen.", "Pneumothorax is excluded.", "Pneumothorax is ruled out.")),
+        (FINDINGS, ("Answer: no pneumothorax (B)", "Rather than pneumothorax, think of a bulla.")),
+        (
+            FINDINGS,
+            ("If there were a pneumothorax, the edge would show.", "It depends on whether pneumothorax is there."),
+        ),
+        (FINDINGS, ("I am sorry, I cannot diagnose a pneumothorax.", "The correct answer is definitely not (A).")),
+        (FINDINGS, ("The answer can't be (A).", "Answer: anything but (A)", "Answer: neither (A)")),
+        (SCANS, ("Answer: it is not an X-ray.", "Answer: unlike an X-ray", "Answer: CT (B)", "Answer: MRI (A)")),
+        (SCANS, ("Answer: see panel (B)", "The answer is visible in figure (C).", "The answer shows, as CT would (B)")),
+        (
+            ("Yes", "No"),
+            ("There is no evidence of a mass.", "I see no image.", "No image was given.", "I have no idea."),
+        ),
+        (SIZES, ("Answer: 50 mm (C)", "Answer: 500 nm (B)", "about 0.50 nm", "Answer: 1.50 nm", "Answer: 10-50 nm")),
+        (CHARGES, ("so x = -2", "x=-2", "the charge is 2+", "1.5", "Answer: 2,5", "Answer: 1e-2", "Answer: 10^2")),
+        (CHARGES, ("Answer: minus 1", "Answer: 2 (C)")),
+        (STAGES, ("I think it needs more views.", "Answer: I am not sure")),
+        (VIRUSES, ("Hepatitis A or B", "Hepatitis B and C")),
+    ],
+)
+def test_an_option_that_is_denied_or_left_open_or_another_number_is_not_taken(options, texts):
+    assert {text: answers.read_letter(text, options) for text in texts} == dict.fromkeys(texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "letter"),
+    [
+        (FINDINGS, "Answer: A small pleural effusion", "A"),
+        (FINDINGS, "The finding is no abnormality.", "D"),
+        (SCANS, "The answer is: **B) MRI**", "B"),
+        (SCANS, "Answer: CT", "A"),
+        (SCANS, "Answer: MR (B)", "B"),
+        (("Yes", "No"), "No, there is no fracture.", "B"),
+        (("Yes", "No"), "Answer: **Yes**, it is.", "A"),
+        (SIZES, "about 50 µm, by the bar", "C"),
+        (CHARGES, "The value is −1.", "A"),
+        (STAGES, "Answer: II", "B"),
+        (SCANS, "**Answer:** A\n\n**Correction:** the correct answer is B.", "B"),
+        (SCANS, "Answer: B\n\nNote that the correct answer is not (A).", "B"),
+        (SCANS, "Answer: B\n\nWhy not A? The correct answer would be A if bone were bright.", "B"),
+    ],
+)
+def test_what_is_said_without_a_doubt_is_read(options, text, letter):
+    assert answers.read_letter(text, options) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<think>The answer is (A).</think>\nThe answer is B.", "B"),
+        ("<think>\nAnswer: A\n</think>\n\n**C**", "C"),
+        ("The correct answer is B, I thought.\n</think>\n\nThis is a die cast.", "D"),
+        ("<think>The answer is (A).</think>", None),
+        ("<think>It may be cast. The correct answer is D", None),
+    ],
+)
+def test_what_a_model_thinks_is_not_what_it_answers(text, letter):
+    assert answers.read_letter(text, OPTIONS) == letter
+
+
+@given(texts, st.lists(texts, min_size=2, max_size=6, unique=True))
+def test_reading_never_raises_and_gives_a_letter_of_the_options_or_none(text, options):
+    letter = answers.read_letter(text, tuple(options))
+    assert letter is None or letter in LETTERS[: len(options)]
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=2, max_size=6, unique=True),
+    st.data(),
+)
+def test_the_line_that_students_learn_is_read_back(options, data):
+    index = data.draw(st.integers(0, len(options) - 1))
+    line = prompts.answer(options[index], LETTERS[index])
+    assert answers.read_letter(f"because of what is seen\n{line}", tuple(options)) == LETTERS[index]
+
+
+def test_the_reasoning_is_what_stands_before_the_final_line():
+    assert answers.without_answer("Round on grainy.\nSo beta.\nAnswer: cast (B)") == "Round on grainy.\nSo beta."
+    assert answers.without_answer("Answer: cast (B)") == ""
+
+
+SEEN = "The grains are equiaxed, unlike in a mill product, and the pores are round."
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "**Answer: B. cast**",
+        "**Answer:** B. cast",
+        "Therefore, the correct answer is **B. cast**.",
+        "**Right option: B. cast**",
+        "Therefore, the correct option is:\n\n**B. cast**",
+        "Right option and letter: **cast (B)**",
+        "The answer is $\\boxed{B}$.",
+        "Final answer: \\boxed{\\text{B}}",
+        "### Final Answer:\n\n**B: cast**",
+        "✅ **Correct Answer: B. cast**",
+        "Answer: cast (B)\n\nThis answer is consistent with the pores.",
+        "Thus, option B (cast) is the right answer.",
+        "Thus, **B** is the correct answer.",
+        "The best answer would be **B) cast**.",
+    ],
+)
+def test_the_ways_in_which_large_models_end_are_read_and_leave_the_reasoning_whole(end):
+    assert answers.read_letter(f"{SEEN}\n\n{end}", OPTIONS) == "B"
+    assert answers.without_answer(f"{SEEN}\n\n{end}") == SEEN
+
+
+@pytest.mark.parametrize(
+    "end", ["The correct answer is (B) cast, not die cast (D).", "So the answer must be B, cast, and not A, mill."]
+)
+def test_two_letters_in_one_answer_are_not_chosen_between(end):
+    assert answers.read_letter(f"{SEEN}\n\n{end}", OPTIONS) is None
+
+
+@pytest.mark.parametrize("piece", ["A ", "answer ", "**", "A is the ", "\n", "\\boxed{", "the correct answer is "])
+def test_a_long_text_of_anything_is_read_in_bounded_time(piece):
+    text = piece * (400_000 // len(piece))
+    started = time.monotonic()
+    answers.read_letter(text, OPTIONS)
+    answers.without_answer(text)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [
+        "The answer is clear from the pores.",
+        "Answer: mill (A) would need elongated grains.",
+        "The correct option is not die cast (D).",
+        "One could think that D is the right answer.\n\nThe best choice is another.",
+        "Answer:",
+        "",
+    ],
+)
+def test_an_answer_that_comes_first_holds_whatever_its_rationale_says_about_answers(rationale):
+    for first in ("Answer: cast (B)", "\n\nAnswer: cast (B)", "**Answer: B. cast**"):
+        assert answers.read_letter(f"{first}\n{rationale}", OPTIONS, answer_first=True) == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Round on grainy.\nAnswer: cast (B)",
+        "A mill would leave elongated grains.\nAnswer: cast (B)",
+        "Answer:\ncast (B)",
+        "Answer: mill (B)\nAnswer: cast (B)",
+        "\n",
+    ],
+)
+def test_an_answer_that_should_come_first_and_does_not_is_looked_for_nowhere_else(text):
+    assert answers.read_letter(text, OPTIONS, answer_first=True) is None
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=2, max_size=6, unique=True),
+    st.lists(st.one_of(texts, st.sampled_from(["Answer: ", "the answer is", "(A)", "B", "\n"])), max_size=6),
+    st.data(),
+)
+def test_the_line_that_students_learn_is_read_back_before_any_text(options, pieces, data):
+    index = data.draw(st.integers(0, len(options) - 1))
+    text = f"{prompts.answer(options[index], LETTERS[index])}\n{''.join(pieces)}"
+    assert answers.read_letter(text, tuple(options), answer_first=True) == LETTERS[index]

@@ -1,0 +1,84 @@
+import pytest
+
+from pipelines.inference import prompts
+from pipelines.records import Arm
+from tests.pipelines.fixtures import question
+
+
+def test_the_exact_prompt_of_the_answer_only_arm_is_pinned():
+    assert prompts.prompt(question(), Arm.ANSWER_ONLY) == (
+        "Which process route made this sample?\n"
+        "A. mill\nB. cast\nC. press\nD. die cast\n"
+        "Name the right option and its letter."
+    )
+
+
+def test_the_exact_prompt_of_the_rationale_arm_is_pinned():
+    assert prompts.prompt(question(), Arm.RATIONALE_THEN_ANSWER).endswith(
+        "D. die cast\nExplain what you see, then name the right option and its letter."
+    )
+
+
+def test_the_exact_prompt_of_the_answer_first_arm_is_pinned():
+    assert prompts.prompt(question(), Arm.ANSWER_THEN_RATIONALE).endswith(
+        "D. die cast\nName the right option and its letter, then explain what you see."
+    )
+
+
+def test_the_exact_prompt_that_asks_for_the_rationale_alone_is_pinned():
+    assert prompts.explain_prompt(question()) == (
+        "Which process route made this sample?\nA. mill\nB. cast\nC. press\nD. die cast\nExplain what you see."
+    )
+
+
+def test_teacher_and_rationale_student_are_asked_the_same_and_zero_shot_as_those_that_write_the_answer_alone():
+    ask = {arm: prompts.prompt(question(), arm) for arm in Arm}
+    assert ask[Arm.TEACHER] == ask[Arm.RATIONALE_THEN_ANSWER]
+    assert ask[Arm.ZERO_SHOT] == ask[Arm.ANSWER_ONLY] == ask[Arm.MULTI_TASK]
+    assert len({*ask.values(), prompts.explain_prompt(question())}) == 4
+
+
+@pytest.mark.parametrize("arm", Arm)
+def test_a_caption_stands_on_one_line_before_the_words_that_are_asked_anyway(arm):
+    plain = prompts.prompt(question(), arm)
+    assert prompts.prompt(question(), arm, " A  steel\n\tsample. ") == f"Caption: A steel sample.\n{plain}"
+    assert "Caption" not in plain
+
+
+def test_the_digest_is_of_the_words_around_a_caption_too(monkeypatch):
+    before = prompts.digest()
+    real = prompts.prompt
+    monkeypatch.setattr(
+        prompts, "prompt", lambda q, arm, caption=None, **how: real(q, arm, caption, **how) + ("!" if caption else "")
+    )
+    assert prompts.digest() != before
+
+
+def test_a_prompt_never_tells_the_gold_answer_unless_it_is_a_hinted_one():
+    assert prompts.prompt(question(gold="A"), Arm.TEACHER) == prompts.prompt(question(gold="D"), Arm.TEACHER)
+    assert "The right option is die cast (D)." in prompts.prompt(question(gold="D"), Arm.TEACHER, hinted=True)
+
+
+def test_the_digest_is_of_the_hinted_words_too(monkeypatch):
+    before = prompts.digest()
+    monkeypatch.setattr(prompts, "HINTED_INSTRUCTION", "It is {option} ({letter}).")
+    assert prompts.digest() != before
+
+
+@pytest.mark.parametrize("name", ["EXPLAIN_INSTRUCTION", "answer"])
+def test_the_digest_is_of_the_words_of_every_task_and_target_too(monkeypatch, name):
+    before = prompts.digest()
+    monkeypatch.setattr(prompts, name, "Tell." if name.isupper() else lambda option, letter: f"{letter}: {option}")
+    assert prompts.digest() != before
+
+
+def test_targets_end_with_the_gold_option_s_line_or_begin_with_it():
+    assert prompts.target(question(), None) == "Answer: cast (B)"
+    assert prompts.target(question(), "It is round.") == "It is round.\nAnswer: cast (B)"
+    assert prompts.target(question(), "It is round.", answer_first=True) == "Answer: cast (B)\nIt is round."
+
+
+def test_the_line_that_an_answer_ends_with_is_shown_last_where_it_is_asked_for():
+    plain = prompts.prompt(question(), Arm.TEACHER)
+    shown = prompts.prompt(question(), Arm.TEACHER, final_line=True)
+    assert shown == f"{plain}\nEnd with a line of its own: Answer: <option> (<letter>)"

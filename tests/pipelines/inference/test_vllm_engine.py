@@ -1,0 +1,106 @@
+"""The vLLM engine's own part, with a stand-in for vLLM; the flow's tests run the real one."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from pipelines.inference import backends
+from pipelines.inference.backends import EngineDiedError, RowError, VllmEngine
+from pipelines.inference.logprobs import vocabulary_digest
+from tests.pipelines.fixtures import put_questions, question, sealed
+from tests.pipelines.teaching.fixtures import config
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vLLM's own, while it is imported
+
+
+PLACES = ([(5, -0.5), (7, -1.5)], [(9, -0.125), (2, -0.25)])  # the likeliest tokens in each place
+
+
+class Vllm:
+    """Writes down what it is asked, and answers with the number of images."""
+
+    def __init__(self):
+        self.requests = []
+        self.refusal = None
+        self.tokenizer = SimpleNamespace(
+            apply_chat_template=self._render, decode=self._decode, get_vocab=lambda: {"a": 0}
+        )
+
+    def _render(self, messages, add_generation_prompt, tokenize):
+        (message,) = messages
+        return "".join("<image>" if part["type"] == "image" else part["text"] for part in message["content"])
+
+    def _decode(self, token_ids, skip_special_tokens):
+        assert skip_special_tokens
+        return f"{token_ids[0]} images"
+
+    async def generate(self, request, sampling, request_id):
+        self.requests.append((request, sampling))
+        if self.refusal:
+            raise self.refusal
+        shown = request.get("multi_modal_data", {"image": []})["image"]
+        flat = [(5, -0.5), *PLACES[0][: sampling.logprobs], (2, -0.25), *PLACES[1][: sampling.logprobs]]
+        logprobs = SimpleNamespace(token_ids=[each for each, _ in flat], logprobs=[each for _, each in flat])
+        output = SimpleNamespace(finish_reason="stop", token_ids=[len(shown), 2], logprobs=logprobs)
+        yield SimpleNamespace(outputs=[output], prompt_token_ids=[1, 2, 3])
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    made = Vllm()
+    monkeypatch.setattr(backends, "start_vllm", lambda model, config, revision: made)
+    return made
+
+
+@pytest.mark.parametrize("numbers", [(), (0,), (0, 1), (1, 0), (0, 1, 1)])
+def test_a_request_has_its_images_in_their_order_and_a_place_for_each(vllm, tmp_path, numbers):
+    pictures = {f"images/0.zip/{n}.png": Image.new("RGB", (4, 4), (n, n, n)) for n in range(2)}
+    folder = put_questions(tmp_path, [question()], pictures).path
+    asked = sealed(folder, *(f"images/0.zip/{n}.png" for n in numbers))
+    said = asyncio.run(VllmEngine(config()).generate("Which?", asked, seed=7))
+    ((request, sampling),) = vllm.requests
+    assert request["prompt"] == "<image>" * len(numbers) + "Which?"
+    shown = request.get("multi_modal_data", {"image": []})["image"]
+    assert [image.getpixel((0, 0))[0] for image in shown] == list(numbers)
+    assert request.get("multi_modal_uuids", {"image": []})["image"] == [image.digest for image in asked]
+    assert (sampling.seed, sampling.max_tokens, sampling.logprobs) == (7, config().max_tokens, 0)
+    assert (said.text, said.logprobs) == (f"{len(numbers)} images", [-0.5, -0.25])
+    assert (said.num_prompt_tokens, said.num_output_tokens) == (3, 2)
+
+
+def test_the_likeliest_tokens_in_each_place_are_kept_when_they_are_asked_for(vllm):
+    said = asyncio.run(VllmEngine(config(top_logprobs=2)).generate("Which?", [], seed=7))
+    assert said.logprobs == [-0.5, -0.25]
+    assert said.likeliest.written_T.tolist() == [0, 2]
+    assert said.likeliest.tokens_TK.tolist() == [[5, 7], [9, 2]]
+    assert said.likeliest.logprobs_TK.tolist() == [[-0.5, -1.5], [-0.125, -0.25]]
+    assert said.likeliest.vocabulary == vocabulary_digest({"a": 0})
+
+
+@pytest.mark.parametrize("kind", ["VLLMValidationError", "ValueError"])
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("The prompt (length 900) is longer than 512", "prompt_too_long"), ("No.", "refused_by_engine")],
+)
+def test_a_request_that_the_engine_refuses_is_that_row_s_trouble(vllm, kind, said, reason):
+    import vllm.exceptions
+
+    vllm_error = getattr(vllm.exceptions, kind, ValueError)
+    engines_vllm = VllmEngine(config())
+    engines_vllm._engine.refusal = vllm_error(said)
+    with pytest.raises(RowError, match=reason):
+        asyncio.run(engines_vllm.generate("Which?", [], seed=1))
+
+
+def test_an_error_of_one_request_is_that_row_s_and_a_dead_engine_is_everybody_s(vllm):
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    engine = VllmEngine(config())
+    engine._engine.refusal = EngineGenerateError("out of memory in this one")
+    with pytest.raises(RowError, match="engine_error"):
+        asyncio.run(engine.generate("Which?", [], seed=1))
+    engine._engine.refusal = EngineDeadError()
+    with pytest.raises(EngineDiedError):
+        asyncio.run(engine.generate("Which?", [], seed=1))
