@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.resources import ClusterShape, lacking
 from infra.stage import StageConfig
-from pipelines.examination.config import ExamineConfig
+from pipelines.examination.config import ExaminationConfig
 from pipelines.records import TAUGHT, Arm
 
 PACKAGES = ("pipelines", "train", "serve")  # that resolve a recipe, and reach the jobs
@@ -61,13 +61,16 @@ def _inputs(configs: Configs) -> Iterator[str]:
 
 def _served(configs: Configs) -> Iterator[str]:
     """What is examined and not served."""
-    examine, deploy, teach = configs["examine"], configs["deploy"], configs["teach"]
-    if unserved := set(examine.inputs()) - set(deploy.inputs()):
-        yield f"examine.plan asks {min(unserved)}, which deploy does not serve.{_arms_of(examine)}"
-    asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examine.plan)
+    examination, deploy, teach = configs["examination"], configs["deploy"], configs["teach"]
+    if unserved := set(examination.inputs()) - set(deploy.inputs()):
+        yield f"examination.plan asks {min(unserved)}, which deploy does not serve.{_arms_of(examination)}"
+    asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan)
     if asks_teacher and deploy.teacher is None and not teach.endpoint:
-        kept = json.dumps([entry for entry in examine.plan if entry.partition("/")[0] != Arm.TEACHER])
-        yield f"examine.plan asks the teacher, and deploy.teacher is null: leave it out, --set 'examine.plan={kept}'"
+        kept = json.dumps([entry for entry in examination.plan if entry.partition("/")[0] != Arm.TEACHER])
+        yield (
+            "examination.plan asks the teacher, and deploy.teacher is null: leave it out, "
+            f"--set 'examination.plan={kept}'"
+        )
 
 
 def _arms_of(config: StageConfig) -> str:
@@ -97,43 +100,44 @@ def _images(configs: Configs) -> Iterator[str]:
 
 def _tokens(configs: Configs) -> Iterator[str]:
     """Contexts and answers that are too short for what another stage makes or asks."""
-    teach, fit, deploy, examine = (configs[name] for name in ("teach", "fit", "deploy", "examine"))
+    teach, fit, deploy, examination = (configs[name] for name in ("teach", "fit", "deploy", "examination"))
     written = target_tokens(configs)
-    taught = {entry.partition("/")[0] for entry in examine.plan} & _reasoning(fit.arms)
-    if taught and examine.max_tokens < written:
+    taught = {entry.partition("/")[0] for entry in examination.plan} & _reasoning(fit.arms)
+    if taught and examination.max_tokens < written:
         yield (
-            f"examine.max_tokens is {examine.max_tokens}, and students learn to write up to {written} tokens "
-            f"(teach.max_tokens, verify.max_words): --set examine.max_tokens={written}"
+            f"examination.max_tokens is {examination.max_tokens}, and students learn to write up to {written} tokens "
+            f"(teach.max_tokens, verify.max_words): --set examination.max_tokens={written}"
         )
-    asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examine.plan)
-    if asks_teacher and examine.tokens_for(Arm.TEACHER) < teach.max_tokens:
+    asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan)
+    if asks_teacher and examination.tokens_for(Arm.TEACHER) < teach.max_tokens:
         yield (
             f"The teacher has {teach.max_tokens} tokens to teach (teach.max_tokens), and "
-            f"{examine.tokens_for(Arm.TEACHER)} in the examination: --set examine.teacher_max_tokens={teach.max_tokens}"
+            f"{examination.tokens_for(Arm.TEACHER)} in the examination: "
+            f"--set examination.teacher_max_tokens={teach.max_tokens}"
         )
-    longest = max(examine.max_tokens, examine.tokens_for(Arm.TEACHER) if deploy.teacher is not None else 0)
+    longest = max(examination.max_tokens, examination.tokens_for(Arm.TEACHER) if deploy.teacher is not None else 0)
     if longest > deploy.max_answer_tokens:
         yield (
-            f"{_of_longest(examine, longest)} is {longest}, and the endpoint takes {deploy.max_answer_tokens}: "
+            f"{_of_longest(examination, longest)} is {longest}, and the endpoint takes {deploy.max_answer_tokens}: "
             f"--set deploy.max_answer_tokens={longest}, or ask for less."
         )
     yield from _contexts(configs, written if _reasoning(fit.arms) else 0)
 
 
-def _of_longest(examine: ExamineConfig, longest: int) -> str:
-    return "examine.max_tokens" if longest == examine.max_tokens else "examine.teacher_max_tokens"
+def _of_longest(examination: ExaminationConfig, longest: int) -> str:
+    return "examination.max_tokens" if longest == examination.max_tokens else "examination.teacher_max_tokens"
 
 
 def _contexts(configs: Configs, written: int) -> Iterator[str]:
     """Contexts that do not hold a prompt with its images, and the answer."""
-    teach, fit, deploy, examine = (configs[name] for name in ("teach", "fit", "deploy", "examine"))
+    teach, fit, deploy, examination = (configs[name] for name in ("teach", "fit", "deploy", "examination"))
     asked = [(fit.base, fit.max_length, written, "fit.max_length")]
     student = deploy.student.max_model_len
-    asked.append((fit.base, student, examine.max_tokens, "deploy.student.max_model_len"))
+    asked.append((fit.base, student, examination.max_tokens, "deploy.student.max_model_len"))
     if not teach.endpoint:
         asked.append((teach.teacher, teach.engine.max_model_len, teach.max_tokens, "teach.engine.max_model_len"))
     if deploy.teacher is not None:
-        tokens = examine.tokens_for(Arm.TEACHER)
+        tokens = examination.tokens_for(Arm.TEACHER)
         asked.append((teach.teacher, deploy.teacher.max_model_len, tokens, "deploy.teacher.max_model_len"))
     for model, context, answer, field in asked:
         image = image_tokens(model, configs["questions"].max_pixels) * teach.engine.images_per_request
@@ -147,15 +151,15 @@ def _contexts(configs: Configs, written: int) -> Iterator[str]:
 
 def _seconds(configs: Configs) -> Iterator[str]:
     """Times within which an answer of the length that is allowed is not written."""
-    teach, deploy, examine = configs["teach"], configs["deploy"], configs["examine"]
+    teach, deploy, examination = configs["teach"], configs["deploy"], configs["examination"]
     asked = [
         ("teach.timeout_s", teach.timeout_s, teach.max_tokens),
-        ("examine.timeout_s", examine.timeout_s, examine.max_tokens),
-        ("deploy.answer_timeout_s", deploy.answer_timeout_s, examine.max_tokens),
+        ("examination.timeout_s", examination.timeout_s, examination.max_tokens),
+        ("deploy.answer_timeout_s", deploy.answer_timeout_s, examination.max_tokens),
     ]
-    if any(entry.partition("/")[0] == Arm.TEACHER for entry in examine.plan):
-        tokens = examine.tokens_for(Arm.TEACHER)
-        asked.append(("examine.teacher_timeout_s", examine.seconds_for(Arm.TEACHER), tokens))
+    if any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan):
+        tokens = examination.tokens_for(Arm.TEACHER)
+        asked.append(("examination.teacher_timeout_s", examination.seconds_for(Arm.TEACHER), tokens))
         if deploy.teacher is not None:
             asked.append(("deploy.answer_timeout_s", deploy.answer_timeout_s, tokens))
     for field, seconds, tokens in asked:

@@ -32,7 +32,7 @@ STAGES = (
     "compose",  # verified rationale -> training examples, for each arm
     "fit",  # training examples -> adapter, for each arm
     "deploy",  # adapters -> served models behind one endpoint
-    "examine",  # served model -> predictions
+    "examination",  # served model -> predictions
     "report",  # predictions -> report
 )
 
@@ -112,7 +112,7 @@ def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bo
     config = _needed(configs)[name]
     if config is None:
         return False
-    made = configs["examine"] if config.service else config
+    made = configs["examination"] if config.service else config
     return stage.current_outputs(made, run_dir) is None
 
 
@@ -165,9 +165,9 @@ def rehearse(
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
     """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others."""
-    plan = _plan_for(resolve(recipe, [])["examine"].plan, arms)
+    plan = _plan_for(resolve(recipe, [])["examination"].plan, arms)
     named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("compose", "fit", "deploy", "report")]
-    return [*named, f"examine.plan={json.dumps(plan)}"]
+    return [*named, f"examination.plan={json.dumps(plan)}"]
 
 
 def _plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         choices=[str(arm) for arm in TAUGHT],
         metavar="ARM",
-        help=f"what is taught, of {', '.join(TAUGHT)}; short for the `arms` of every stage, and examine.plan",
+        help=f"what is taught, of {', '.join(TAUGHT)}; short for the `arms` of every stage, and examination.plan",
     )
     parser.add_argument(
         "--rehearse", action="store_true", help="run all of it with small models, on the recipe's cluster in name only"

@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from infra.resources import ClusterShape
-from pipelines.examination.config import ExamineConfig
+from pipelines.examination.config import ExaminationConfig
 from pipelines.examples import ComposeConfig
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.questions.config import QuestionsConfig
 from pipelines.questions.curation import CurationConfig, Level
 from pipelines.questions.sources.pocket import DrawConfig
@@ -42,7 +42,7 @@ class PipelinesRecipe:
     teach: TeachConfig
     verify: VerifyConfig
     compose: ComposeConfig
-    examine: ExamineConfig
+    examination: ExaminationConfig
     report: ReportConfig
 
 
@@ -86,7 +86,7 @@ def pocket() -> PipelinesRecipe:
         ),
         verify=VerifyConfig(min_accepted=0),
         compose=ComposeConfig(),
-        examine=ExamineConfig(plan=PLAN, final_line=False, max_tokens=128),
+        examination=ExaminationConfig(plan=PLAN, final_line=False, max_tokens=128),
         report=ReportConfig(notes=_POCKET_NOTES),
     )
 
@@ -119,11 +119,11 @@ def pmc_vqa_8xh200_bf16() -> PipelinesRecipe:
     plan = tuple(entry for entry in PLAN if entry != "teacher/real")
     note = (
         "The teacher is not examined: it takes all eight GPUs of the node, and has no room beside the student. On two "
-        "nodes, or from an endpoint, it is (deploy.teacher, examine.plan)."
+        "nodes, or from an endpoint, it is (deploy.teacher, examination.plan)."
     )
     return dataclasses.replace(
         recipe,
-        examine=dataclasses.replace(recipe.examine, plan=plan),
+        examination=dataclasses.replace(recipe.examination, plan=plan),
         report=dataclasses.replace(recipe.report, notes=(note,)),
     )
 
@@ -165,7 +165,7 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
         ),
         teach=teach,
         verify=VerifyConfig(),
-        examine=ExamineConfig(
+        examination=ExaminationConfig(
             plan=PLAN,
             concurrency=256,
             max_tokens=2048,

@@ -26,9 +26,10 @@ from infra.errors import ClusterError, ConfigError
 from infra.manifest import Artifact, Tally
 from infra.resources import total
 from infra.stage import Task
-from pipelines.inference.client import API_KEY_VARIABLE, Endpoint
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.client import API_KEY_VARIABLE
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import Question, tables
+from pipelines.records.endpoint import Endpoint
 from serve import loading, models, readiness
 from serve.api.endpoint import HttpEndpoint
 from serve.api.guard import key_digest

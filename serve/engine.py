@@ -16,8 +16,8 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from pipelines.inference.engine_config import EngineConfig, keep_in_one_process
-from pipelines.inference.engine_process import started_with_thrift
+from pipelines.inference.backends.engine_config import EngineConfig, keep_in_one_process
+from pipelines.inference.backends.engine_process import started_with_thrift
 from serve.api.validation import Limits
 from serve.models import Weights
 

@@ -11,8 +11,8 @@ from pathlib import Path, PurePath
 from infra.digests import digest_json
 from infra.errors import ArtifactError, InputError
 from infra.manifest import MANIFEST, Artifact
-from pipelines.inference.client import ServedModel
 from pipelines.records import Arm
+from pipelines.records.endpoint import ServedModel
 
 DIGEST_DIGITS = 10
 

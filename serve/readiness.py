@@ -10,8 +10,9 @@ from PIL import Image
 
 from infra.errors import ClusterError
 from pipelines.images import decoding
-from pipelines.inference.client import Endpoint, data_url
+from pipelines.inference.backends.chat import data_url
 from pipelines.records import TAUGHT, Arm
+from pipelines.records.endpoint import Endpoint
 
 _TOKENS = 4
 

@@ -8,7 +8,7 @@ from annotated_types import Gt
 
 from infra.resources import Workers
 from infra.stage import StageConfig
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import ARMS, IMAGES, Arm, check_arms
 
 _LAST_PORT = 65535

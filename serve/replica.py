@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.errors import ClusterError
 from infra.imports import thrift
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from serve.api import errors
 from serve.api.validation import Limits
 from serve.models import Weights

@@ -1,4 +1,4 @@
-"""A stand-in that ships beside the real engines: a teacher that costs nothing, and can be made to fail."""
+"""A backend in the place of an engine: it costs nothing, and can be made to fail."""
 
 import asyncio
 import os
@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.digests import digest_bytes
-from pipelines.images.sealed import SealedImage
-from pipelines.inference.backends import Completion, RowError
-from pipelines.teaching.config import TeachConfig
+from pipelines.inference.backends.backend import Completion, RowError, ShownImage
+from pipelines.inference.config import InferenceConfig
 
 _GLANCE_S = 0.1
 _OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
@@ -29,7 +28,7 @@ class FakeEngine:
 
     def __init__(
         self,
-        config: TeachConfig,
+        config: InferenceConfig,
         *,
         seconds: float = 0.0,
         deadly: str = "",
@@ -58,15 +57,15 @@ class FakeEngine:
         self._reads_images = reads_images
         self._calls = calls
 
-    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
-        """See `pipelines.inference.backends.Engine`."""
+    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+        """See `pipelines.inference.backends.backend.Backend`."""
         if self._calls:
             with self._calls.open("a") as stream:
                 stream.write(f"{seed} {digest_bytes(prompt.encode())}\n")
         if self._broken:
             raise RowError(self._broken)
         if self._reads_images:
-            for image in shown:
+            for image in images:
                 image.decode()
         while self._starts and len(self._starts.read_text().splitlines()) < self._waits_for_starts:
             await asyncio.sleep(_GLANCE_S)
@@ -78,3 +77,6 @@ class FakeEngine:
         letter, option = options[seed % len(options)]
         text = f"What is seen here, in the middle and at its border, leads to one answer.\nAnswer: {option} ({letter})"
         return Completion(text=text, finish_reason="stop", num_prompt_tokens=40, num_output_tokens=20, logprobs=(-0.1,))
+
+    async def close(self) -> None:
+        """There is nothing to end."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from infra.errors import InputError
-from pipelines.inference.logprobs import Likeliest, read_row, vocabulary_digest
+from pipelines.inference.logprobs import TopTokens, read_row, vocabulary_digest
 from pipelines.records import TopLogprobs, TrainingExample, tables
 
 
@@ -31,7 +31,7 @@ class Told:
         return shares_PK
 
 
-def read(folder: Path, examples: Iterable[TrainingExample], tokenizer: Any, num_words: int) -> dict[str, Likeliest]:
+def read(folder: Path, examples: Iterable[TrainingExample], tokenizer: Any, num_words: int) -> dict[str, TopTokens]:
     """What was kept for these examples, by the rationale that each rests on.
 
     folder: the rationales artifact. num_words: that the student gives logits for. Raises InputError when nothing was
@@ -60,7 +60,7 @@ def read(folder: Path, examples: Iterable[TrainingExample], tokenizer: Any, num_
     return known
 
 
-def told(target_ids: list[int], rationale_id: str, known: Mapping[str, Likeliest]) -> Told | None:
+def told(target_ids: list[int], rationale_id: str, known: Mapping[str, TopTokens]) -> Told | None:
     """What the teacher held likely along a target, as far as it wrote the very same tokens; None where it did not.
 
     From the first other token on, what it says is about another text.

@@ -13,7 +13,7 @@ from infra.errors import InputError
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
-from pipelines.inference.logprobs import Likeliest
+from pipelines.inference.logprobs import TopTokens
 from pipelines.records import StoredImage, TrainingExample, tables
 from train import distillation
 from train.distillation import Told
@@ -47,7 +47,7 @@ def encode(
     folder: Path,
     processor: Any,
     max_length: int,
-    known: Mapping[str, Likeliest] | None = None,
+    known: Mapping[str, TopTokens] | None = None,
 ) -> tuple[list[Encoded], dict[str, int]]:
     """The examples as tokens, in order, and how many were left out by reason; none is ever cut.
 

@@ -19,7 +19,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from infra.errors import InputError, first_line
 from pipelines.images.sealed import SealedImage
-from pipelines.inference.engine_config import needs_own_code, own_code_is_refused
+from pipelines.inference.backends.engine_config import needs_own_code, own_code_is_refused
 from train import attention
 from train.encoding import Encoded, read_image
 from train.loss import Objective, judge

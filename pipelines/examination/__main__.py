@@ -3,4 +3,4 @@
 from infra import command_line
 
 if __name__ == "__main__":
-    command_line.main("examine", "pipelines")
+    command_line.main("examination", "pipelines")

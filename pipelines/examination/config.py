@@ -1,11 +1,11 @@
-"""The settings of the stage `examine`."""
+"""The settings of the stage `examination`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
 from infra.resources import ClusterShape
 from infra.stage import StageConfig
@@ -16,16 +16,21 @@ _REHEARSED_TOKENS = 48  # of an answer in a rehearsal
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExamineConfig(StageConfig):
-    """Ask the endpoint. plan: which arm under which conditions, as `arm/condition`. seed: which image is shuffled to
-    whom. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
+class ExaminationConfig(StageConfig):
+    """Ask the endpoint the test questions.
+
+    plan: which arm under which conditions, as `arm/condition`. seed: which question's images are shown in the place of
+    another's. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
     timeout_s: of an answer; teacher_max_tokens, teacher_timeout_s: of the teacher's, None for the same as all others.
-    expected_answers_per_s: of the whole endpoint, for a dry run where no examination was measured yet.
+    concurrency: requests that are sent at the same time. max_failed_share: of an arm under a condition, more failures
+    stop the stage. batch_size: questions that are settled together. ledger: folder of all finished answers, shared by
+    runs; None for the one beside the run folder. expected_answers_per_s: of the whole endpoint, for a dry run where no
+    examination was measured yet.
     """
 
-    stage: ClassVar[str] = "examine"
+    stage: ClassVar[str] = "examination"
     module: ClassVar[str] = "pipelines.examination.stage"
-    contract: ClassVar[int] = 2
+    contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     plan: tuple[str, ...]
     final_line: bool = True
@@ -35,12 +40,21 @@ class ExamineConfig(StageConfig):
     teacher_max_tokens: Annotated[int, Gt(0)] | None = None
     teacher_timeout_s: Annotated[float, Gt(0)] | None = None
     seed: int = 0
+    max_failed_share: Annotated[float, Ge(0), Le(1)] = 0.02
+    batch_size: Annotated[int, Gt(0)] = 8
+    ledger: str | None = None
     expected_answers_per_s: Annotated[float, Gt(0)] | None = None
 
-    def rehearsed(self, models: Path, num_questions: int) -> "ExamineConfig":
+    def rehearsed(self, models: Path, num_questions: int) -> "ExaminationConfig":
         """With short answers, since small models end few of them; that long ones have room is told by the settings."""
         shorter = min(self.max_tokens, _REHEARSED_TOKENS)
-        return replace(self, max_tokens=shorter, teacher_max_tokens=shorter, concurrency=min(self.concurrency, 32))
+        return replace(
+            self,
+            max_tokens=shorter,
+            teacher_max_tokens=shorter,
+            concurrency=min(self.concurrency, 32),
+            ledger=str(models.parent / "ledger"),  # nothing of a rehearsal is an answer for a run
+        )
 
     def tokens_for(self, arm: str) -> int:
         """How long an answer of this arm may be."""
@@ -58,9 +72,19 @@ class ExamineConfig(StageConfig):
         if not self.plan:
             raise ValueError('plan is empty: name at least one arm/condition, such as "rationale_then_answer/real"')
         check_each_once(self.plan)
+        if self.ledger is not None and not self.ledger.startswith("/"):
+            raise ValueError(f"ledger is {self.ledger!r}, and jobs run in another folder: name an absolute path")
+
+    def conditions(self) -> dict[Arm, list[Condition]]:
+        """Arm -> the conditions under which it is asked, in the plan's order."""
+        asked: dict[Arm, list[Condition]] = {}
+        for entry in self.plan:
+            arm, _, condition = entry.partition("/")
+            asked.setdefault(Arm(arm), []).append(Condition(condition))
+        return asked
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {"predictions": replace(self, expected_answers_per_s=None)}  # which decides nothing about them
+        return {"examination": replace(self, expected_answers_per_s=None)}  # which decides nothing about them
 
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
@@ -73,6 +97,5 @@ class ExamineConfig(StageConfig):
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:
-        arms = {entry.partition("/")[0] for entry in self.plan}
-        adapters = tuple(f"adapters/{arm}" for arm in TAUGHT if arm in arms)
+        adapters = tuple(f"adapters/{arm}" for arm in TAUGHT if arm in self.conditions())
         return ("questions", "rationales", *adapters)

@@ -1,15 +1,13 @@
 """Predictions -> scores: numbers that never stand alone, each with its n and its interval."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
-from statistics import NormalDist
 from typing import Any
 
 from pipelines.records import Arm, Condition, Prediction, Question
 
 
-def examinations(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
+def examination(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """One entry for each model under each condition on each set, with the strata apart.
 
     A set is a source's file; sets come in the order in which they were asked. Unscored answers count as wrong.
@@ -85,9 +83,7 @@ def wilson_interval(correct: int, asked: int, confidence: float = 0.95) -> tuple
         raise ValueError(f"{correct} correct of {asked} asked")
     if asked == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = correct / asked
-    centre = share + z * z / (2 * asked)
-    spread = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
-    scale = 1 + z * z / asked
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    from scipy.stats import binomtest  # half a second, which only a report needs
+
+    interval = binomtest(correct, asked).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

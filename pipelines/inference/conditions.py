@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,49 +11,70 @@ from infra.digests import digest_json
 from infra.errors import InputError
 from pipelines.images import decoding, sealed
 from pipelines.images.sealed import SealedImage
-from pipelines.inference.client import data_url, image_url
+from pipelines.inference.backends.backend import ShownImage
+from pipelines.inference.requests import Request
 from pipelines.records import Caption, Condition, Question, tables
 
 _KEPT_BLANKS = 1024
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Showing:
-    """What goes with the questions of an examination.
+@dataclasses.dataclass(frozen=True, slots=True)
+class BlankImage:
+    """One colour everywhere, in the size of a sealed image."""
 
-    folder: the one that image paths are below. donors: question id -> the question whose images are shown in the place
-    of its own; captions: question id -> its caption. Both are empty where no condition asks for them.
+    original: SealedImage
+
+    @property
+    def digest(self) -> str:
+        """Of the original, and that it is blank."""
+        return f"{self.original.digest}-blank"
+
+    def read(self) -> bytes:
+        """The blank image as PNG. Raises UnreadableImageError where the original cannot be read."""
+        blank = self.decode()
+        return _flat_png(blank.size, blank.getpixel((0, 0)))
+
+    def decode(self) -> Image.Image:
+        """The blank image as RGB. Raises UnreadableImageError."""
+        return decoding.blank(self.original.decode())
+
+
+def shown_images(folder: Path, request: Request) -> tuple[ShownImage, ...]:
+    """The images that go with a request, in their order; they are read when they are sent. folder: that of the
+    questions artifact."""
+    images = sealed.of(folder, request)
+    return tuple(map(BlankImage, images)) if request.condition == Condition.BLANK else images
+
+
+@functools.lru_cache(maxsize=_KEPT_BLANKS)
+def _flat_png(size: tuple[int, int], colour: tuple[int, ...]) -> bytes:
+    """Many blank images are alike, so each kind is encoded once."""
+    return decoding.png(Image.new("RGB", size, colour))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Substitutes:
+    """What an examination shows in the place of a question's own images, or beside them.
+
+    shuffled_from: question id -> the question whose images are shown. captions: question id -> caption. Both are empty
+    where no condition needs them.
     """
 
-    folder: Path
-    donors: Mapping[str, Question]
+    shuffled_from: Mapping[str, Question]
     captions: Mapping[str, str]
 
-    def image_urls(self, question: Question, condition: Condition) -> list[str]:
-        """The images as data URLs, in their order, read now. Raises InputError when one cannot be read any more."""
-        if condition is Condition.ABSENT:
-            return []
-        shown = self.donors[question.id] if condition is Condition.SHUFFLED else question
-        made = _blank_url if condition is Condition.BLANK else image_url
-        return [_url(image, made) for image in sealed.of(self.folder, shown)]
 
-    def caption(self, question: Question, condition: Condition) -> str | None:
-        """The caption where the condition shows it, and None under every other one."""
-        return self.captions[question.id] if condition is Condition.CAPTIONED else None
-
-
-def prepare(
+def substitutes(
     questions_artifact: Path, asked: Sequence[Question], conditions: Collection[Condition], seed: int
-) -> Showing:
-    """What these conditions need, and nothing that they do not. Raises InputError when a question lacks it."""
-    return Showing(
-        folder=questions_artifact,
-        donors=_all_donors(questions_artifact, asked, seed) if Condition.SHUFFLED in conditions else {},
+) -> Substitutes:
+    """What these conditions need, and nothing else. Raises InputError when a question lacks it."""
+    return Substitutes(
+        shuffled_from=_all_shuffled(questions_artifact, asked, seed) if Condition.SHUFFLED in conditions else {},
         captions=captions(questions_artifact, asked) if Condition.CAPTIONED in conditions else {},
     )
 
 
-def donors(asked: Iterable[Question], seed: int) -> dict[str, Question | None]:
+def shuffled_from(asked: Iterable[Question], seed: int) -> dict[str, Question | None]:
     """Question id -> the next question in a seeded order that has no image in common with it; None where there is none.
 
     Of the same set: other images of the same kind are shown, and no set's number depends on which others are examined
@@ -89,14 +110,14 @@ def captions(questions_artifact: Path, asked: Sequence[Question]) -> dict[str, s
     return found
 
 
-def _all_donors(questions_artifact: Path, asked: Sequence[Question], seed: int) -> dict[str, Question]:
+def _all_shuffled(questions_artifact: Path, asked: Sequence[Question], seed: int) -> dict[str, Question]:
     """A donor for every question: of those that are asked too, or, where a set has too few images, of all its others.
 
     Raises InputError when one has none.
     """
-    found = donors(asked, seed)
+    found = shuffled_from(asked, seed)
     if None in found.values():
-        lent = donors(tables.stream(questions_artifact, Question), seed)
+        lent = shuffled_from(tables.stream(questions_artifact, Question), seed)
         found = {own: donor or lent[own] for own, donor in found.items()}
     for question in asked:
         if found[question.id] is None:
@@ -111,21 +132,3 @@ def _all_donors(questions_artifact: Path, asked: Sequence[Question], seed: int) 
 def _first_without(others: Iterable[Question], question: Question) -> Question | None:
     own = set(question.image_digests)
     return next((other for other in others if own.isdisjoint(other.image_digests)), None)
-
-
-def _url(image: SealedImage, made: Callable[[SealedImage], str]) -> str:
-    try:
-        return made(image)
-    except decoding.UnreadableImageError as error:
-        raise InputError(f"{image}: {error}. It was readable when the questions were sealed.") from error
-
-
-def _blank_url(image: SealedImage) -> str:
-    blank = decoding.blank(image.decode())
-    return _flat_url(blank.size, blank.getpixel((0, 0)))
-
-
-@functools.lru_cache(maxsize=_KEPT_BLANKS)
-def _flat_url(size: tuple[int, int], colour: tuple[int, ...]) -> str:
-    """One colour everywhere: as many images come out the same, it is encoded once."""
-    return data_url(decoding.png(Image.new("RGB", size, colour)))

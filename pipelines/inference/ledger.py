@@ -1,7 +1,7 @@
-"""The ledger: every attempt of a teacher, written down the moment it ends, and found again by its request's digest.
+"""The ledger: every answer of a model, written down the moment it ends, and found again by its request's digest.
 
-A folder for each teacher and sampling; in it a file of JSON lines for each life of each engine, which alone appends to
-it. Whatever is killed, the lines that were written stand, and half of a last line counts as nothing.
+A folder for each model with its sampling; in it a file of JSON lines for each start of each worker, which alone appends
+to it. Whatever is killed, the lines that were written stand, and half of a last line counts as nothing.
 """
 
 import dataclasses
@@ -20,20 +20,22 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Ge, Le
 
+from infra.digests import digest_json
 from infra.errors import ArtifactError
 from infra.manifest import write_json
-from pipelines.inference import logprobs
-from pipelines.inference.requests import Teacher
-from pipelines.records import LETTERS, Fate
-from pipelines.teaching.config import TeachConfig
+from pipelines.inference import jsonl, logprobs
+from pipelines.inference.config import InferenceConfig
+from pipelines.records import LETTERS, Status
 
-_THE_ROW_S_OWN = frozenset({"prompt_too_long", "refused_by_engine", "engine_died_of_it"})
-_ABOUT = "teacher.json"
-_KEY_DIGITS = 16
+# Reasons that would be the same at the next attempt.
+_LASTING = frozenset({"prompt_too_long", "refused_by_engine", "engine_died_of_it"})
+# Reasons with which an engine or endpoint says that it does not take the request.
+REFUSALS = frozenset({"prompt_too_long", "refused_by_engine", "status_400", "status_413", "status_422"})
+_ABOUT, _ABOUT_OF_OLD = "model.json", "teacher.json"
+_FORM = 2  # of the entries and of the digests by which they are found
 _ID = re.compile(r"[0-9a-f]{32}")
 _LETTERS = frozenset([None, *LETTERS])
-_FATES = frozenset([Fate.EXPLAINED, Fate.FAILED, Fate.QUARANTINED])
-_LONGEST_LINE = 64 << 20  # bytes; of the longest answer with its likeliest tokens a tenth is enough
+_STATUSES = frozenset([Status.ANSWERED, Status.FAILED, Status.QUARANTINED])
 
 
 Count = Annotated[int, Ge(0), Le(1 << 40)]
@@ -42,16 +44,16 @@ Finite = Annotated[float, Ge(-1e30), Le(1e30)]  # neither infinite nor no number
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One answer of the teacher to one request, or why there is none. Fields as in Rationale.
+    """One answer of a model to one request, or why there is none. Fields as in Rationale.
 
-    letter: the answer that is read from the text, if any. top_logprobs: a `Likeliest` as JSON, where it is kept.
+    letter: the answer that is read from the text, if any. top_logprobs: `TopTokens` as JSON, where it is kept.
     error: why the text is of no use, or why there is none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid"}
 
     id: str
-    fate: str
+    status: str
     seed: Count
     letter: str | None = None
     text: str = ""
@@ -67,38 +69,52 @@ class Attempt:
 
     @property
     def is_text(self) -> bool:
-        """Whether the teacher wrote something, usable or not."""
+        """Whether the model wrote something, usable or not."""
         return self.finish_reason != "error"
 
     @property
     def is_lasting(self) -> bool:
         """Whether it is the row's own doing, not that of an engine, network or provider that may do better later."""
-        return self.is_text or self.fate == Fate.QUARANTINED or self.error in _THE_ROW_S_OWN
+        return self.is_text or self.status == Status.QUARANTINED or self.error in _LASTING
 
 
-def root_of(config: TeachConfig, run_dir: Path) -> Path:
-    """Where the ledger of a run is: beside the run folders, so that they share it."""
-    return Path(config.ledger) if config.ledger else run_dir.parent / "ledger"
+def root_of(place: str | None, run_dir: Path) -> Path:
+    """Where the ledger of a run is: at the place that its recipe names, else beside the run folders, which share it."""
+    return Path(place) if place else run_dir.parent / "ledger"
 
 
-def place_of(root: Path, teacher: Teacher) -> Path:
-    """Where a teacher's attempts are below a ledger's root, whether or not there are any yet."""
-    return root / f"{teacher.digest[:16]}-{teacher.sampling_digest[:16]}"
+def place_of(root: Path, config: InferenceConfig) -> Path:
+    """Where the answers of a model with its sampling are below a ledger's root, whether or not there are any yet."""
+    return root / f"{digest_json(config.model.identity())[:16]}-{config.sampling.digest[:16]}"
 
 
-def folder_of(root: Path, teacher: Teacher) -> Path:
-    """The folder of a teacher's attempts below a ledger's root; made when it is not there, with who it is beside it.
+def folder_of(root: Path, config: InferenceConfig) -> Path:
+    """The folder of a model's answers below a ledger's root; made when it is not there, with a note that says whose
+    answers they are.
 
-    Raises ArtifactError when it cannot be made.
+    Raises ArtifactError when it cannot be made, or the ledger was written in an older form.
     """
-    folder = place_of(root, teacher)
+    check_form(root)
+    folder = place_of(root, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / _ABOUT).exists():
-            write_json(folder / _ABOUT, dataclasses.asdict(teacher))
+            model = dataclasses.asdict(config.model)
+            write_json(folder / _ABOUT, {"form": _FORM, "model": model, "sampling": config.sampling.identity()})
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder
+
+
+def check_form(root: Path) -> None:
+    """Raise ArtifactError for a ledger that an older version has written: its answers do not say by which settings of
+    an engine they were made, and to ask for them again is for its owner to decide."""
+    if old := next(root.glob(f"*/{_ABOUT_OF_OLD}"), None):
+        raise ArtifactError(
+            f"The ledger {root} was written by an older version ({old}), whose answers do not say by which engine "
+            "settings they were made, so they cannot be used. Move it away, and everything is asked again; or name "
+            "another place: --set teach.ledger=PATH --set examination.ledger=PATH"
+        )
 
 
 class Writer:
@@ -151,68 +167,65 @@ class Found:
     """What the ledger knows of some requests, an array each, in the order in which they were named.
 
     attempts: how many were made; 0 for a request that it does not know. spent: those of them that are lasting.
-    explained: one of them was usable. written: the one that counts (a usable one, else the last that is read) has a
+    answered: one of them was usable. written: the one that counts (a usable one, else the last that is read) has a
     text. letter: the one read from it, or 0. file, offset: where it lies.
     """
 
     attempts: Any
     spent: Any
-    explained: Any
+    answered: Any
     written: Any
     letter: Any
     file: Any
     offset: Any
 
     def is_settled(self, place: int, max_attempts: int, *, greedy: bool) -> bool:
-        """Whether a request needs no further attempt: it was explained, or was tried often enough.
+        """Whether a request needs no further attempt: it was answered, or was tried often enough.
 
         Greedily, a text that was no good would be written again, word for word.
         """
         spent = int(self.spent[place])
-        return bool(self.explained[place] or spent >= max_attempts or (spent and greedy and self.written[place]))
+        return bool(self.answered[place] or spent >= max_attempts or (spent and greedy and self.written[place]))
 
 
 class Ledger:
-    """What was written down so far for one teacher and sampling, by every run. About 30 bytes an attempt."""
+    """What was written down so far for one model and sampling, by every run. About 30 bytes an attempt."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = files(folder)
         for stranger in sorted({*folder.glob("*.jsonl")} - {*self._paths}):
             _say(f"{stranger} is no plain file, and is passed over")
-        keys, numbers, offsets, letters = array("Q"), array("I"), array("Q"), array("B")
-        explained, written, lasting = array("B"), array("B"), array("B")
+        places = jsonl.Places()
+        letters, answered, written, lasting = array("B"), array("B"), array("B"), array("B")
         for number, path in enumerate(self._paths):
             num_refused = 0
             for offset, attempt in _lines(path):
                 if attempt is None:
                     num_refused += 1
                     continue
-                keys.append(key_of(attempt.id))
-                numbers.append(number)
-                offsets.append(offset)
+                places.add(attempt.id, number, offset)
                 letters.append(ord(attempt.letter) if attempt.letter else 0)
-                explained.append(attempt.fate == Fate.EXPLAINED)
+                answered.append(attempt.status == Status.ANSWERED)
                 written.append(attempt.is_text)
                 lasting.append(attempt.is_lasting)
             if num_refused:
                 _say(f"{path} has {num_refused} line(s) that hold no attempt, which are passed over")
-        columns = [np.frombuffer(column, column.typecode) for column in (keys, numbers, offsets, letters)]
-        flags = [np.frombuffer(column, np.uint8).astype(bool) for column in (explained, written, lasting)]
-        self._keep_one_each(*columns, *flags)
+        flags = [np.frombuffer(column, np.uint8).astype(bool) for column in (answered, written, lasting)]
+        self._keep_one_each(*places.arrays(), np.frombuffer(letters, np.uint8), *flags)
 
     def _keep_one_each(
-        self, keys: Any, files: Any, offsets: Any, letters: Any, explained: Any, written: Any, lasting: Any
+        self, keys: Any, files: Any, offsets: Any, letters: Any, answered: Any, written: Any, lasting: Any
     ) -> None:
         """Of each request the attempt that counts: a usable one, else the last that is read."""
         place = np.arange(len(keys))
-        order = np.lexsort((np.where(explained, place, -place), ~explained, keys))
+        order = np.lexsort((np.where(answered, place, -place), ~answered, keys))
         self._keys, first, of_key, self._num_attempts = np.unique(
             keys[order], return_index=True, return_inverse=True, return_counts=True
         )
         self._num_spent = np.bincount(of_key, weights=lasting[order], minlength=len(self._keys)).astype(np.int64)
         chosen = order[first]
         self._files, self._offsets, self._letters = files[chosen], offsets[chosen], letters[chosen]
-        self._explained, self._written = explained[chosen], written[chosen]
+        self._answered, self._written = answered[chosen], written[chosen]
 
     def __len__(self) -> int:
         """How many requests it knows."""
@@ -220,7 +233,7 @@ class Ledger:
 
     def look_up(self, ids: Sequence[str]) -> Found:
         """What is known of these requests."""
-        wanted = np.array([key_of(each) for each in ids], dtype=np.uint64)
+        wanted = jsonl.keys_of(ids)
         place = np.searchsorted(self._keys, wanted)
         place[place == len(self._keys)] = 0
         known = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
@@ -231,7 +244,7 @@ class Ledger:
         return Found(
             attempts=column(self._num_attempts),
             spent=column(self._num_spent),
-            explained=column(self._explained).astype(bool),
+            answered=column(self._answered).astype(bool),
             written=column(self._written).astype(bool),
             letter=column(self._letters),
             file=column(self._files),
@@ -245,13 +258,13 @@ class Ledger:
             with self._paths[number].open("rb") as stream:
                 for place in np.flatnonzero((found.file == number) & (found.attempts > 0)):
                     stream.seek(int(found.offset[place]))
-                    attempt = _parsed(stream.readline(_LONGEST_LINE))
+                    attempt = _parsed(stream.readline(jsonl.LONGEST_LINE))
                     # Keys are half of an id: another id with the same half is another request.
                     loaded[place] = attempt if attempt is not None and attempt.id == ids[place] else None
         return loaded
 
     def mean_output_tokens(self, at_most: int = 10_000) -> float | None:
-        """Tokens of a written rationale, from some thousands of them; None when nothing is written down."""
+        """Mean tokens of a written answer, from some thousands of them; None when nothing is written down."""
         lengths: list[int] = []
         for path in reversed(self._paths):
             lengths += [attempt.num_output_tokens for attempt in attempts(path) if attempt.is_text]
@@ -267,15 +280,9 @@ def letter_name(code: int) -> str | None:
 
 def _lines(path: Path) -> Iterator[tuple[int, Attempt | None]]:
     """Offset and attempt of each whole line, None for one that holds none; a torn one at the end was never finished."""
-    offset = 0
-    with path.open("rb") as stream:
-        while line := stream.readline(_LONGEST_LINE):
-            start, offset, more = offset, offset + len(line), line
-            while len(more) == _LONGEST_LINE and not more.endswith(b"\n"):
-                more = stream.readline(_LONGEST_LINE)
-                offset += len(more)
-            if more.endswith(b"\n"):
-                yield start, _parsed(line)
+    for offset, line in jsonl.lines(path):
+        if line.endswith(b"\n") or len(line) == jsonl.LONGEST_LINE:
+            yield offset, _parsed(line)
 
 
 def _parsed(line: bytes) -> Attempt | None:
@@ -300,15 +307,10 @@ def _is_plausible(attempt: Attempt) -> bool:
     return (
         _ID.fullmatch(attempt.id) is not None
         and attempt.letter in _LETTERS
-        and attempt.fate in _FATES
-        and (attempt.is_text or attempt.fate != Fate.EXPLAINED)
+        and attempt.status in _STATUSES
+        and (attempt.is_text or attempt.status != Status.ANSWERED)
         and (kept is None or logprobs.is_whole(kept))
     )
-
-
-def key_of(digest: str) -> int:
-    """Half of a request's digest, as the number under which it is looked up."""
-    return int(digest[:_KEY_DIGITS], 16)
 
 
 def _say(what: str) -> None:
@@ -318,6 +320,6 @@ def _say(what: str) -> None:
 def _unwritable(path: Path, error: OSError) -> ArtifactError:
     what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
     return ArtifactError(
-        f"The ledger {path} {what}. Every rationale that was finished is kept; free space, or name another place: "
-        "--set teach.ledger=PATH, and run the stage again."
+        f"The ledger {path} {what}. Every answer that was finished is kept; free space, or name another place (--set "
+        "teach.ledger=PATH, --set examination.ledger=PATH), and run the stage again."
     )

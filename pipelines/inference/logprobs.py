@@ -14,7 +14,7 @@ from infra.digests import digest_json
 from pipelines.records import TopLogprobs
 
 _DIGITS = 16
-_STORED = ("vocabulary", "num_likeliest", "written", "tokens", "logprobs")
+_STORED = ("vocabulary", "num_top", "written", "tokens", "logprobs")
 
 
 def vocabulary_digest(tokens: Mapping[str, int]) -> str:
@@ -23,7 +23,7 @@ def vocabulary_digest(tokens: Mapping[str, int]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Likeliest:
+class TopTokens:
     """Of each token that was written, the likeliest ones in its place, and their logprobs before any temperature.
 
     vocabulary: digest of the tokenizer that they are tokens of.
@@ -53,7 +53,7 @@ class Likeliest:
         written, tokens, logprobs = (base64.b64encode(each.tobytes()).decode() for each in arrays)
         return {
             "vocabulary": self.vocabulary,
-            "num_likeliest": self.tokens_TK.shape[1],
+            "num_top": self.tokens_TK.shape[1],
             "written": written,
             "tokens": tokens,
             "logprobs": logprobs,
@@ -66,7 +66,7 @@ def is_whole(stored: Mapping[str, Any]) -> bool:
         arrays = [base64.b64decode(stored[name], validate=True) for name in ("written", "tokens", "logprobs")]
     except (KeyError, ValueError, TypeError):
         return False
-    vocabulary, num = stored.get("vocabulary"), stored.get("num_likeliest")
+    vocabulary, num = stored.get("vocabulary"), stored.get("num_top")
     if len(stored) != len(_STORED) or not isinstance(vocabulary, str) or type(num) is not int or num < 1:
         return False
     num_written = len(arrays[0]) // 4
@@ -79,15 +79,15 @@ def row_of(rationale_id: str, stored: Mapping[str, Any]) -> TopLogprobs:
     return TopLogprobs(
         rationale_id=rationale_id,
         vocabulary=stored["vocabulary"],
-        num_likeliest=stored["num_likeliest"],
+        num_top=stored["num_top"],
         **arrays,
     )
 
 
-def read_row(row: TopLogprobs) -> Likeliest:
+def read_row(row: TopLogprobs) -> TopTokens:
     """What a row of the table holds."""
-    shape = (-1, row.num_likeliest)
-    return Likeliest(
+    shape = (-1, row.num_top)
+    return TopTokens(
         row.vocabulary,
         np.frombuffer(row.written, np.int32),
         np.frombuffer(row.tokens, np.int32).reshape(shape),

@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pipelines.records import LETTERS, Record, Split
+from pipelines.records import LETTERS, Split
+from pipelines.records.record import Record
 
 REJECTED = "rejected"  # for what the row says
 QUARANTINED = "quarantined"  # for an image that cannot be used

@@ -104,7 +104,7 @@ class _Judged:
 
 @dataclasses.dataclass
 class _Account:
-    """Counts what became of the rows: by table, fate and reason, and of the questions by table and split.
+    """Counts what became of the rows: by table, status and reason, and of the questions by table and split.
 
     read_as: questions by what was not written in the plain way. lost: rows that are no questions, by split and reason,
     as far as their split is known.
@@ -155,10 +155,10 @@ class _Account:
     def _of(self, tables_read: list[Table]) -> dict[str, Any]:
         """The account of some tables."""
         reasons: dict[str, Counter[str]] = {REJECTED: Counter(), QUARANTINED: Counter()}
-        for (table, fate, reason), count in self.set_aside.items():
-            reasons[fate][reason] += count * (table in tables_read)
+        for (table, status, reason), count in self.set_aside.items():
+            reasons[status][reason] += count * (table in tables_read)
         questions = sum(count for (table, _), count in self.questions.items() if table in tables_read)
-        kept_back = {fate: {r: n for r, n in counts.most_common() if n} for fate, counts in reasons.items()}
+        kept_back = {status: {r: n for r, n in counts.most_common() if n} for status, counts in reasons.items()}
         read = questions + sum(sum(counts.values()) for counts in kept_back.values())
         return {"read": read, "questions": questions, **kept_back}
 
@@ -197,11 +197,11 @@ def _drafts(
     looked = looked.combine_chunks()
     place = 0
     for batch in pq.ParquetFile(rows.drafts).iter_batches(batch_size=ingest.ROWS_AT_ONCE):
-        last = place + pc.sum(pc.equal(batch["fate"], "")).as_py()
+        last = place + pc.sum(pc.equal(batch["status"], "")).as_py()
         numbers = np.unique(rows.image_number[judged.start[place] : judged.start[last]])
         images = dict(zip(numbers.tolist(), looked.take(pa.array(numbers)).to_pylist(), strict=True))
         for draft in map(Draft.from_dict, batch.to_pylist()):
-            parsed = not draft.fate
+            parsed = not draft.status
             own = rows.image_number[judged.start[place] : judged.start[place + parsed]].tolist() if parsed else []
             yield draft, place, own, [images[number] for number in own]
             place += parsed
@@ -216,8 +216,8 @@ def _records(
     account: _Account,
 ) -> Iterator[Question | Caption | SetAside]:
     """What becomes of a row: a question and its caption, or the reason why not."""
-    if draft.fate:
-        yield _set_aside(draft, draft.fate, draft.reason, account)
+    if draft.status:
+        yield _set_aside(draft, draft.status, draft.reason, account)
     elif not judged.usable[place]:
         name, reason = next((n, i["reason"]) for n, i in zip(draft.images, its_images, strict=True) if i["reason"])
         yield _set_aside(dataclasses.replace(draft, images=(name,)), QUARANTINED, reason, account)
@@ -230,12 +230,12 @@ def _records(
             yield Caption(question_id=question.id, text=draft.caption)
 
 
-def _set_aside(draft: Draft, fate: str, reason: str, account: _Account) -> SetAside:
-    account.set_aside[(draft.source, draft.file), fate, reason] += 1
+def _set_aside(draft: Draft, status: str, reason: str, account: _Account) -> SetAside:
+    account.set_aside[(draft.source, draft.file), status, reason] += 1
     if draft.split:
         account.lost[draft.split][reason] += 1
     image = draft.images[0] if draft.images else ""
-    return SetAside(source=draft.source, file=draft.file, row=draft.row, fate=fate, reason=reason, image=image)
+    return SetAside(source=draft.source, file=draft.file, row=draft.row, status=status, reason=reason, image=image)
 
 
 def _question(

@@ -5,13 +5,11 @@ Question --teach--> Rationale --verify--> Verdict --compose--> TrainingExample; 
 
 import dataclasses
 import string
-import types
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import pyarrow as pa
+from pipelines.records.record import Record
 
 LETTERS = string.ascii_uppercase
 
@@ -54,10 +52,10 @@ def check_each_once(names: Sequence[str]) -> None:
         raise ValueError(f"{', '.join(sorted(twice))} is named twice: name it once")
 
 
-class Fate(StrEnum):
+class Status(StrEnum):
     """What becomes of a row. Every row has exactly one of them, with a reason for all but the first two."""
 
-    EXPLAINED = "explained"
+    ANSWERED = "answered"
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     QUARANTINED = "quarantined"
@@ -72,49 +70,6 @@ class Condition(StrEnum):
     ABSENT = "absent"
     SHUFFLED = "shuffled"
     CAPTIONED = "captioned"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A row of a sealed table. Fields are text, numbers, booleans, bytes, or tuples of text. stem: name of the
-    table's file."""
-
-    stem: ClassVar[str]
-    _schemas: ClassVar[dict[type, pa.Schema]] = {}
-    _fields: ClassVar[dict[type, tuple[str, ...]]] = {}
-
-    @classmethod
-    def schema(cls) -> pa.Schema:
-        """The Arrow schema of a table of this record, in field order."""
-        if cls not in Record._schemas:
-            hints = typing.get_type_hints(cls)
-            Record._schemas[cls] = pa.schema([_arrow_field(f.name, hints[f.name]) for f in dataclasses.fields(cls)])
-        return Record._schemas[cls]
-
-    @classmethod
-    def _names(cls) -> tuple[str, ...]:
-        """The fields, in order; kept, since every row asks for them."""
-        if cls not in Record._fields:
-            Record._fields[cls] = tuple(field.name for field in dataclasses.fields(cls))
-        return Record._fields[cls]
-
-    @classmethod
-    def table(cls, records: Iterable[typing.Self]) -> pa.Table:
-        """An Arrow table of these records, columns in field order."""
-        records = list(records)
-        columns = {name: [getattr(record, name) for record in records] for name in cls._names()}
-        return pa.Table.from_pydict(columns, schema=cls.schema())
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> typing.Self:
-        """The record that a table's row holds; raises KeyError when a column is missing."""
-        values = {name: row[name] for name in cls._names()}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-    def as_dict(self) -> dict[str, Any]:
-        """The row of this record: plain Python values, tuples as lists."""
-        values = {name: getattr(self, name) for name in self._names()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,14 +140,14 @@ class Caption(Record):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside(Record):
-    """A row that gave no question. fate: rejected for what it says, or quarantined for an image that cannot be used."""
+    """A row that gave no question. status: rejected for its content, or quarantined for an image that is of no use."""
 
     stem: ClassVar[str] = "set_aside"
 
     source: str
     file: str
     row: int
-    fate: str
+    status: str
     reason: str
     image: str
 
@@ -203,7 +158,7 @@ class Rationale(Record):
 
     id: digest of the request (images, prompt, teacher, sampling, number), 32 hexadecimal digits. condition: `real`, or
     what was shown in the place of the question's images, to find out whether they are needed. number: which of its
-    question's rationales under this condition, from 0. hinted: the prompt held the gold answer. fate: explained,
+    question's rationales under this condition, from 0. hinted: the prompt held the gold answer. status: answered,
     failed or quarantined (for an image). text: what was written, without the thoughts of a teacher that writes them
     down before (`thoughts`), and without tokens that stand for images, which are counted (num_stray_tokens).
     mean_logprob, min_logprob: of the tokens that were written, where the engine says so. attempts: how often it was
@@ -218,7 +173,7 @@ class Rationale(Record):
     condition: str
     number: int
     hinted: bool
-    fate: str
+    status: str
     text: str
     thoughts: str
     finish_reason: str
@@ -241,7 +196,7 @@ class TopLogprobs(Record):
     """What the teacher held likely in the place of each token that it wrote, in a table of its own where it is kept.
 
     vocabulary: digest of the tokenizer's tokens. written: the tokens, int32; tokens: in the place of each of them the
-    `num_likeliest` likeliest ones, likeliest first, int32; logprobs: theirs, float16, before any temperature. All in
+    `num_top` likeliest ones, likeliest first, int32; logprobs: theirs, float16, before any temperature. All in
     the machine's byte order, which is little-endian wherever this runs.
     """
 
@@ -249,7 +204,7 @@ class TopLogprobs(Record):
 
     rationale_id: str
     vocabulary: str
-    num_likeliest: int
+    num_top: int
     written: bytes
     tokens: bytes
     logprobs: bytes
@@ -259,7 +214,7 @@ class TopLogprobs(Record):
 class Verdict(Record):
     """What becomes of a rationale that was asked for with the question's own images.
 
-    fate: accepted, rejected, quarantined or failed; reason: `accepted`, or why not. selected: it teaches, being the
+    status: accepted, rejected, quarantined or failed; reason: `accepted`, or why not. selected: it teaches, being the
     recipe's choice among its question's accepted ones; weight: how much it counts then. letter: the answer read from
     it, if any. agreement: share of its question's rationales, hinted ones apart, that give the same letter; 0 without
     one. image_not_needed: whether the teacher gives the same letter without the image and with another one too; None
@@ -271,7 +226,7 @@ class Verdict(Record):
 
     rationale_id: str
     question_id: str
-    fate: str
+    status: str
     reason: str
     selected: bool
     weight: float
@@ -285,7 +240,7 @@ class Verdict(Record):
     @property
     def accepted(self) -> bool:
         """Whether it may teach."""
-        return self.fate == Fate.ACCEPTED
+        return self.status == Status.ACCEPTED
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,10 +264,16 @@ class TrainingExample(Record):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction(Record):
-    """What a served model answered under a condition. letter is None when no answer could be read (unscored)."""
+    """What a served model answered under a condition.
+
+    request_id: of the ledger's entry. status: answered, failed, or quarantined (for an image), with the reason as
+    error. text: without the thoughts of a model that writes them down before. letter: None when no answer could be read
+    (unscored).
+    """
 
     stem: ClassVar[str] = "predictions"
 
+    request_id: str
     question_id: str
     source: str
     file: str
@@ -321,25 +282,11 @@ class Prediction(Record):
     condition: str
     stratum: str
     gold: str
+    status: str
     text: str
+    thoughts: str
     letter: str | None
     finish_reason: str
+    num_prompt_tokens: int
     num_output_tokens: int
     error: str | None
-
-
-_ARROW_TYPES: dict[Any, pa.DataType] = {
-    str: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-    bytes: pa.binary(),
-    tuple[str, ...]: pa.list_(pa.string()),
-}
-
-
-def _arrow_field(name: str, hint: Any) -> pa.Field:
-    nullable = isinstance(hint, types.UnionType)
-    if nullable:
-        (hint,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
-    return pa.field(name, _ARROW_TYPES[hint], nullable=nullable)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.records import Record
+from pipelines.records.record import Record
 
 R = TypeVar("R", bound=Record)
 _ROWS_AT_ONCE = 2048

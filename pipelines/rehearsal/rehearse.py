@@ -26,7 +26,7 @@ from infra.progress import Progress
 from infra.resources import ClusterShape, lacking, total, words
 from infra.stage import StageConfig, Task
 from pipelines import agreement
-from pipelines.inference import engine_config
+from pipelines.inference.backends import engine_config
 from pipelines.records import Question, tables
 from pipelines.rehearsal import standins, stub_endpoint
 from pipelines.rehearsal.models import widened

@@ -11,16 +11,15 @@ from infra import storage
 from infra.errors import InputError
 from infra.manifest import Tally, write_json
 from infra.stage import Task
-from pipelines.images.sealed import SealedImage
 from pipelines.inference import prompts
-from pipelines.inference.backends import Completion
-from pipelines.inference.client import Endpoint, ServedModel
+from pipelines.inference.backends.backend import Completion, ShownImage
+from pipelines.inference.config import InferenceConfig
 from pipelines.questions.config import QuestionsConfig
 from pipelines.questions.sources import pocket
 from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import LETTERS, Arm, Question, TrainingExample, tables
+from pipelines.records.endpoint import Endpoint, ServedModel
 from pipelines.rehearsal import stub_endpoint
-from pipelines.teaching.config import TeachConfig
 
 _REASON = "What is seen here in the middle of the picture and at its border leads to one answer."
 
@@ -94,15 +93,18 @@ class Answers:
 class Engine:
     """A teacher that costs nothing, in the place of a vLLM engine; it reads the images, as a real one does."""
 
-    def __init__(self, config: TeachConfig, answers: Answers) -> None:
+    def __init__(self, config: InferenceConfig, answers: Answers) -> None:
         self.num_at_once = config.engine.max_num_seqs
         self._answers = answers
 
-    async def generate(self, prompt: str, shown: Sequence[SealedImage], seed: int) -> Completion:
-        """See `pipelines.inference.backends.Engine`."""
-        for image in shown:
+    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+        """See `pipelines.inference.backends.backend.Backend`."""
+        for image in images:
             image.decode()
         return Completion(text=self._answers.to(prompt), finish_reason="stop", num_prompt_tokens=1, num_output_tokens=1)
+
+    async def close(self) -> None:
+        """There is nothing to end."""
 
 
 def fit(task: Task) -> Tally:
@@ -118,11 +120,11 @@ def fit(task: Task) -> Tally:
 def deploy(task: Task, running: ExitStack) -> Tally:
     """An endpoint that answers as all models at once, in the place of engines."""
     answers = Answers.of(task.inputs["questions"].path)
-    url = running.enter_context(stub_endpoint.endpoint(answers.to_body))
     adapters = {str(arm): task.inputs[f"adapters/{arm}"].digest for arm in task.config.arms}
     models = tuple(
         ServedModel(name=arm, arm=Arm(arm), digest=adapters.get(arm, ""))
         for arm in (Arm.ZERO_SHOT, Arm.TEACHER, *adapters)
     )
+    url = running.enter_context(stub_endpoint.endpoint(answers.to_body, [model.name for model in models]))
     Endpoint(base_url=url, models=models).write(task.draft)
     return Tally(rows={"models": len(models)})

@@ -35,4 +35,4 @@ class ReportConfig(StageConfig):
 
     def inputs(self) -> tuple[str, ...]:
         taught = (f"{made}/{arm}" for made in ("examples", "adapters") for arm in self.arms)
-        return ("questions", "rationales", "verdicts", *taught, "predictions")
+        return ("questions", "rationales", "verdicts", *taught, "examination")

@@ -14,14 +14,14 @@ import jinja2
 from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
-from pipelines.examination.metrics import baselines, examinations
+from pipelines.examination.metrics import baselines, examination
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
-from pipelines.inference.client import image_url
+from pipelines.inference.backends.chat import image_url
 from pipelines.records import LETTERS, Prediction, Question, Split, Verdict, tables
 
-SCHEMA = "preceptor.report/2"
+SCHEMA = "preceptor.report/3"
 _MOST_STRATA = 4  # of which each has a column in a line for the terminal
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -30,7 +30,7 @@ def run(task: Task) -> Tally:
     """Write `report.json` and `index.html`."""
     asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
     facts = task.inputs["questions"].tally["facts"]
-    predictions = tables.read(task.inputs["predictions"].path, Prediction)
+    predictions = tables.read(task.inputs["examination"].path, Prediction)
     report = {
         "schema": SCHEMA,
         "title": task.config.title or title_of(task.inputs["questions"]),
@@ -38,7 +38,7 @@ def run(task: Task) -> Tally:
         "accounting": accounting(task.inputs),
         "verdicts": account_of_verdicts(task.inputs["verdicts"]),
         "curation": facts.get("curation", {}),
-        "examinations": examinations(predictions),
+        "examination": examination(predictions),
         "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),
         "inputs": {name: artifact.digest for name, artifact in task.inputs.items()},
         "seconds": {name: artifact.manifest.seconds for name, artifact in task.inputs.items()},
@@ -46,9 +46,9 @@ def run(task: Task) -> Tally:
     write_json(task.draft / "report.json", report)
     shown = examples(asked, predictions, task.inputs, task.config.num_examples)
     (task.draft / "index.html").write_text(page(report, shown), encoding="utf-8")
-    for line in table_lines(report["examinations"]):
+    for line in table_lines(report["examination"]):
         task.progress.say(line)
-    return Tally(rows={"predictions": len(predictions), "examinations": len(report["examinations"])})
+    return Tally(rows={"predictions": len(predictions), "examination": len(report["examination"])})
 
 
 def title_of(questions: Artifact) -> str:
@@ -136,18 +136,18 @@ def set_name(of: Mapping[str, Any]) -> str:
 
 
 def _sets(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each examined set with its name, its baselines and its examinations."""
+    """Each examined set with its name, its baselines and its examination."""
     entries: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for entry in report["examinations"]:
+    for entry in report["examination"]:
         entries.setdefault((entry["source"], entry["file"]), []).append(entry)
     baselines_of = {(baseline["source"], baseline["file"]): baseline for baseline in report["baselines"]}
     return [
-        {"name": set_name(own[0]), "baselines": baselines_of[key], "examinations": own} for key, own in entries.items()
+        {"name": set_name(own[0]), "baselines": baselines_of[key], "examination": own} for key, own in entries.items()
     ]
 
 
 def table_lines(entries: list[dict[str, Any]]) -> list[str]:
-    """The examinations as a plain table, for a log or a terminal."""
+    """The examination as a plain table, for a log or a terminal."""
     names = {set_name(entry) for entry in entries}
     # One set alone is the run's, and needs no column; several must never be mistaken for one another.
     width = max(map(len, ("set", *names))) + 2 if len(names) > 1 else 0

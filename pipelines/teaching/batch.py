@@ -21,17 +21,18 @@ from typing import Any
 from infra import command_line, recipes, stage
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
-from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
-from pipelines.inference import ledger
-from pipelines.inference.backends import chat_body
-from pipelines.inference.client import image_url
+from pipelines.inference import conditions, ledger
+from pipelines.inference.backends import chat
+from pipelines.inference.config import InferenceConfig
 from pipelines.inference.ledger import Attempt, Ledger
-from pipelines.inference.requests import Request, Teacher, teacher_digest
-from pipelines.records import Fate
+from pipelines.inference.request_set import PendingQuestion, RequestSet, read_batch
+from pipelines.inference.requests import Request
+from pipelines.inference.worker import failed
+from pipelines.records import Status
+from pipelines.teaching import requests
 from pipelines.teaching.config import TeachConfig
-from pipelines.teaching.plan import Asking, Open, read_batch
-from pipelines.teaching.results import Results, attempt_of, custom_id, no_answer
+from pipelines.teaching.results import Results, attempt_of, custom_id
 
 # What OpenAI takes in a file.
 MAX_REQUESTS = 50_000
@@ -42,10 +43,10 @@ MAX_BYTES = 200_000_000
 class Teaching:
     """The stage `teach` of a run as far as batches need it: its questions, and where its attempts are."""
 
-    config: TeachConfig
     questions: Path
     attempts: Path
-    asking: Asking
+    own: InferenceConfig
+    request_set: RequestSet
 
     @classmethod
     def of(cls, config: TeachConfig, run_dir: Path) -> "Teaching":
@@ -57,9 +58,10 @@ class Teaching:
             )
         stage.check_materials(config)
         questions = stage.sealed_inputs(config, run_dir)["questions"].path
-        teacher = Teacher.of(config, teacher_digest(config))
-        attempts = ledger.folder_of(ledger.root_of(config, run_dir), teacher)
-        return cls(config=config, questions=questions, attempts=attempts, asking=Asking(questions, config, teacher))
+        own = requests.inference(config)
+        attempts = ledger.folder_of(ledger.root_of(config.ledger, run_dir), own)
+        request_set = requests.request_set(config, own, questions)
+        return cls(questions=questions, attempts=attempts, own=own, request_set=request_set)
 
 
 def write(
@@ -80,7 +82,7 @@ def write(
         raise ConfigError(f"A file of at most {max_requests} requests and {max_bytes} bytes holds none.")
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as workspace:
-        plan = teaching.asking.write_plan(Ledger(teaching.attempts), Path(workspace) / "plan.arrow")
+        plan = teaching.request_set.write_plan(Ledger(teaching.attempts), Path(workspace) / "plan.arrow")
         if not plan.num_questions:
             raise InputError("The questions have none with split `train`, so there is nothing to explain.")
         with _adding(teaching.attempts) as add, _files(out, max_requests, max_bytes) as files:
@@ -96,7 +98,7 @@ def write(
 
 
 def _write_question(
-    question: Open, teaching: Teaching, files: "_Files", add: Callable[[Attempt], None]
+    question: PendingQuestion, teaching: Teaching, files: "_Files", add: Callable[[Attempt], None]
 ) -> Counter[str]:
     """Write what a question is to be asked now: a hint is given when all else is settled, and nothing was right."""
     counts: Counter[str] = Counter()
@@ -107,22 +109,22 @@ def _write_question(
         try:
             line = _line(request, spent, teaching)
         except UnreadableImageError as error:
-            for number in range(spent, teaching.config.attempts):
-                add(no_answer(request, number, str(error), Fate.QUARANTINED))
+            for number in range(spent, teaching.own.attempts):
+                add(failed(request, request.seed(number), str(error), Status.QUARANTINED))
             counts["quarantined"] += 1
             continue
         counts["written" if files.add(line) else "too_large"] += 1
-        waits_for_plain |= not request.is_probe
+        waits_for_plain |= request.needs_answer
     return counts
 
 
 def _line(request: Request, spent: int, teaching: Teaching) -> bytes:
-    urls = [image_url(image) for image in sealed.of(teaching.questions, request)]
+    own, images = teaching.own, conditions.shown_images(teaching.questions, request)
     line = {
         "custom_id": custom_id(request, spent),
         "method": "POST",
         "url": "/v1/chat/completions",
-        "body": chat_body(teaching.config, request.prompt, urls, request.seed(spent)),
+        "body": chat.body(own.model.name, request.prompt, images, own.sampling, request.seed(spent)),
     }
     return json.dumps(line).encode() + b"\n"
 
@@ -204,7 +206,7 @@ def read(teaching: Teaching, paths: Sequence[Path], progress: Progress) -> Count
     """Put results into the ledger, in whatever order they are; what became of them.
 
     What is in the ledger already is not added again, so that a file may be read twice, or again after a kill. Counts:
-    `explained`; `failed: REASON`; `answered before`, `read before`; `of no request here`, `unreadable` lines.
+    `answered`; `failed: REASON`; `answered before`, `read before`; `of no request here`, `unreadable` lines.
     """
     results = Results(paths)
     counts = Counter({"unreadable": results.num_unreadable}) if results.num_unreadable else Counter()
@@ -213,14 +215,14 @@ def read(teaching: Teaching, paths: Sequence[Path], progress: Progress) -> Count
     if len(results):
         progress(0, len(results), "results")
     with _adding(teaching.attempts) as add:
-        for chunk in teaching.asking.chunks():
+        for chunk in teaching.request_set.chunks():
             if results.num_taken == len(results):
                 break
             asked = [(request, question.options) for question, requests in chunk for request in requests]
             found = known.look_up([request.id for request, _ in asked])
             for place, answers in results.of([request.id for request, _ in asked]):
                 request, options = asked[place]
-                is_answered = bool(found.explained[place])
+                is_answered = bool(found.answered[place])
                 for number, result in answers:
                     made = attempt_of(request, options, number, result)
                     before = tried.get((request.id, made.seed))
@@ -231,8 +233,8 @@ def read(teaching: Teaching, paths: Sequence[Path], progress: Progress) -> Count
                     else:
                         add(made)
                         tried[request.id, made.seed] = made.is_text
-                        is_answered = made.fate == Fate.EXPLAINED
-                        counts[f"failed: {made.error}" if made.error else "explained"] += 1
+                        is_answered = made.status == Status.ANSWERED
+                        counts[f"failed: {made.error}" if made.error else "answered"] += 1
             progress(results.num_taken, len(results), "results")
     if strangers := len(results) - results.num_taken + results.num_strangers:
         counts["of no request here"] = strangers
@@ -245,7 +247,7 @@ def _tried(attempts: Path, results: "Results") -> dict[tuple[str, int], bool]:
     tried: dict[tuple[str, int], bool] = {}
     for path in ledger.files(attempts):
         for attempt in ledger.attempts(path):
-            if attempt.fate != Fate.EXPLAINED and attempt.id in results:
+            if attempt.status != Status.ANSWERED and attempt.id in results:
                 one = (attempt.id, attempt.seed)
                 tried[one] = attempt.is_text or tried.get(one, False)
     return tried

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines.inference import prompts
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import IMAGES
 
 MOST_LOGPROBS = 20  # of a token, that vLLM tells
@@ -37,7 +37,7 @@ class TeachConfig(StageConfig):
 
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teaching.stage"
-    contract: ClassVar[int] = 2
+    contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str

@@ -21,12 +21,12 @@ from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.resources import ClusterShape
 from pipelines.images import decoding
 from pipelines.inference import ledger
-from pipelines.inference.engine_config import needs_own_code, own_code_is_refused
+from pipelines.inference.backends.engine_config import needs_own_code, own_code_is_refused
 from pipelines.inference.ledger import Ledger
-from pipelines.inference.requests import Request, Teacher, teacher_digest
-from pipelines.teaching import weights
+from pipelines.inference.request_set import PendingQuestion, Plan, read_batch
+from pipelines.inference.requests import Request
+from pipelines.teaching import requests, weights
 from pipelines.teaching.config import TeachConfig
-from pipelines.teaching.plan import Asking, Open, Plan, read_batch
 
 MEASURED, RECIPE, ASSUMED = "measured", "from the recipe", "assumed"
 
@@ -51,10 +51,11 @@ def estimate(config: TeachConfig, run_dir: Path | None, cluster: ClusterShape | 
     questions = manifest.find(run_dir / "questions") if run_dir else None
     if questions is None or run_dir is None:
         return dict.fromkeys(("tokens", "hours", "disk_gib"), Figure(None, unread(run_dir))) | weighed
-    teacher = Teacher.of(config, teacher_digest(config))
-    known = Ledger(ledger.place_of(ledger.root_of(config, run_dir), teacher))
+    own, root = requests.inference(config), ledger.root_of(config.ledger, run_dir)
+    ledger.check_form(root)
+    known = Ledger(ledger.place_of(root, own))
     with tempfile.TemporaryDirectory() as workspace:
-        plan = Asking(questions.path, config, teacher).write_plan(known, Path(workspace) / "plan.arrow")
+        plan = requests.request_set(config, own, questions.path).write_plan(known, Path(workspace) / "plan.arrow")
         num_plain, num_hinted = _num_requests(plan)
         sample = [request for question in _sample(plan) for request, _ in question.requests if not request.hinted]
     counter = _counter(config)
@@ -110,7 +111,7 @@ def _num_requests(plan: Plan) -> tuple[int, int]:
     return num_plain, num_hinted
 
 
-def _sample(plan: Plan) -> list[Open]:
+def _sample(plan: Plan) -> list[PendingQuestion]:
     """Open questions, evenly spread over all of them."""
     batches = _spread(range(plan.num_batches))
     return _spread([question for number in batches for question in read_batch(plan.path, number)])

@@ -5,7 +5,6 @@ They come from elsewhere: whatever a line holds, it is an attempt by the rules o
 
 import json
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -14,18 +13,17 @@ from typing import Any
 import numpy as np
 
 from infra.errors import InputError, first_line
-from pipelines.inference.backends import RowError, completion
-from pipelines.inference.client import refusal
+from pipelines.inference import jsonl
+from pipelines.inference.backends.backend import RowError
+from pipelines.inference.backends.chat import completion
+from pipelines.inference.backends.client import refusal
 from pipelines.inference.ledger import Attempt
 from pipelines.inference.requests import Request
-from pipelines.inference.worker import judged
-from pipelines.records import Fate
+from pipelines.inference.worker import failed, judged
 
 _CUSTOM_ID = re.compile(r"(?P<id>[0-9a-f]{32})-(?P<attempt>0|[1-9][0-9]{0,3})")
 _ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LAST_STATUS = 599
-_LONGEST_LINE = 16 << 20
-_KEY_DIGITS = 16
 
 
 def custom_id(request: Request, number: int) -> str:
@@ -38,7 +36,7 @@ def attempt_of(request: Request, options: tuple[str, ...], number: int, result: 
     try:
         return judged(request, request.seed(number), completion(_body(result)), options)
     except RowError as error:
-        return no_answer(request, number, str(error))
+        return failed(request, request.seed(number), str(error))
 
 
 def _body(result: dict[str, Any]) -> Any:
@@ -56,18 +54,13 @@ def _body(result: dict[str, Any]) -> Any:
     return answered.get("body")
 
 
-def no_answer(request: Request, number: int, reason: str, fate: Fate = Fate.FAILED) -> Attempt:
-    """An attempt of that number that gave no text, and why."""
-    return Attempt(id=request.id, fate=fate, seed=request.seed(number), error=reason)
-
-
 class Results:
     """The lines of result files, found by the request that they answer; 21 bytes each are held."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
         self.num_unreadable = self.num_strangers = 0
-        keys, files, offsets = array("Q"), array("I"), array("Q")
+        places = jsonl.Places()
         for number, path in enumerate(paths):
             for offset, line in _lines(path):
                 result = _parsed(line)
@@ -75,13 +68,10 @@ class Results:
                 self.num_unreadable += result is None
                 self.num_strangers += result is not None and named is None
                 if named is not None:
-                    keys.append(_key(named[0]))
-                    files.append(number)
-                    offsets.append(offset)
-        order = np.argsort(np.frombuffer(keys, keys.typecode), kind="stable")
-        self._keys, self._files, self._offsets = (
-            np.frombuffer(column, column.typecode)[order] for column in (keys, files, offsets)
-        )
+                    places.add(named[0], number, offset)
+        keys, files, offsets = places.arrays()
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._files, self._offsets = keys[order], files[order], offsets[order]
         self._taken = np.zeros(len(order), bool)
 
     def __len__(self) -> int:
@@ -95,12 +85,12 @@ class Results:
 
     def __contains__(self, request_id: str) -> bool:
         """Whether there may be a result for a request."""
-        place = np.searchsorted(self._keys, np.uint64(_key(request_id)))
-        return bool(place < len(self._keys) and self._keys[place] == _key(request_id))
+        place = np.searchsorted(self._keys, np.uint64(jsonl.key_of(request_id)))
+        return bool(place < len(self._keys) and self._keys[place] == jsonl.key_of(request_id))
 
     def of(self, ids: Sequence[str]) -> Iterator[tuple[int, list[tuple[int, dict[str, Any]]]]]:
         """For each of these requests that has results not given out yet: its place, and attempt number and result."""
-        wanted = np.array([_key(each) for each in ids], np.uint64)
+        wanted = jsonl.keys_of(ids)
         first = np.searchsorted(self._keys, wanted, "left")
         last = np.searchsorted(self._keys, wanted, "right")
         for place in np.flatnonzero(last > first):
@@ -112,9 +102,7 @@ class Results:
         for place in places:
             if self._taken[place]:
                 continue  # two questions without their images can be the same request
-            with self._paths[self._files[place]].open("rb") as stream:
-                stream.seek(int(self._offsets[place]))
-                result = _parsed(stream.readline(_LONGEST_LINE))
+            result = _parsed(jsonl.line_at(self._paths[self._files[place]], int(self._offsets[place])))
             named = _named(result)
             if result is not None and named is not None and named[0] == request_id:
                 self._taken[place] = True
@@ -126,16 +114,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if path.exists() and not path.is_file():  # a pipe can be read once, and may never end
         raise InputError(f"The results {path} are no file. Write what is given out into one first.")
     try:
-        with path.open("rb") as stream:
-            offset = 0
-            while line := stream.readline(_LONGEST_LINE):
-                start, offset = offset, offset + len(line)
-                more = line
-                while len(more) == _LONGEST_LINE and not more.endswith(b"\n"):
-                    more = stream.readline(_LONGEST_LINE)
-                    offset += len(more)
-                if line.strip():
-                    yield start, line
+        for offset, line in jsonl.lines(path):
+            if line.strip():
+                yield offset, line
     except OSError as error:
         raise InputError(f"The results {path} cannot be read: {first_line(error)}") from error
 
@@ -153,7 +134,3 @@ def _named(result: dict[str, Any] | None) -> tuple[str, int] | None:
     custom_id = result.get("custom_id") if result else None
     named = _CUSTOM_ID.fullmatch(custom_id) if isinstance(custom_id, str) else None
     return (named["id"], int(named["attempt"])) if named else None
-
-
-def _key(request_id: str) -> int:
-    return int(request_id[:_KEY_DIGITS], 16)

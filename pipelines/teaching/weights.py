@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.figures import GIB
 from infra.resources import ClusterShape
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 
 _BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)B(?![a-z])", re.IGNORECASE)
 _QUANTIZED = re.compile(r"awq|gptq|int\d|w\d+a\d+|[\dnm](?:bit|f4|xf4)|fp4|gguf", re.IGNORECASE)

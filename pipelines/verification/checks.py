@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from pipelines.inference import answers
-from pipelines.records import LETTERS, Fate, Question, Rationale
+from pipelines.records import LETTERS, Question, Rationale, Status
 from pipelines.verification.config import VerifyConfig
 
 ACCEPTED = "accepted"
@@ -21,7 +21,7 @@ _RUN = 6  # words that are compared as one when repetition is looked for
 class Judgement:
     """What a rationale is worth by itself. Fields as in Verdict."""
 
-    fate: Fate
+    status: Status
     reason: str
     letter: str | None
     body: str
@@ -30,16 +30,16 @@ class Judgement:
 def judge(rationale: Rationale, question: Question, config: VerifyConfig) -> Judgement:
     """Judge a rationale that was asked for with the question's own images."""
     body = answers.without_answer(rationale.text)
-    if rationale.fate in (Fate.QUARANTINED, Fate.FAILED):
-        return Judgement(Fate(rationale.fate), rationale.error or rationale.fate, None, body)
+    if rationale.status in (Status.QUARANTINED, Status.FAILED):
+        return Judgement(Status(rationale.status), rationale.error or rationale.status, None, body)
     letter = read_letter(rationale, question)
     reason = _reason(rationale, letter, body, question, config)
-    return Judgement(Fate.REJECTED if reason else Fate.ACCEPTED, reason or ACCEPTED, letter, body)
+    return Judgement(Status.REJECTED if reason else Status.ACCEPTED, reason or ACCEPTED, letter, body)
 
 
 def read_letter(rationale: Rationale, question: Question) -> str | None:
     """The answer that a rationale gives; None when there is none, or none can be read."""
-    is_there = rationale.fate == Fate.EXPLAINED
+    is_there = rationale.status == Status.ANSWERED
     return answers.read_letter(rationale.text, question.options) if is_there else None
 
 

@@ -13,7 +13,7 @@ from infra.digests import digest_json
 from infra.errors import InputError
 from infra.manifest import Tally
 from infra.stage import Task
-from pipelines.records import Condition, Fate, Question, Rationale, Verdict, pairing, tables
+from pipelines.records import Condition, Question, Rationale, Status, Verdict, pairing, tables
 from pipelines.verification import checks, selection
 from pipelines.verification.config import VerifyConfig
 
@@ -45,7 +45,7 @@ def verify(question: Question, rationales: Sequence[Rationale], config: VerifyCo
 
 def _letters_without_image(probes: Sequence[Rationale], question: Question) -> set[str | None] | None:
     """The letters that the teacher gives without the question's own images; None where it gave no answer at all."""
-    if not any(probe.fate == Fate.EXPLAINED for probe in probes):
+    if not any(probe.status == Status.ANSWERED for probe in probes):
         return None
     return {checks.read_letter(probe, question) for probe in probes}
 
@@ -59,13 +59,13 @@ def _verdict(
 ) -> Verdict:
     """A verdict, not selected yet. unaided: letters of the question's rationales that were written without a hint."""
     not_needed = None if unseen is None else judged.letter is not None and unseen == {judged.letter}
-    fate, reason = judged.fate, judged.reason
-    if not_needed and not config.image_not_needed_weight and fate is Fate.ACCEPTED:
-        fate, reason = Fate.REJECTED, NOT_NEEDED
+    status, reason = judged.status, judged.reason
+    if not_needed and not config.image_not_needed_weight and status is Status.ACCEPTED:
+        status, reason = Status.REJECTED, NOT_NEEDED
     return Verdict(
         rationale_id=rationale.id,
         question_id=rationale.question_id,
-        fate=fate,
+        status=status,
         reason=reason,
         selected=False,
         weight=config.image_not_needed_weight if not_needed else 1.0,
@@ -161,7 +161,7 @@ def _reject_surplus(draft: Path, surplus: set[int], num_probes: int) -> "Account
     with tables.writer(rewritten, Verdict) as write:
         for _, own in itertools.groupby(tables.stream(draft, Verdict), lambda verdict: verdict.question_id):
             verdicts = [
-                dataclasses.replace(verdict, fate=Fate.REJECTED, reason=OVER_SHARE, selected=False)
+                dataclasses.replace(verdict, status=Status.REJECTED, reason=OVER_SHARE, selected=False)
                 if _is_selected_hinted(verdict) and next(number) in surplus
                 else verdict
                 for verdict in own
@@ -203,7 +203,7 @@ class Account:
     @property
     def accepted(self) -> int:
         """How many may teach."""
-        return self.fates[Fate.ACCEPTED]
+        return self.fates[Status.ACCEPTED]
 
     @property
     def reasons(self) -> Counter[str]:
@@ -214,16 +214,16 @@ class Account:
         """Count all verdicts on one question."""
         verdicts = list(verdicts)
         kept_back = {
-            Fate.REJECTED: self.rejected,
-            Fate.FAILED: self.failed,
-            Fate.QUARANTINED: self.quarantined,
+            Status.REJECTED: self.rejected,
+            Status.FAILED: self.failed,
+            Status.QUARANTINED: self.quarantined,
         }
         for verdict in verdicts:
-            self.fates[verdict.fate] += 1
+            self.fates[verdict.status] += 1
             self.answered += verdict.letter is not None
             self.agreement += verdict.agreement
             if not verdict.accepted:
-                kept_back[Fate(verdict.fate)][verdict.reason] += 1
+                kept_back[Status(verdict.status)][verdict.reason] += 1
         teaching = [verdict for verdict in verdicts if verdict.selected]
         self.selected += len(teaching)
         self.hinted += sum(verdict.hinted for verdict in teaching)
@@ -240,7 +240,11 @@ class Account:
         rows = {
             "rationales": self.rationales,
             "accepted": self.accepted,
-            **{fate: self.fates[fate] for fate in (Fate.REJECTED, Fate.FAILED, Fate.QUARANTINED) if self.fates[fate]},
+            **{
+                status: self.fates[status]
+                for status in (Status.REJECTED, Status.FAILED, Status.QUARANTINED)
+                if self.fates[status]
+            },
             "selected": self.selected,
             **({"selected_hinted": self.hinted} if self.hinted else {}),
             "questions": self.questions,

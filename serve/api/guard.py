@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from infra.errors import ConfigError
-from pipelines.inference.client import API_KEY_VARIABLE
+from pipelines.inference.backends.client import API_KEY_VARIABLE
 from serve.api.errors import Refused
 
 

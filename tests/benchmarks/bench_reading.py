@@ -25,7 +25,10 @@ from transformers import Qwen3VLProcessor
 from infra.digests import digest_bytes
 from pipelines.images import decoding, sealed
 from pipelines.inference import conditions, prompts
-from pipelines.inference.client import Client
+from pipelines.inference.backends.endpoint import EndpointBackend
+from pipelines.inference.backends.engine_config import EngineConfig
+from pipelines.inference.config import InferenceConfig, Model, Sampling
+from pipelines.inference.requests import request
 from pipelines.records import Arm, Condition, Question, StoredImage, TrainingExample, tables
 from tests.pipelines.fixtures import question
 from train.encoding import encode
@@ -37,8 +40,8 @@ NUM_SHARDS, IMAGES_PER_SHARD = 147, 1024
 NUM_READ, NUM_EXAMPLES, NUM_ASKED = 20_000, 3_000, 32
 SIDE = 1024
 ENDPOINT = (
-    "import sys; from pipelines import fakes\n"
-    "with fakes.endpoint(lambda _: 'Answer: mill (A)') as url: print(url, flush=True); sys.stdin.read()"
+    "import sys; from pipelines.rehearsal import stub_endpoint\n"
+    "with stub_endpoint.endpoint(lambda _: 'Answer: mill (A)') as url: print(url, flush=True); sys.stdin.read()"
 )
 
 
@@ -155,7 +158,6 @@ def milliseconds(work: Callable[[], object], num: int) -> float:
 
 async def ask(folder: Path, asked: list[Question], condition: Condition) -> tuple[float, float]:
     """Milliseconds for each question, and the longest in which the event loop did nothing else."""
-    showing = conditions.prepare(folder, asked, {condition}, seed=0)
     longest = 0.0
 
     async def watch() -> None:
@@ -169,14 +171,24 @@ async def ask(folder: Path, asked: list[Question], condition: Condition) -> tupl
         [sys.executable, "-c", ENDPOINT], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    async with Client(process.stdout.readline().strip(), concurrency=NUM_ASKED, timeout_s=120) as client:
-        watching = asyncio.create_task(watch())
-        started = time.monotonic()
-        await asyncio.gather(
-            *(client.ask("m", "?", lambda each=each: showing.image_urls(each, condition), 4) for each in asked)
-        )
-        seconds = time.monotonic() - started
-        watching.cancel()
+    config = InferenceConfig(
+        stage="bench",
+        model=Model(name="m", digest=""),
+        sampling=Sampling(max_tokens=4),
+        endpoint=process.stdout.readline().strip(),
+        engine=EngineConfig(max_num_seqs=NUM_ASKED),
+        timeout_s=120,
+        max_failed_share=0.0,
+        batch_size=1,
+    )
+    backend = EndpointBackend(config)
+    shown = [conditions.shown_images(folder, request(config, each, "?", condition)) for each in asked]
+    watching = asyncio.create_task(watch())
+    started = time.monotonic()
+    await asyncio.gather(*(backend.generate("?", images, seed=0) for images in shown))
+    seconds = time.monotonic() - started
+    watching.cancel()
+    await backend.close()
     process.communicate("")
     return seconds / len(asked) * 1000, longest * 1000
 

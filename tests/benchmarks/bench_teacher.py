@@ -38,7 +38,7 @@ MACHINERY_SIZES = (2_000, 50_000)
 RESUMED_AT_ONCE = 64
 RAW_AT_ONCE = "512"  # of 256, 512 and all 2,000 the one at which it was fastest
 LEDGER = "../ledger/*/*.jsonl"
-BEGUN = ".rationales.draft-*/plan/*.begun"
+BEGUN = ".rationales.draft-*/plan/*.inflight"
 ALL_DONE = re.compile(r"teach: (\d+)/\1 ")  # fewer than were made, where two of those are alike
 WATCHERS = ThreadPoolExecutor()
 
@@ -168,7 +168,7 @@ def machinery(num_questions: int) -> dict[str, float]:
 
     def watch(line: str) -> None:
         peak[0] = max(peak[0], psutil.Process(process.pid).memory_info().rss)
-        if line.startswith("teach: first rationales"):
+        if line.startswith("teach: first answers"):
             stamps[0] = time.time()
         if ALL_DONE.match(line):
             stamps[1] = time.time()

@@ -27,7 +27,7 @@ import psutil
 
 from infra import manifest
 from infra.errors import ArtifactError
-from pipelines.records import Arm, Fate, Prediction, Rationale, TrainingExample, tables
+from pipelines.records import Arm, Prediction, Rationale, Status, TrainingExample, tables
 from tests.benchmarks.served import PROJECT, free_port
 
 FOLDER = PROJECT / "build/bench/kill_flow"
@@ -47,15 +47,15 @@ PLAN = {
     "compose": (["raylet", "flow"], 4.0),
     "fit": (["flow", "job", "raylet", "flow"], 45.0),
     "deploy": (["flow", "engine", "raylet"], 40.0),
-    "examine": (["engine", "flow", "job"], 12.0),
+    "examination": (["engine", "flow", "job"], 12.0),
     "report": (["flow", "job"], 4.0),
 }
 _STAGE_OF = {"pipelines.questions.sources.pocket": "draw", "pipelines.questions": "questions",
              "pipelines.teaching": "teach", "pipelines.verification": "verify", "pipelines.examples": "compose",
-             "train.fit": "fit", "serve.app": "deploy", "pipelines.examination": "examine",
+             "train.fit": "fit", "serve.app": "deploy", "pipelines.examination": "examination",
              "pipelines.report": "report"}  # fmt: skip
 _MADE_BY = {"draw": "source", "questions": "questions", "teach": "rationales", "verify": "verdicts",
-            "compose": "examples", "fit": "adapters", "deploy": "predictions", "examine": "predictions",
+            "compose": "examples", "fit": "adapters", "deploy": "examination", "examination": "examination",
             "report": "report"}  # fmt: skip
 _RUN_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 90.0
@@ -210,9 +210,9 @@ def account(run_dir: Path) -> dict[str, Any]:
     """What the finished run holds, counted; `faults` where something was lost, or done twice."""
     faults = []
     rationales = tables.read(run_dir / "rationales", Rationale)
-    predictions = tables.read(run_dir / "predictions", Prediction)
+    predictions = tables.read(run_dir / "examination", Prediction)
     lines = [json.loads(line) for file in run_dir.parent.glob("ledger/*/*.jsonl") for line in _whole_lines(file)]
-    explained = Counter(line["id"] for line in lines if line["fate"] == Fate.EXPLAINED)
+    explained = Counter(line["id"] for line in lines if line["status"] == Status.ANSWERED)
     if twice := [each for each, count in explained.items() if count > 1]:
         faults.append(f"{len(twice)} finished rationales were asked for again")
     curves = {}

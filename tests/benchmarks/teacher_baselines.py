@@ -18,11 +18,11 @@ from typing import Any
 from infra import recipes
 from pipelines.images import sealed
 from pipelines.images.sealed import SealedImage
-from pipelines.inference.backends import start_vllm
-from pipelines.inference.client import image_url
-from pipelines.inference.requests import Request, Teacher, teacher_digest
+from pipelines.inference.backends.chat import image_url
+from pipelines.inference.backends.vllm_engine import start_vllm
+from pipelines.inference.requests import Request
 from pipelines.teaching.config import TeachConfig
-from pipelines.teaching.plan import Asking
+from pipelines.teaching.requests import inference, request_set
 
 STARTED_VARIABLE = "BENCH_STARTED"
 
@@ -61,7 +61,7 @@ def figures(rows: int, tokens: int, seconds_to_first: float, seconds: float) -> 
 
 def requests(config: TeachConfig, run_dir: Path) -> list[Request]:
     """What the stage would ask, in its order."""
-    asking = Asking(run_dir / "questions", config, Teacher.of(config, teacher_digest(config)))
+    asking = request_set(config, inference(config), run_dir / "questions")
     return [request for chunk in asking.chunks() for _, each in chunk for request in each]
 
 

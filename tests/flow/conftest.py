@@ -87,7 +87,7 @@ def run_watched(run_dir: Path, *settings: str, **environment: str) -> tuple[Ende
     ):
         for line in flow.stdout:
             lines.append(line)
-            if line.startswith("flow: examine took"):
+            if line.startswith("flow: examination took"):
                 sessions = list(Path(environment["RAY_TMPDIR"]).glob("*/r/session_2*/logs"))
                 assert len(sessions) == 1
                 leaks = canaries_in(*(session.parent for session in sessions))

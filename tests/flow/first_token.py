@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 
 # In float32, so that a wrong scale is no matter of rounding.
 ENGINE = EngineConfig(max_num_seqs=8, enforce_eager=True, kv_cache_gib=0.2, dtype="float32")

@@ -12,7 +12,7 @@ from pathlib import Path
 from infra import command_line, stage
 from infra.progress import Progress
 from pipelines import recipes
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.teaching import stage as teacher
 from tests.fakes import FakeEngine
 

@@ -21,7 +21,7 @@ ARTIFACTS = (
     "examples/rationale_then_answer",
     "adapters/answer_only",
     "adapters/rationale_then_answer",
-    "predictions",
+    "examination",
     "report",
 )
 
@@ -77,7 +77,7 @@ def test_every_question_is_accounted_for_from_the_source_to_the_report(small_run
 
 
 def test_the_report_scores_every_arm_and_condition_of_the_plan(report):
-    entries = {(e["arm"], e["condition"]): e for e in report["examinations"]}
+    entries = {(e["arm"], e["condition"]): e for e in report["examination"]}
     assert set(entries) == {
         (Arm.ZERO_SHOT, Condition.REAL),
         (Arm.ANSWER_ONLY, Condition.REAL),
@@ -95,7 +95,7 @@ def test_the_report_scores_every_arm_and_condition_of_the_plan(report):
 
 
 def test_base_and_adapters_are_different_models_behind_one_endpoint(small_run):
-    predictions = tables.read(small_run.folder / "predictions", Prediction)
+    predictions = tables.read(small_run.folder / "examination", Prediction)
     said = {}
     for prediction in predictions:
         if prediction.condition == Condition.REAL:
@@ -123,7 +123,7 @@ def test_each_stage_is_a_run_under_one_parent_in_mlflow(small_run):
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     assert len(parents) == 1
     finished = {r.data.tags["mlflow.runName"] for r in runs if r.info.status == "FINISHED"}
-    assert finished >= {"draw", "questions", "teach", "verify", "fit answer_only", "deploy", "examine", "report"}
+    assert finished >= {"draw", "questions", "teach", "verify", "fit answer_only", "deploy", "examination", "report"}
     assert {r.data.tags["mlflow.runName"] for r in runs if r.info.status != "FINISHED"} == {"teach"}
     assert "KILLED" in {r.info.status for r in runs if r.data.tags["mlflow.runName"] == "teach"}  # the interrupted one
     assert parents[0].info.status == "FINISHED"

@@ -23,8 +23,8 @@ LOADS = {
         "from train.merge import merge; merge(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[2], 'out'), sys.argv[1])"
     ),
     "the teacher's engine": (
-        "from pipelines.recipes import pocket; from pipelines.teaching import engines; "
-        "engines.start_vllm(sys.argv[1], pocket().teach.engine)"
+        "from pipelines.recipes import pocket; from pipelines.inference.backends import vllm_engine; "
+        "vllm_engine.start_vllm(sys.argv[1], pocket().teach.engine)"
     ),
 }
 

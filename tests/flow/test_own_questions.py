@@ -17,7 +17,7 @@ SETTINGS = (
     "teach.max_tokens=1",  # so that nothing is accepted, whatever the models would have said
     "fit.num_steps=2",
     "deploy.port=8126",
-    f"examine.plan={json.dumps(PLAN)}",
+    f"examination.plan={json.dumps(PLAN)}",
     *(f'{stage}.arms=["answer_only"]' for stage in ("compose", "fit", "deploy", "report")),
 )
 
@@ -91,8 +91,8 @@ def test_its_report_says_whose_questions_these_are_and_what_the_figures_mean(own
     page = (run_dir / "report/index.html").read_text()
     assert report["title"] == "Preceptor, mine"
     assert "<h1>Preceptor, mine</h1>" in page
-    assert {entry["source"] for entry in report["examinations"]} == {"own"}
-    assert [(e["arm"], e["condition"], e["asked"]) for e in report["examinations"]] == [
+    assert {entry["source"] for entry in report["examination"]} == {"own"}
+    assert [(e["arm"], e["condition"], e["asked"]) for e in report["examination"]] == [
         (*entry.split("/"), 2) for entry in PLAN
     ]
     none_accepted, on_models, *others = report["notes"]

@@ -43,13 +43,13 @@ def test_a_real_engine_that_dies_is_started_again_and_no_finished_row_is_written
     assert process.returncode == 0, log.read_text()[-4000:]
     rationales = tables.read(run_dir / "rationales", Rationale)
     tally = manifest.find(run_dir / "rationales").tally
-    assert len(rationales) == tally["rows"]["asked"] == tally["rows"]["explained"] + sum(tally["reasons"].values())
+    assert len(rationales) == tally["rows"]["asked"] == tally["rows"]["answered"] + sum(tally["reasons"].values())
     assert set(tally["reasons"]) <= {"no_answer", "truncated"}
     explained = Counter(
         line.split('"')[3]
         for path in ledger.glob("*/*.jsonl")
         for line in path.read_text().splitlines()
-        if '"fate": "explained"' in line
+        if '"status": "answered"' in line
     )
     assert set(explained.values()) == {1}
     assert len(list(ledger.glob("*/*.jsonl"))) == 2

@@ -18,7 +18,7 @@ import pytest
 from infra import manifest, stage
 from infra.progress import Progress
 from pipelines import recipes
-from pipelines.records import Fate, Rationale, Verdict, tables
+from pipelines.records import Rationale, Status, Verdict, tables
 from tests.flow.conftest import PROJECT
 from tests.flow.nodes import ray_nodes
 from tests.pipelines.teaching.fixtures import many, put_many
@@ -105,11 +105,11 @@ class Teaching:
         assert len({r.id for r in rationales}) == NUM_QUESTIONS
         tally = manifest.find(self.run_dir / "rationales").tally
         assert tally["reasons"] | tally["quarantined"] == failed
-        assert tally["rows"]["asked"] == NUM_QUESTIONS == tally["rows"]["explained"] + sum(failed.values())
+        assert tally["rows"]["asked"] == NUM_QUESTIONS == tally["rows"]["answered"] + sum(failed.values())
         stage.carry_out(recipes.pocket().verify, self.run_dir, Progress("verify"))
-        fates = Counter(verdict.fate for verdict in tables.read(self.run_dir / "verdicts", Verdict))
-        assert fates.total() == NUM_QUESTIONS
-        assert fates[Fate.FAILED] + fates[Fate.QUARANTINED] == sum(failed.values())
+        statuses = Counter(verdict.status for verdict in tables.read(self.run_dir / "verdicts", Verdict))
+        assert statuses.total() == NUM_QUESTIONS
+        assert statuses[Status.FAILED] + statuses[Status.QUARANTINED] == sum(failed.values())
         return rationales
 
 
@@ -219,6 +219,6 @@ def test_a_prompt_that_kills_every_engine_and_a_corrupt_image_cost_no_other_row(
     corrupt(teaching.artifact.path / "images/0.zip", "7.png")
     teaching.finish(nodes)
     rationales = teaching.check_account(engine_died_of_it=1, image_was_changed=1)
-    fates = {r.question_id: (r.fate, r.error) for r in rationales if r.error}
-    assert fates == {"q7": (Fate.QUARANTINED, "image_was_changed"), "q9": (Fate.FAILED, "engine_died_of_it")}
+    statuses = {r.question_id: (r.status, r.error) for r in rationales if r.error}
+    assert statuses == {"q7": (Status.QUARANTINED, "image_was_changed"), "q9": (Status.FAILED, "engine_died_of_it")}
     teaching.check_repeated(deaths=4)

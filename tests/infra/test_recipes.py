@@ -12,7 +12,7 @@ import pytest
 from infra import allowed, command_line, recipes
 from infra.errors import ConfigError
 from pipelines import flow
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import Arm
 
 PROJECT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ("fit.warmup_share=1", r"allowed is a number of at least 0 and below 1$"),
         ("fit.precision=fp16", r"fit\.precision=fp16: allowed is one of fp32, bf16$"),
         ("verify.selection=frist", r"allowed is one of first, shortest, most_agreed, diverse$"),
-        ("examine.plan=teacher/real", r"""allowed is a list such as \["...", "..."\], each text$"""),
+        ("examination.plan=teacher/real", r"""allowed is a list such as \["...", "..."\], each text$"""),
         (
             'questions.sources=[{"split": "tarin"}]',
             r"""questions\.sources\[0\]\.split='tarin': allowed is one of train,""",
@@ -62,14 +62,14 @@ def test_an_unknown_recipe_lists_the_known_ones_with_the_nearest():
         ("fit.learning_rate=Infinity", r"finite number"),
         ("questions.limit=0", r"questions\.limit=0: allowed is a whole number above 0, or None \(--set: null\)$"),
         ("questions.limit=1.5", r"questions\.limit=1\.5"),
-        ("examine.plan=[]", "plan is empty: name at least one arm/condition"),
-        ('examine.plan=["teacher/real", "teacher/real"]', "teacher/real is named twice: name it once"),
+        ("examination.plan=[]", "plan is empty: name at least one arm/condition"),
+        ('examination.plan=["teacher/real", "teacher/real"]', "teacher/real is named twice: name it once"),
         ('fit.arms=["multi_task", "multi_task"]', "multi_task is named twice"),
         ("questions.folder=", "folder is empty: name one, or null"),
         ("teach.endpoint=ftp://x/v1", r"endpoint is 'ftp://x/v1': write its base URL, such as http://HOST:8000/v1"),
         ("teach.endpoint=host:8000", r"endpoint is 'host:8000': write its base URL, such as http://HOST:8000/v1"),
         ("cluster.gpus=8", "this recipe names no cluster; a recipe of your own can"),
-        ('examine.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),
+        ('examination.plan=["teacher/sideways"]', r"teacher/sideways.*no arm/condition"),
         (
             'fit.arms=["rationale_first"]',
             r"fit\.arms\[0\]='rationale_first': allowed is one of .*rationale_then_answer",

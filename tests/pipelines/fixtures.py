@@ -35,7 +35,7 @@ def rationale(text: str = "", **changes) -> Rationale:
         "condition": "real",
         "number": 0,
         "hinted": False,
-        "fate": "explained",
+        "status": "answered",
         "text": text,
         "thoughts": "",
         "finish_reason": "stop",
@@ -59,7 +59,7 @@ def verdict(**changes) -> Verdict:
     fields = {
         "rationale_id": "r1",
         "question_id": "q1",
-        "fate": "accepted",
+        "status": "accepted",
         "reason": "accepted",
         "selected": True,
         "weight": 1.0,
@@ -75,6 +75,7 @@ def verdict(**changes) -> Verdict:
 
 def prediction(letter: str | None, **changes) -> Prediction:
     fields = {
+        "request_id": "r1",
         "question_id": "q1",
         "source": "test",
         "file": "",
@@ -83,9 +84,12 @@ def prediction(letter: str | None, **changes) -> Prediction:
         "condition": "real",
         "stratum": "seen",
         "gold": "B",
+        "status": "answered",
         "text": "",
+        "thoughts": "",
         "letter": letter,
         "finish_reason": "stop",
+        "num_prompt_tokens": 40,
         "num_output_tokens": 3,
         "error": None,
     }

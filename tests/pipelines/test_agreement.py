@@ -44,14 +44,14 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         ("pmc_vqa_8xh200", ["cluster.gpus=3", "cluster.nodes=3"], "teach asks for 2 teacher engines.*no node of 3"),
         (
             "pmc_vqa_8xh200_thinking",
-            ["examine.teacher_max_tokens=1024"],
+            ["examination.teacher_max_tokens=1024"],
             "The teacher has 8192 tokens to teach .* and 1024 in the examination: "
-            "--set examine.teacher_max_tokens=8192",
+            "--set examination.teacher_max_tokens=8192",
         ),
         (
             "pmc_vqa_8xh200_thinking",
-            ["examine.teacher_timeout_s=120"],
-            "examine.teacher_timeout_s is 120, too short for 8192 tokens .* --set examine.teacher_timeout_s=820",
+            ["examination.teacher_timeout_s=120"],
+            "teacher_timeout_s is 120, too short for 8192 tokens .* --set examination.teacher_timeout_s=820",
         ),
         (
             "pmc_vqa_8xh200_thinking",
@@ -62,7 +62,7 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         (
             "pmc_vqa_8xh200_thinking",
             ["deploy.max_answer_tokens=4096"],
-            "examine.teacher_max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
+            "examination.teacher_max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
         ),
         (
             "pmc_vqa_8xh200_thinking",
@@ -71,8 +71,8 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         ),
         (
             "pmc_vqa_8xh200",
-            ["examine.max_tokens=256"],
-            "examine.max_tokens is 256, and students learn to write up to 1024 tokens",
+            ["examination.max_tokens=256"],
+            "examination.max_tokens is 256, and students learn to write up to 1024 tokens",
         ),
         (
             "pmc_vqa_8xh200",
@@ -91,7 +91,11 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
             ["teach.engine.images_per_request=6"],
             "fit.max_length is 3072, and a question's images have up to 6144 tokens, .* --set fit.max_length=7424",
         ),
-        ("pmc_vqa_8xh200_bf16", ['examine.plan=["teacher/real"]'], "examine.plan asks the teacher, and deploy.teacher"),
+        (
+            "pmc_vqa_8xh200_bf16",
+            ['examination.plan=["teacher/real"]'],
+            "examination.plan asks the teacher, and deploy.teacher",
+        ),
     ],
 )
 def test_what_would_end_the_flow_late_is_told_with_what_to_type(recipe, overrides, finding):
@@ -101,7 +105,7 @@ def test_what_would_end_the_flow_late_is_told_with_what_to_type(recipe, override
 
 
 def test_what_a_finding_says_to_type_mends_it():
-    wrong = ["examine.teacher_max_tokens=1024", "fit.max_length=1500", "deploy.answer_timeout_s=9"]
+    wrong = ["examination.teacher_max_tokens=1024", "fit.max_length=1500", "deploy.answer_timeout_s=9"]
     overrides = list(wrong)
     for _ in range(8):
         told = found("pmc_vqa_8xh200_thinking", *overrides)
@@ -114,13 +118,13 @@ def test_what_a_finding_says_to_type_mends_it():
 
 def test_a_recipe_without_room_for_its_teacher_says_in_its_report_that_it_is_not_examined():
     configs = flow.resolve("pmc_vqa_8xh200_bf16", [])
-    assert not any(entry.startswith("teacher/") for entry in configs["examine"].plan)
+    assert not any(entry.startswith("teacher/") for entry in configs["examination"].plan)
     assert any("The teacher is not examined" in note for note in configs["report"].notes)
 
 
 def test_a_teacher_elsewhere_is_not_served_here_and_stays_in_the_examination():
     configs = flow.resolve(
-        "pmc_vqa_8xh200_bf16", ["teach.endpoint=http://127.0.0.1:1/v1", 'examine.plan=["teacher/real"]']
+        "pmc_vqa_8xh200_bf16", ["teach.endpoint=http://127.0.0.1:1/v1", 'examination.plan=["teacher/real"]']
     )
     assert configs["deploy"].teacher is None
     assert list(flow.findings(configs)) == []

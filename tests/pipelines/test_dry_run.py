@@ -40,12 +40,16 @@ def test_a_dry_run_lists_what_follows_from_a_stage_that_is_out_of_date(tmp_path,
     assert set(statuses(run_dir).values()) == {"up to date", "not needed"}
     shown = statuses(run_dir, "verify.keep=2")
     upstream = dict.fromkeys(("draw", "questions", "teach"), "up to date")
-    follows = dict.fromkeys(("compose", "fit", "deploy", "examine", "report"), "follows")
+    follows = dict.fromkeys(("compose", "fit", "deploy", "examination", "report"), "follows")
     assert shown == upstream | {"verify": "runs"} | follows
     assert flow.describe("pocket", run_dir, ["verify.keep=2"])["stages"]["verify"]["why"] == "keep is 2"
     named = flow.for_arms("pocket", ["answer_only"])
     assert statuses(run_dir, *named)["fit"] == "up to date"  # its adapter is there
-    for told in ("teach.expected_tokens_per_s=5", "examine.expected_answers_per_s=5", "fit.expected_examples_per_s=5"):
+    for told in (
+        "teach.expected_tokens_per_s=5",
+        "examination.expected_answers_per_s=5",
+        "fit.expected_examples_per_s=5",
+    ):
         assert set(statuses(run_dir, told).values()) == {"up to date", "not needed"}
 
 
@@ -53,7 +57,7 @@ def test_a_dry_run_shows_only_what_the_run_would_then_do(tmp_path, monkeypatch):
     monkeypatch.setenv(journal.DRIVER_VARIABLE, "1")
     run_dir = tmp_path / "runs" / "r"
     seal_all(run_dir)
-    for override in ("verify.keep=2", "examine.seed=1", "report.title=x", "questions.limit=3", "fit.seed=4"):
+    for override in ("verify.keep=2", "examination.seed=1", "report.title=x", "questions.limit=3", "fit.seed=4"):
         configs = flow.resolve("pocket", [override])
         now = [name for name in flow.STAGES if flow._is_pending(name, configs, run_dir)]
         shown = statuses(run_dir, override)

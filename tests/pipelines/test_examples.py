@@ -73,7 +73,7 @@ def test_an_example_has_all_images_of_its_question(tmp_path):
 
 def test_only_what_is_selected_teaches_and_the_rest_is_counted(tmp_path):
     asked = [question(id=f"q{n}") for n in range(3)]
-    rejected = verdict(question_id="q0", fate="rejected", reason="too_short", selected=False)
+    rejected = verdict(question_id="q0", status="rejected", reason="too_short", selected=False)
     verdicts = [
         rejected,
         verdict(question_id="q0", rationale_id="r2"),
@@ -105,7 +105,7 @@ def test_the_answer_only_arm_learns_a_question_once_with_its_largest_weight(tmp_
 def test_where_no_rationale_of_any_question_was_accepted_every_arm_learns_the_answers_alone(tmp_path, arm):
     asked = [question(id=f"q{n}", gold="ABCD"[n]) for n in range(3)]
     rejected = [
-        verdict(question_id=q.id, rationale_id=f"{q.id}{n}", fate="rejected", reason="no_answer", selected=False)
+        verdict(question_id=q.id, rationale_id=f"{q.id}{n}", status="rejected", reason="no_answer", selected=False)
         for q in asked
         for n in range(2)
     ]

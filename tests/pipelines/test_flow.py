@@ -65,8 +65,11 @@ def test_a_recipe_without_drawn_questions_has_no_draw_stage(tmp_path):
         ("compose.arms=[]", "name at least one arm of answer_only, rationale_then_answer"),
         ('fit.arms=["answer_only", "teacher"]', "name at least one arm of answer_only, .*, and no other"),
         ('report.arms=["fast"]', "allowed is one of .*multi_task"),
-        ('examine.plan=["multi_task/real"]', r"reads adapters/multi_task, which no .* --arms multi_task$"),
-        ("examine.max_tokens=4097", "examine.max_tokens is 4097, and the endpoint takes 4096: --set deploy.max_answer"),
+        ('examination.plan=["multi_task/real"]', r"reads adapters/multi_task, which no .* --arms multi_task$"),
+        (
+            "examination.max_tokens=4097",
+            "examination.max_tokens is 4097, and the endpoint takes 4096: --set deploy.max_answer",
+        ),
         ("questions.max_pixels=9000000", "endpoint takes 4194304: --set deploy.max_image_pixels=9000000"),
         ('deploy.arms=["answer_only"]', "asks adapters/rationale_then_answer, which deploy does not serve"),
         ("questions.folder=tests", r"questions\.folder=tests: jobs run in another folder"),
@@ -86,7 +89,7 @@ def test_the_arms_of_the_whole_flow_are_named_once(tmp_path, capsys):
     flow.main(["pocket", "--run-dir", str(tmp_path), "--arms", *arms, "--dry-run", "--json"])
     config = json.loads(capsys.readouterr().out)["config"]
     assert [config[name]["arms"] for name in ("compose", "fit", "deploy", "report")] == [arms] * 4
-    assert config["examine"]["plan"] == [
+    assert config["examination"]["plan"] == [
         "zero_shot/real",
         "rationale_then_answer/real",
         "rationale_then_answer/blank",
@@ -100,13 +103,13 @@ def test_the_recipe_s_own_arms_named_are_the_recipe():
     assert flow.resolve("pocket", flow.for_arms("pocket", ARMS)) == flow.resolve("pocket", [])
 
 
-@pytest.mark.parametrize("overrides", [[], ['examine.plan=["multi_task/blank"]']])
+@pytest.mark.parametrize("overrides", [[], ['examination.plan=["multi_task/blank"]']])
 def test_every_arm_can_be_taught_served_and_examined_and_a_plan_of_one_s_own_holds(tmp_path, overrides):
     described = flow.describe("pocket", tmp_path, [*flow.for_arms("pocket", TAUGHT), *overrides])
     assert {f"{made}/{arm}" for made in ("examples", "adapters") for arm in TAUGHT} < {
         path.removeprefix(f"{tmp_path}/") for path in described["writes"]
     }
-    examined = {entry.partition("/")[0] for entry in described["config"]["examine"]["plan"]}
+    examined = {entry.partition("/")[0] for entry in described["config"]["examination"]["plan"]}
     assert examined == ({"multi_task"} if overrides else set(Arm))
 
 

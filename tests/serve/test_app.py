@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import ConfigError, InputError
-from pipelines.inference.client import API_KEY_VARIABLE, Endpoint, ServedModel
+from pipelines.inference.backends.client import API_KEY_VARIABLE
 from pipelines.records import Arm, Question, tables
+from pipelines.records.endpoint import Endpoint, ServedModel
 from serve import app
 from serve.api import guard
 from serve.api.guard import digest_key

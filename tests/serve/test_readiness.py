@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from infra.errors import ClusterError
-from pipelines.inference.client import Endpoint, ServedModel
 from pipelines.records import TAUGHT, Arm
+from pipelines.records.endpoint import Endpoint, ServedModel
 from serve import readiness
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines.inference.logprobs import Likeliest, row_of, vocabulary_digest
+from pipelines.inference.logprobs import TopTokens, row_of, vocabulary_digest
 from pipelines.records import TopLogprobs, tables
 from tests.train.conftest import example, tiny
 from train import distillation
@@ -26,7 +26,7 @@ def likeliest(written, num=2, vocabulary="v"):
     """Of each token itself, sure, and of one other."""
     tokens_TK = np.array([[token, *range(200, 199 + num)] for token in written], np.int32).reshape(-1, num)
     logprobs_TK = np.tile(np.log(np.array([0.75, *[0.25 / (num - 1)] * (num - 1)])), (len(written), 1))
-    return Likeliest(vocabulary, np.array(written, np.int32), tokens_TK, logprobs_TK.astype(np.float16))
+    return TopTokens(vocabulary, np.array(written, np.int32), tokens_TK, logprobs_TK.astype(np.float16))
 
 
 @given(target=st.lists(st.integers(0, 3), max_size=9), written=st.lists(st.integers(0, 3), max_size=9))
@@ -110,7 +110,7 @@ def _teacher_says(processor, images, rows):
         written = one.input_ids[-one.num_targets :]
         flat = [[token, *ids] for token, ids in zip(written, top.indices.tolist(), strict=True)]
         flat_logprobs = [[0.0, *each] for each in top.values.tolist()]
-        known[row.rationale_id] = Likeliest.of(
+        known[row.rationale_id] = TopTokens.of(
             "v", written, list(chain(*flat)), list(chain(*flat_logprobs)), NUM_LIKELIEST
         )
         whole[row.rationale_id] = logprobs_SW

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.examination import estimate
-from pipelines.examination.config import ExamineConfig
+from pipelines.examination.config import ExaminationConfig
 from pipelines.recipes import PLAN
 from tests.pipelines.fixtures import put
 
@@ -13,22 +13,22 @@ def rows(run_dir, **told):
 
 
 def test_every_test_question_is_asked_for_every_entry_of_the_plan(tmp_path):
-    assert estimate.estimate(ExamineConfig(plan=PLAN), tmp_path)["hours"].value is None
+    assert estimate.estimate(ExaminationConfig(plan=PLAN), tmp_path)["hours"].value is None
     rows(tmp_path, test=600, train=5)
-    said = estimate.estimate(ExamineConfig(plan=PLAN, max_tokens=100), tmp_path)
+    said = estimate.estimate(ExaminationConfig(plan=PLAN, max_tokens=100), tmp_path)
     assert said["answers"] == 3600
     assert said["tokens"].value is None
     assert "at most 100 tokens of each of 3,600 answers" in said["tokens"].why
-    assert "--set examine.expected_answers_per_s=ANSWERS" in said["hours"].why
-    told = estimate.estimate(ExamineConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)["hours"]
+    assert "--set examination.expected_answers_per_s=ANSWERS" in said["hours"].why
+    told = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)["hours"]
     assert (told.value, told.why) == (2.0, "3,600 answers / 0.5 a second, from the recipe")
 
 
 def test_what_was_measured_the_last_time_counts_more(tmp_path):
     rows(tmp_path, test=600)
     sealed = {"rows": {"asked": 100}, "figures": {"output_tokens": 2000}}
-    put(tmp_path, "predictions", lambda draft: (draft / "x").write_text("x"), **sealed)  # in a second
-    said = estimate.estimate(ExamineConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
+    put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), **sealed)  # in a second
+    said = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
     assert said["hours"].value == pytest.approx(0.01)
     assert said["hours"].why == "3,600 answers / 100 a second, measured the last time"
     assert said["tokens"].value == 72_000

@@ -33,7 +33,7 @@ def test_an_unscored_answer_counts_as_wrong_and_apart():
 
 
 def test_examinations_keep_models_conditions_and_strata_apart_in_a_fixed_order():
-    entries = metrics.examinations(
+    entries = metrics.examination(
         [
             prediction("B", arm="teacher", model="t"),
             prediction("B", arm="rationale_then_answer", model="r", condition="shuffled"),
@@ -53,7 +53,7 @@ def test_examinations_keep_models_conditions_and_strata_apart_in_a_fixed_order()
 
 
 def test_every_arm_has_its_place_between_the_untouched_base_and_the_teacher():
-    entries = metrics.examinations([prediction("B", arm=arm, model=arm) for arm in reversed(Arm)])
+    entries = metrics.examination([prediction("B", arm=arm, model=arm) for arm in reversed(Arm)])
     assert [e["arm"] for e in entries] == ["zero_shot", *TAUGHT, "teacher"]
 
 
@@ -65,7 +65,7 @@ def test_examinations_keep_sets_apart_in_the_order_in_which_they_were_asked():
         for source, file in asked
         for letter in ("B", "A" if file else "B")
     ]
-    entries = metrics.examinations(predictions)
+    entries = metrics.examination(predictions)
     assert [(e["source"], e["file"]) for e in entries[::2]] == asked
     assert [e["arm"] for e in entries] == ["zero_shot", "teacher"] * 3
     assert [e["accuracy"] for e in entries] == [0.5, 0.5, 0.5, 0.5, 1.0, 1.0]

@@ -1,8 +1,15 @@
 import base64
+import collections
 import dataclasses
 import io
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,18 +17,18 @@ from PIL import Image
 from infra import manifest, stage
 from infra.errors import ArtifactError, ClusterError, InputError
 from infra.progress import Progress
-from pipelines.examination.config import ExamineConfig
+from pipelines.examination.config import ExaminationConfig
 from pipelines.examples import ComposeConfig
-from pipelines.inference import client
-from pipelines.inference.client import Endpoint, ServedModel
+from pipelines.inference.backends import client
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict, tables
+from pipelines.records.endpoint import Endpoint, ServedModel
 from pipelines.rehearsal import stub_endpoint
 from pipelines.report import stage as report
 from pipelines.report.config import ReportConfig
-from tests.pipelines.fixtures import put, put_questions, question, rationale, verdict
+from tests.pipelines.fixtures import put, put_other_bytes, put_questions, question, rationale, sealed, verdict
 
 ADAPTER = "adapters/rationale_then_answer"
-CONFIG = ExamineConfig(
+CONFIG = ExaminationConfig(
     plan=(
         "zero_shot/real",
         "rationale_then_answer/real",
@@ -31,6 +38,7 @@ CONFIG = ExamineConfig(
 )
 CAPTIONED = dataclasses.replace(CONFIG, plan=(*CONFIG.plan, "rationale_then_answer/captioned"))
 NUM_TEST = 6
+MODELS = ("base", "base:student", "m", "big")
 LEVEL = 40  # between the greys of one image and the next
 
 
@@ -88,9 +96,9 @@ def serve(run_dir, base_url, digest=None):
 
 
 def examine(run_dir, reply, config=CONFIG) -> list[Prediction]:
-    with stub_endpoint.endpoint(reply) as base_url:
+    with stub_endpoint.endpoint(reply, MODELS) as base_url:
         serve(run_dir, base_url)
-        artifact = stage.carry_out(config, run_dir, Progress("examine"))["predictions"]
+        artifact = stage.carry_out(config, run_dir, Progress("examination"))["examination"]
     return tables.read(artifact.path, Prediction)
 
 
@@ -121,7 +129,10 @@ def looks_at_the_image(body):
 def test_every_question_is_asked_once_for_each_entry_of_the_plan_and_scored(run_dir):
     predictions = examine(run_dir, looks_at_the_image)
     assert [(f"{p.arm}/{p.condition}", p.question_id) for p in predictions] == [
-        (entry, f"q{number}") for entry in CONFIG.plan for number in range(NUM_TEST)
+        (f"{arm}/{condition}", f"q{number}")
+        for arm, conditions in CONFIG.conditions().items()
+        for number in range(NUM_TEST)
+        for condition in conditions
     ]
     correct = {
         entry: sum(p.letter == p.gold for p in predictions if f"{p.arm}/{p.condition}" == entry)
@@ -137,11 +148,11 @@ def test_the_answer_of_a_student_that_answers_first_is_its_first_line(run_dir):
     put(run_dir, "adapters/answer_then_rationale", lambda d: (d / "adapter.txt").write_text("other weights"))
     digest = manifest.find(run_dir / "adapters/answer_then_rationale").digest
     reply = "Answer: cast (B)\nThe answer is not mill (A)."
-    with stub_endpoint.endpoint(lambda _: reply) as base_url:
+    with stub_endpoint.endpoint(lambda _: reply, MODELS) as base_url:
         models = (ServedModel(name="m", arm=Arm.ANSWER_THEN_RATIONALE, digest=digest),)
         put(run_dir, "endpoint", Endpoint(base_url=base_url, models=models).write)
         config = dataclasses.replace(CONFIG, plan=("answer_then_rationale/real",))
-        artifact = stage.carry_out(config, run_dir, Progress("examine"))["predictions"]
+        artifact = stage.carry_out(config, run_dir, Progress("examination"))["examination"]
     assert {(p.text, p.letter) for p in tables.read(artifact.path, Prediction)} == {(reply, "B")}
 
 
@@ -150,7 +161,7 @@ def test_a_plan_for_an_arm_that_is_not_served_says_what_is_and_what_to_do(run_di
     serve(run_dir, "http://127.0.0.1:9/v1")
     config = dataclasses.replace(CONFIG, plan=("multi_task/real",))
     with pytest.raises(ClusterError, match=r"no model for multi_task; it serves zero_shot, .*Name in deploy\.arms"):
-        stage.carry_out(config, run_dir, Progress("examine"))
+        stage.carry_out(config, run_dir, Progress("examination"))
 
 
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
@@ -215,19 +226,21 @@ def test_a_captioned_plan_without_a_caption_for_every_question_asks_nothing(tmp_
         with pytest.raises(InputError, match=f"{2 if captions else 0} of 6 test questions have a caption"):
             examine(run_dir, asked.append, CAPTIONED)
         assert asked == []
-        assert manifest.find(run_dir / "predictions") is None
+        assert manifest.find(run_dir / "examination") is None
 
 
 def test_an_endpoint_that_serves_another_adapter_is_refused(run_dir):
     serve(run_dir, "http://127.0.0.1:9/v1", digest="other")
     with pytest.raises(ClusterError, match="is not the adapter"):
-        stage.carry_out(CONFIG, run_dir, Progress("examine"))
+        stage.carry_out(CONFIG, run_dir, Progress("examination"))
 
 
 def test_an_endpoint_that_fails_many_requests_stops_the_stage_with_the_reasons(run_dir):
-    with pytest.raises(ClusterError, match=r"failed 24 of 24 requests.*status_400"):
+    with pytest.raises(
+        InputError, match=r"6 of 6 requests of zero_shot .*`real` failed \(status_400 6\).*max_failed_share"
+    ):
         examine(run_dir, lambda _: 400)
-    assert manifest.find(run_dir / "predictions") is None
+    assert manifest.find(run_dir / "examination") is None
 
 
 def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir):
@@ -242,7 +255,7 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     assert written["schema"] == report.SCHEMA
     words = {"source", "file", "model", "arm", "condition"}
     numbers = {"asked", "scored", "unscored", "correct", "accuracy", "interval"}
-    for entry in written["examinations"]:
+    for entry in written["examination"]:
         assert set(entry) >= words | numbers
         assert entry["asked"] == entry["scored"] + entry["unscored"] == NUM_TEST
     assert written["accounting"]["questions"]["rows"]["read"] == NUM_TEST + 1
@@ -258,7 +271,7 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
 def test_a_report_never_mixes_what_was_verified_twice(run_dir):
     """Verified, composed, fitted and examined; then verified otherwise; then composed again."""
     examine(run_dir, looks_at_the_image)
-    predicted = (run_dir / "predictions" / f"{Prediction.stem}.parquet").read_bytes()
+    predicted = (run_dir / "examination" / f"{Prediction.stem}.parquet").read_bytes()
     config = ReportConfig(title="T", arms=(Arm.RATIONALE_THEN_ANSWER,))
     compose = ComposeConfig(arms=(Arm.RATIONALE_THEN_ANSWER,))
     examples, adapter = (f"{made}/rationale_then_answer" for made in ("examples", "adapters"))
@@ -276,9 +289,9 @@ def test_a_report_never_mixes_what_was_verified_twice(run_dir):
     put(run_dir, adapter, lambda d: (d / "a").touch(), stage="fit", inputs=[examples])
     put(
         run_dir,
-        "predictions",
+        "examination",
         lambda d: (d / f"{Prediction.stem}.parquet").write_bytes(predicted),
-        stage="examine",
+        stage="examination",
         inputs=["questions", adapter],
     )
     written = write_a_report()
@@ -301,7 +314,10 @@ def test_a_teacher_at_another_endpoint_is_asked_there_with_its_own_length_and_ti
 
         return reply
 
-    with stub_endpoint.endpoint(noted("here")) as here, stub_endpoint.endpoint(noted("elsewhere")) as elsewhere:
+    with (
+        stub_endpoint.endpoint(noted("here"), MODELS) as here,
+        stub_endpoint.endpoint(noted("elsewhere"), MODELS) as elsewhere,
+    ):
         models = (
             ServedModel(name="base", arm=Arm.ZERO_SHOT, digest="b"),
             ServedModel(name="big", arm=Arm.TEACHER, digest="t", base_url=elsewhere),
@@ -309,7 +325,7 @@ def test_a_teacher_at_another_endpoint_is_asked_there_with_its_own_length_and_ti
         put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
         plan = ("zero_shot/real", "teacher/real")
         config = dataclasses.replace(CONFIG, plan=plan, max_tokens=64, teacher_max_tokens=512, teacher_timeout_s=7)
-        stage.carry_out(config, run_dir, Progress("examine"))
+        stage.carry_out(config, run_dir, Progress("examination"))
     assert asked == {"here": [("base", 64)] * NUM_TEST, "elsewhere": [("big", 512)] * NUM_TEST}
     assert [config.seconds_for(arm) for arm in (Arm.TEACHER, Arm.ZERO_SHOT)] == [7, config.timeout_s]
 
@@ -320,4 +336,132 @@ def test_a_teacher_s_endpoint_that_is_gone_is_named(run_dir):
         put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
         with pytest.raises(ClusterError, match=r"Nothing answers at http://127\.0\.0\.1:9/v1"):
             config = dataclasses.replace(CONFIG, plan=("teacher/real",))
-            stage.carry_out(config, run_dir, Progress("examine"))
+            stage.carry_out(config, run_dir, Progress("examination"))
+
+
+def words_of(body):
+    """What tells a request from all others of an examination."""
+    return json.dumps([body["model"], body["messages"]])
+
+
+EXAMINE = """
+import sys
+from pathlib import Path
+from infra import stage
+from infra.progress import Progress
+from tests.pipelines.examination.test_stage import CONFIG
+stage.carry_out(CONFIG, Path(sys.argv[1]), Progress("examination"))
+"""
+
+
+def test_a_killed_examination_asks_nothing_twice_but_what_was_in_flight_and_misses_nothing(tmp_path):
+    asked = [about(number, text=f"What is {number}?") for number in range(6)]
+    whole = examine(prepare(tmp_path / "whole/r", asked), looks_at_the_image)
+    run_dir = prepare(tmp_path / "runs/r", asked)
+    seen, answered = collections.Counter(), 0
+
+    def reply(body):
+        nonlocal answered
+        seen[words_of(body)] += 1
+        answered += 1
+        return stub_endpoint.Said(text=looks_at_the_image(body), after_s=0.2 * (answered > 8))
+
+    with stub_endpoint.endpoint(reply, MODELS) as base_url:
+        serve(run_dir, base_url)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        process = subprocess.Popen([sys.executable, "-c", EXAMINE, str(run_dir)], env=environment)
+        deadline = time.monotonic() + 60
+        while answered <= 8:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        written = sum(path.read_bytes().count(b"\n") for path in (run_dir.parent / "ledger").glob("*/*.jsonl"))
+        before = seen.copy()
+        seen.clear()
+        artifact = stage.carry_out(CONFIG, run_dir, Progress("examination"))["examination"]
+    assert 0 < written < len(whole)
+    assert seen.total() == len(whole) - written
+    assert before.total() + seen.total() - len(whole) == len(before & seen) <= CONFIG.concurrency
+    assert tables.read(artifact.path, Prediction) == whole
+
+
+def test_every_row_of_an_examination_is_accounted_for_by_what_became_of_it(tmp_path):
+    run_dir = prepare(tmp_path / "runs/r", [about(number) for number in range(6)])
+    folder, lost = run_dir / "questions", "images/00000.zip/4.png"
+    config = dataclasses.replace(CONFIG, plan=("rationale_then_answer/real",), max_failed_share=1.0)
+
+    def reply(body):
+        return {
+            "0": stub_endpoint.Refused(status=400, message="maximum context length"),
+            "1": 500,
+            "2": "I cannot tell.",
+            "3": "Hm.</think>Seen.\nAnswer: cast (B)",
+        }.get(numbers_in(body), "Seen.\nAnswer: mill (A)")
+
+    put_other_bytes(folder, lost, bytes(len(sealed(folder, lost)[0].read())))
+    with stub_endpoint.endpoint(reply, MODELS) as base_url:
+        serve(run_dir, base_url)
+        artifact = stage.carry_out(config, run_dir, Progress("examination"))["examination"]
+    assert artifact.tally["rows"] == {
+        "asked": 6, "answered": 3, "scored": 2, "refused": 1, "failed": 1, "quarantined": 1
+    }  # fmt: skip
+    assert artifact.tally["reasons"] == {"prompt_too_long": 1, "status_500": 1, "no_answer": 1}
+    assert artifact.tally["quarantined"] == {"image_was_changed": 1}
+    found = {p.question_id: (p.status, p.letter, p.error) for p in tables.read(artifact.path, Prediction)}
+    assert found == {
+        "q0": ("failed", None, "prompt_too_long"),
+        "q1": ("failed", None, "status_500"),
+        "q2": ("answered", None, None),
+        "q3": ("answered", "B", None),
+        "q4": ("quarantined", None, "image_was_changed"),
+        "q5": ("answered", "A", None),
+    }
+    (thought,) = [p for p in tables.read(artifact.path, Prediction) if p.thoughts]
+    assert (thought.thoughts, thought.text) == ("Hm.", "Seen.\nAnswer: cast (B)")
+
+
+def test_an_endpoint_that_fails_under_one_condition_stops_the_stage_early_and_names_arm_and_condition(tmp_path):
+    run_dir = prepare(tmp_path / "runs/r", [about(number % 6, id=f"q{number}") for number in range(400)])
+    asked = []
+
+    def reply(body):
+        asked.append(body)
+        return 400 if "blank" in numbers_in(body) else "Answer: mill (A)"
+
+    plan = ("rationale_then_answer/real", "rationale_then_answer/blank", "zero_shot/real")
+    config = dataclasses.replace(CONFIG, plan=plan, concurrency=4)
+    match = r"of \d+ requests of rationale_then_answer under the condition `blank` failed \(status_400 \d+\)"
+    with pytest.raises(InputError, match=match):
+        examine(run_dir, reply, config)
+    assert len(asked) < 400
+    assert manifest.find(run_dir / "examination") is None
+
+
+CHANGES = {
+    "another adapter": {"digest": "e" * 64},
+    "another base": {"base_digest": "b" * 64},
+    "another engine setting": {"engine": {"dtype": "float16"}},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_what_decides_an_answer_is_asked_again_when_it_changes_and_nothing_else_is(run_dir, changes):
+    served = ServedModel(name="base", arm=Arm.ZERO_SHOT, digest="b", engine={"dtype": "auto"})
+    config = dataclasses.replace(CONFIG, plan=("zero_shot/real",))
+
+    def num_asked(model, config=config):
+        asked = []
+        with stub_endpoint.endpoint(lambda body: asked.append(body) or "Answer: mill (A)", ["base", "same"]) as url:
+            put(run_dir, "endpoint", Endpoint(base_url=url, models=(model,)).write)
+            stage.make(
+                config, "examination", run_dir / "examination", run_dir,
+                stage.sealed_inputs(config, run_dir), Progress("examination"), afresh=True,
+            )  # fmt: skip
+        return len(asked)
+
+    assert num_asked(served) == NUM_TEST
+    patient = dataclasses.replace(config, timeout_s=7, concurrency=3, batch_size=2, expected_answers_per_s=5)
+    assert num_asked(dataclasses.replace(served, name="same"), patient) == 0
+    assert num_asked(dataclasses.replace(served, **changes)) == NUM_TEST
+    assert num_asked(served, dataclasses.replace(config, max_tokens=77)) == NUM_TEST

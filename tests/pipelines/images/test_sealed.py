@@ -123,7 +123,7 @@ def test_no_stage_digests_all_images_before_it_starts_and_every_one_is_told_of_a
 ):
     configs = recipes.resolve("pocket", ["pipelines", "train", "serve"], [])
     readers = [each for each in configs.values() if each is not None and "questions" in each.inputs()]
-    assert {each.stage for each in readers} == {"teach", "verify", "compose", "fit", "deploy", "examine", "report"}
+    assert {each.stage for each in readers} == {"teach", "verify", "compose", "fit", "deploy", "examination", "report"}
     put_questions(tmp_path, [question(images=(PATH,))], {PATH: noise()})
     digested = []
     monkeypatch.setattr(manifest, "digest_file", lambda path: digested.append(path.name) or digest_file(path))

@@ -1,6 +1,6 @@
 import asyncio
 import base64
-import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -14,12 +14,14 @@ from infra.progress import Progress
 from infra.stage import Task
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
-from pipelines.inference import backends, client
-from pipelines.inference.backends import Completion, EndpointEngine, RowError, completion
-from pipelines.inference.worker import Explainer
-from pipelines.records import Fate
+from pipelines.inference import worker
+from pipelines.inference.backends import client, endpoint
+from pipelines.inference.backends.backend import Completion, RowError
+from pipelines.inference.backends.chat import completion
+from pipelines.inference.backends.endpoint import EndpointBackend
 from pipelines.rehearsal import stub_endpoint
 from pipelines.rehearsal.stub_endpoint import Refused, Said
+from pipelines.teaching.requests import inference
 from tests.pipelines.fixtures import sealed
 from tests.pipelines.teaching.fixtures import config, lines, many, prepare, put_many
 
@@ -31,11 +33,16 @@ def _no_pauses(monkeypatch):
     monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.001)
 
 
+def at(base_url, teacher="m", **changes):
+    """How a model is asked at an endpoint."""
+    return inference(config(endpoint=base_url, teacher=teacher, **changes))
+
+
 def ask(base_url, prompt="Which process route?", shown=(), **changes):
     """What the endpoint's engine makes of one request."""
 
     async def once():
-        engine = EndpointEngine(config(endpoint=base_url, teacher="m", **changes))
+        engine = EndpointBackend(at(base_url, **changes))
         try:
             return await engine.generate(prompt, shown, seed=7)
         finally:
@@ -181,7 +188,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(monkeypatch, caplog):
     monkeypatch.setenv(client.API_KEY_VARIABLE, "s3cret")
     with stub_endpoint.endpoint(lambda _: TEXT, models=["m"], api_key="s3cret") as base_url:
         assert ask(base_url, "a private prompt").text == TEXT
-        backends.check(config(endpoint=base_url, teacher="m"))
+        endpoint.check(at(base_url))
     told = "".join(record.getMessage() for record in caplog.records)
     assert not any(secret in told for secret in ("s3cret", "a private prompt", "round"))
 
@@ -194,29 +201,30 @@ def test_a_wrong_or_absent_key_is_told_before_a_row_is_asked(monkeypatch, key, t
         monkeypatch.setenv(client.API_KEY_VARIABLE, key)
     with stub_endpoint.endpoint(lambda _: TEXT, models=["m"], api_key="right") as base_url:
         with pytest.raises(ClusterError, match=rf"{told} {client.API_KEY_VARIABLE} \(status_401\)") as failed:
-            backends.check(config(endpoint=base_url, teacher="m"))
+            endpoint.check(at(base_url))
         with pytest.raises(RowError, match="status_401"):
             ask(base_url)
     assert "right" not in str(failed.value).replace("wrong", "")
 
 
 def test_an_endpoint_that_does_not_answer_or_serves_no_such_model_is_told_before_a_row_is_asked():
-    backends.check(config())  # engines of our own
+    endpoint.check(inference(config()))  # engines of our own
     with stub_endpoint.endpoint(lambda _: TEXT, models=[f"model-{number}" for number in range(9)]) as base_url:
         with pytest.raises(ClusterError, match=r"serves 'model-0', .*'model-4' and 4 more, and no 'm'.*teach\.teacher"):
-            backends.check(config(endpoint=base_url, teacher="m"))
-        with pytest.raises(ClusterError, match=r"lists no models \(status_404\).*/v1: --set teach\.endpoint=URL"):
-            backends.check(config(endpoint=base_url.removesuffix("/v1"), teacher="m"))
-        backends.check(config(endpoint=f"{base_url}/", teacher="model-8"))
+            endpoint.check(at(base_url))
+        with pytest.raises(ClusterError, match=r"lists no models \(status_404\).*/v1\..*--set teach\.endpoint=URL"):
+            endpoint.check(at(base_url.removesuffix("/v1")))
+        endpoint.check(at(f"{base_url}/", "model-8"))
     for nowhere in (base_url, "http://", "https://127.0.0.1:1/v1"):
         with pytest.raises(ClusterError, match=r"Nothing answers at .*--set teach\.endpoint=URL"):
-            backends.check(config(endpoint=nowhere, teacher="m"))
+            endpoint.check(at(nowhere))
 
 
 def test_the_stage_stops_before_a_cluster_is_started_when_its_endpoint_is_not_there(tmp_path, monkeypatch):
+    from infra import cluster
     from pipelines.teaching import stage as teacher
 
-    monkeypatch.setattr(teacher.cluster, "connect", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(cluster, "connect", lambda: pytest.fail("Ray was started"))
     with stub_endpoint.endpoint(lambda _: TEXT) as base_url:
         pass
     questions = put_many(tmp_path / "runs" / "r", many(2))
@@ -237,8 +245,8 @@ def test_a_dead_endpoint_fails_each_row_with_its_reason(tmp_path):
     with stub_endpoint.endpoint(lambda _: TEXT) as base_url:
         pass
     account, written = explained(tmp_path, base_url, attempts=1)
-    assert account.settled == {Fate.FAILED: 4}
-    assert account.reasons == {"ClientConnectorError": 4}
+    assert account.settled == {"real/failed": 4}
+    assert account.reasons == {"real/ClientConnectorError": 4}
     assert {line["error"] for line in written} == {"ClientConnectorError"}
 
 
@@ -247,40 +255,26 @@ def test_a_slow_answer_fails_its_row_when_its_time_is_over(tmp_path):
     replies = iter([slow])
     with stub_endpoint.endpoint(lambda _: next(replies, quick)) as base_url:
         account, _ = explained(tmp_path, base_url, attempts=1, timeout_s=1.0)
-    assert account.settled == {Fate.EXPLAINED: 3, Fate.FAILED: 1}
-    assert set(account.reasons) <= {"timed_out", "timeout"}
+    assert account.settled == {"real/answered": 3, "real/failed": 1}
+    assert set(account.reasons) <= {"real/timed_out", "real/timeout"}
 
 
 def test_an_endpoint_s_answers_are_written_down_as_an_engine_s_own(tmp_path):
     said = Said(text=f"<think>\nHm.</think>{TEXT}", logprobs=(-0.5, -0.25), num_prompt_tokens=52)
     with stub_endpoint.endpoint(lambda _: said) as base_url:
         account, written = explained(tmp_path, base_url)
-    assert (account.asked, account.right, account.prompt_tokens) == (4, 4, 4 * 52)
+    assert (account.needed, account.right, account.prompt_tokens) == (4, 4, 4 * 52)
     for line in written:
-        assert (line["thoughts"], line["text"], line["letter"], line["fate"]) == ("Hm.", TEXT, "B", "explained")
+        assert (line["thoughts"], line["text"], line["letter"], line["status"]) == ("Hm.", TEXT, "B", "answered")
         assert (line["mean_logprob"], line["min_logprob"]) == (-0.375, -0.5)
 
 
 def explained(tmp_path, base_url, **changes):
     """What one engine makes of four questions: its account, and the ledger's lines."""
-    settings = config(endpoint=base_url, teacher="m", batch_size=4, **changes)
-    work, _, _ = prepare(tmp_path, many(4), settings)
-    started = []
-
-    def start(of):
-        started.append(backends.start(of))
-        return started[0]
-
-    async def once():
-        explainer = Explainer(work, "e", start)
-        with contextlib.closing(explainer._begun):
-            try:
-                return await explainer.explain(0)
-            finally:
-                await started[0].close()
-                explainer._writer.close()
-
-    return asyncio.run(once()), lines(work.ledger)
+    job, plan, _ = prepare(tmp_path, many(4), config(batch_size=4))
+    job = dataclasses.replace(job, config=at(base_url, batch_size=4, **changes))
+    (account,) = worker.work_through(job, plan)
+    return account, lines(job.ledger)
 
 
 WHOLE = {

@@ -13,50 +13,31 @@ from infra.digests import digest_bytes
 from infra.errors import ArtifactError
 from pipelines.images import decoding
 from pipelines.images.sealed import SealedImage
-from pipelines.inference import client as endpoint
-from pipelines.inference.client import Answer, Client, Endpoint, RequestError, ServedModel
+from pipelines.inference.backends import chat
+from pipelines.inference.backends import client as http
+from pipelines.inference.backends.client import Client, RequestError
 from pipelines.records import Arm
+from pipelines.records.endpoint import ENDPOINT_FILE, Endpoint, ServedModel
 from pipelines.rehearsal import stub_endpoint
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(http, "_FIRST_PAUSE_S", 0.001)
 
 
 def ask(base_url, **settings):
     async def once():
         async with Client(base_url, **({"concurrency": 2, "timeout_s": 5} | settings)) as client:
-            return await client.ask(
-                "m", "what?", lambda: [endpoint.data_url(b"one"), endpoint.data_url(b"two", "jpeg")], 16
-            )
+            return await client.post(lambda: {"model": "m"})
 
     return asyncio.run(once())
-
-
-def test_an_answer_comes_with_its_reason_to_stop_and_its_tokens():
-    with stub_endpoint.endpoint(lambda _: "Answer: cast (B)") as base_url:
-        assert ask(base_url) == Answer("Answer: cast (B)", "stop", 3)
-
-
-def test_a_request_is_greedy_and_carries_its_images_in_itself_before_its_text():
-    seen = []
-    with stub_endpoint.endpoint(lambda body: seen.append(body) or "B") as base_url:
-        ask(base_url)
-    (body,) = seen
-    *shown, text = body["messages"][0]["content"]
-    assert (body["temperature"], body["max_tokens"], body["model"]) == (0.0, 16, "m")
-    assert [part["image_url"]["url"] for part in shown] == [
-        "data:image/png;base64,b25l",
-        "data:image/jpeg;base64,dHdv",
-    ]
-    assert text == {"type": "text", "text": "what?"}
 
 
 def test_a_busy_endpoint_is_asked_again():
     replies = itertools.chain([503, 429], itertools.repeat("B"))
     with stub_endpoint.endpoint(lambda _: next(replies)) as base_url:
-        assert ask(base_url).text == "B"
+        assert ask(base_url)["choices"][0]["message"]["content"] == "B"
 
 
 def test_a_refused_request_is_not_repeated():
@@ -85,7 +66,7 @@ def test_an_endpoint_s_description_is_written_and_read(tmp_path):
 @pytest.mark.parametrize("content", [None, "", "[]", '{"base_url": "x"}', '{"base_url": "x", "models": [{"name": 1}]}'])
 def test_a_missing_or_damaged_description_says_to_deploy(tmp_path, content):
     if content is not None:
-        (tmp_path / endpoint.ENDPOINT_FILE).write_text(content)
+        (tmp_path / ENDPOINT_FILE).write_text(content)
     with pytest.raises(ArtifactError, match=r"serve\.app"):
         Endpoint.read(tmp_path)
 
@@ -129,7 +110,7 @@ def test_no_redirect_is_followed(status):
     ],
 )
 def test_a_refusal_is_told_in_words_of_ours(status, body, reason):
-    assert endpoint.refusal(status, body) == reason
+    assert http.refusal(status, body) == reason
 
 
 @pytest.mark.parametrize(("kind", "sent"), [("PNG", "png"), ("JPEG", "jpeg"), ("WEBP", None), ("GIF", None)])
@@ -143,7 +124,7 @@ def test_a_sealed_image_is_sent_in_its_own_bytes_where_everybody_reads_their_for
     shard = tmp_path / "0.zip"
     with zipfile.ZipFile(shard, "w") as opened:
         opened.writestr("a.any", data)
-    head, _, payload = endpoint.image_url(SealedImage(shard / "a.any", digest_bytes(data))).partition(",")
+    head, _, payload = chat.image_url(SealedImage(shard / "a.any", digest_bytes(data))).partition(",")
     assert head == f"data:image/{sent or 'png'};base64"
     carried = base64.b64decode(payload)
     assert carried == data if sent else Image.open(io.BytesIO(carried)).format == "PNG"
@@ -151,12 +132,12 @@ def test_a_sealed_image_is_sent_in_its_own_bytes_where_everybody_reads_their_for
 
 
 def test_a_request_is_made_in_another_thread_than_the_event_loop_s_and_sent_whole(monkeypatch):
-    seen, threads, to_json = [], set(), endpoint.to_json
+    seen, threads, to_json = [], set(), http.to_json
     image = os.urandom(3 << 20)
 
-    def urls():
+    def body():
         threads.add(threading.get_ident())
-        return [endpoint.data_url(image)]
+        return {"image": chat.data_url(image), "text": "Wie groß?"}
 
     def encoded(body):
         threads.add(threading.get_ident())
@@ -164,14 +145,12 @@ def test_a_request_is_made_in_another_thread_than_the_event_loop_s_and_sent_whol
 
     async def once(base_url):
         async with Client(base_url, concurrency=1, timeout_s=60) as client:
-            return await client.ask("m", "Wie groß?", urls, 16)
+            await client.post(body)
 
-    monkeypatch.setattr(endpoint, "to_json", encoded)
+    monkeypatch.setattr(http, "to_json", encoded)
     with stub_endpoint.endpoint(lambda body: seen.append(body) or "B") as base_url:
-        assert asyncio.run(once(base_url)).text == "B"
-    (image_part, text_part) = seen[0]["messages"][0]["content"]
-    assert image_part["image_url"]["url"] == endpoint.data_url(image)
-    assert text_part["text"] == "Wie groß?"
+        asyncio.run(once(base_url))
+    assert seen == [{"image": chat.data_url(image), "text": "Wie groß?"}]
     assert threads and threading.get_ident() not in threads
 
 

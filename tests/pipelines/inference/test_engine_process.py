@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.inference import engine_process
+from pipelines.inference.backends import engine_process
 
 STARTS_AND_DIES = """
 import os, signal, sys

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import ArtifactError
-from pipelines.inference import ledger
+from pipelines.inference import jsonl, ledger
 from pipelines.inference.ledger import Ledger, Writer, attempts, letter_name
-from pipelines.inference.logprobs import Likeliest
-from tests.pipelines.teaching.fixtures import TEACHER, attempt, write
+from pipelines.inference.logprobs import TopTokens
+from tests.pipelines.teaching.fixtures import attempt, config, own, write
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 
@@ -39,8 +39,8 @@ def test_an_empty_ledger_knows_nothing(tmp_path):
 
 
 def test_of_several_attempts_the_first_usable_one_counts_and_else_the_last(tmp_path):
-    bad, worse = attempt(A, fate="failed", error="truncated"), attempt(A, fate="failed", error="no_answer", seed=2)
-    write(tmp_path, [bad, worse, attempt(B, fate="failed", error="x"), attempt(B, seed=5)], "e-000")
+    bad, worse = attempt(A, status="failed", error="truncated"), attempt(A, status="failed", error="no_answer", seed=2)
+    write(tmp_path, [bad, worse, attempt(B, status="failed", error="x"), attempt(B, seed=5)], "e-000")
     assert known(tmp_path, A) == [worse]
     write(tmp_path, [attempt(A, seed=3), attempt(A, seed=4)], "e-001")
     assert known(tmp_path, A, B) == [attempt(A, seed=3), attempt(B, seed=5)]
@@ -127,8 +127,8 @@ def test_a_request_is_settled_by_a_usable_answer_or_enough_attempts(tmp_path):
         tmp_path,
         [
             attempt(A),
-            attempt(B, fate="failed", error="truncated", finish_reason="length"),
-            attempt(C, fate="failed", error="refused_by_engine", finish_reason="error"),
+            attempt(B, status="failed", error="truncated", finish_reason="length"),
+            attempt(C, status="failed", error="refused_by_engine", finish_reason="error"),
         ],
     )
     book = Ledger(tmp_path)
@@ -143,22 +143,40 @@ def test_a_request_is_settled_by_a_usable_answer_or_enough_attempts(tmp_path):
     assert settled(2, greedy=True) == [True, True, False, False]
 
 
-def test_each_teacher_has_a_folder_that_says_who_it_is(tmp_path):
-    folder = ledger.folder_of(tmp_path, TEACHER)
-    assert json.loads((folder / "teacher.json").read_text())["name"] == "t"
-    assert ledger.folder_of(tmp_path, TEACHER) == folder
-    assert list(attempts(folder / "teacher.json")) == []
+def test_each_model_has_a_folder_that_says_what_decided_its_answers(tmp_path):
+    how = own(config())
+    how = dataclasses.replace(
+        how, model=dataclasses.replace(how.model, digest="d", base_digest="b", revision="r", engine={"dtype": "half"})
+    )
+    folder = ledger.folder_of(tmp_path, how)
+    assert json.loads((folder / "model.json").read_text()) == {
+        "form": 2,
+        "model": {"name": "t", "digest": "d", "base_digest": "b", "revision": "r", "engine": {"dtype": "half"}},
+        "sampling": how.sampling.identity(),
+    }
+    assert ledger.folder_of(tmp_path, how) == folder
+    assert list(attempts(folder / "model.json")) == []
+
+
+def test_a_ledger_of_an_older_form_is_refused_with_one_line_that_says_what_to_do(tmp_path):
+    old = tmp_path / "0123456789abcdef-0123456789abcdef"
+    old.mkdir()
+    (old / "teacher.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"older version.*Move it away.*--set teach\.ledger=PATH") as refused:
+        ledger.folder_of(tmp_path, own(config()))
+    assert "\n" not in str(refused.value)
+    assert sorted(tmp_path.iterdir()) == [old]
 
 
 def test_a_ledger_that_cannot_be_made_is_said_with_its_place(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="file"):
-        ledger.folder_of(tmp_path / "file", TEACHER)
+        ledger.folder_of(tmp_path / "file", own(config()))
 
 
 @pytest.mark.parametrize("error", ["ClientConnectorError", "status_503", "timed_out", "engine_error", "batch_expired"])
 def test_what_was_an_engine_s_or_a_network_s_trouble_uses_up_no_attempt_of_later_runs(tmp_path, error):
-    write(tmp_path, [attempt(A, fate="failed", error=error, finish_reason="error", text="", letter=None)] * 5)
+    write(tmp_path, [attempt(A, status="failed", error=error, finish_reason="error", text="", letter=None)] * 5)
     found = Ledger(tmp_path).look_up([A])
     assert (found.attempts.tolist(), found.spent.tolist()) == ([5], [0])
     assert not found.is_settled(0, 2, greedy=False)
@@ -176,8 +194,8 @@ def test_a_line_whose_letter_is_none_counts_as_nothing(tmp_path, letter):
         {"id": "A" * 32},
         {"id": A[:31]},
         {"id": 7},
-        {"fate": "accepted"},
-        {"fate": None},
+        {"status": "accepted"},
+        {"status": None},
         {"seed": "1"},
         {"seed": True},
         {"seed": -1},
@@ -209,15 +227,15 @@ def test_a_line_with_a_field_that_is_not_what_it_should_be_counts_as_nothing_and
     assert capsys.readouterr().err == f"ledger: {path} has 1 line(s) that hold no attempt, which are passed over\n"
 
 
-LIKELIEST = Likeliest.of("v", [5, 6], [5, 5, 7, 6, 6, 8], [-0.1, -0.1, -2, -0.2, -0.2, -3], 2).as_json()
+LIKELIEST = TopTokens.of("v", [5, 6], [5, 5, 7, 6, 6, 8], [-0.1, -0.1, -2, -0.2, -0.2, -3], 2).as_json()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_likeliest": 3},
-        {"num_likeliest": 0},
-        {"num_likeliest": True},
+        {"num_top": 3},
+        {"num_top": 0},
+        {"num_top": True},
         {"vocabulary": None},
         {"written": "AAAA"},
         {"tokens": "?"},
@@ -243,7 +261,7 @@ def test_deep_nesting_costs_its_line_alone(tmp_path):
 
 
 def test_a_line_longer_than_any_answer_is_not_held_and_hides_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "_LONGEST_LINE", 4096)
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", 4096)
     write(tmp_path, [attempt(A, text="x" * 9000), attempt(B)])
     assert known(tmp_path, A, B) == [None, attempt(B)]
 
@@ -265,12 +283,7 @@ def test_what_is_no_plain_file_in_a_ledger_costs_one_line_and_is_never_opened(tm
 
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text()
-    | st.sampled_from([A, "explained", "B", "stop"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([A, "answered", "B", "stop"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
@@ -286,7 +299,7 @@ def test_any_line_is_an_attempt_whose_fields_have_their_types_or_nothing(tmp_pat
         for field in dataclasses.fields(found):
             value = getattr(found, field.name)
             assert value is None or type(value) in TYPES[field.name], field.name
-        assert 0 <= ledger.key_of(found.id) < 1 << 64
+        assert 0 <= jsonl.key_of(found.id) < 1 << 64
     assert len(Ledger(folder)) <= 2
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.inference.logprobs import Likeliest, read_row, row_of, vocabulary_digest
+from pipelines.inference.logprobs import TopTokens, read_row, row_of, vocabulary_digest
 from pipelines.records import TopLogprobs, tables
 
 
@@ -18,7 +18,7 @@ def test_what_an_engine_tells_flatly_comes_back_place_by_place(data, num_written
     ]
     written = list(range(num_written))
     flat = [told for token, place in zip(written, places, strict=True) for told in ((token, -1.0), *place)]
-    likeliest = Likeliest.of("v", written, [token for token, _ in flat], [each for _, each in flat], num)
+    likeliest = TopTokens.of("v", written, [token for token, _ in flat], [each for _, each in flat], num)
     again = read_row(row_of("r", json.loads(json.dumps(likeliest.as_json()))))
     assert again.vocabulary == "v"
     assert again.written_T.tolist() == written
@@ -28,7 +28,7 @@ def test_what_an_engine_tells_flatly_comes_back_place_by_place(data, num_written
 
 
 def test_a_table_of_them_is_read_as_it_was_written(tmp_path):
-    likeliest = Likeliest.of("v", [3, 4], [3, 3, 9, 4, 8, 4], [-0.1, -0.1, -3, -2, -0.5, -2], 2)
+    likeliest = TopTokens.of("v", [3, 4], [3, 3, 9, 4, 8, 4], [-0.1, -0.1, -3, -2, -0.5, -2], 2)
     tables.write(tmp_path, TopLogprobs, [row_of("r", likeliest.as_json())])
     (row,) = tables.read(tmp_path, TopLogprobs)
     assert row.rationale_id == "r"

@@ -6,11 +6,18 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pipelines.inference import backends
-from pipelines.inference.backends import EngineDiedError, RowError, VllmEngine
+from pipelines.inference.backends import vllm_engine
+from pipelines.inference.backends.backend import EngineDiedError, RowError
+from pipelines.inference.backends.vllm_engine import VllmBackend
 from pipelines.inference.logprobs import vocabulary_digest
+from pipelines.teaching.requests import inference
 from tests.pipelines.fixtures import put_questions, question, sealed
 from tests.pipelines.teaching.fixtures import config
+
+
+def own_config(**changes):
+    return inference(config(**changes))
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vLLM's own, while it is imported
 
@@ -50,7 +57,7 @@ class Vllm:
 @pytest.fixture
 def vllm(monkeypatch):
     made = Vllm()
-    monkeypatch.setattr(backends, "start_vllm", lambda model, config, revision: made)
+    monkeypatch.setattr(vllm_engine, "start_vllm", lambda model, config, revision: made)
     return made
 
 
@@ -59,7 +66,7 @@ def test_a_request_has_its_images_in_their_order_and_a_place_for_each(vllm, tmp_
     pictures = {f"images/0.zip/{n}.png": Image.new("RGB", (4, 4), (n, n, n)) for n in range(2)}
     folder = put_questions(tmp_path, [question()], pictures).path
     asked = sealed(folder, *(f"images/0.zip/{n}.png" for n in numbers))
-    said = asyncio.run(VllmEngine(config()).generate("Which?", asked, seed=7))
+    said = asyncio.run(VllmBackend(own_config()).generate("Which?", asked, seed=7))
     ((request, sampling),) = vllm.requests
     assert request["prompt"] == "<image>" * len(numbers) + "Which?"
     shown = request.get("multi_modal_data", {"image": []})["image"]
@@ -71,12 +78,12 @@ def test_a_request_has_its_images_in_their_order_and_a_place_for_each(vllm, tmp_
 
 
 def test_the_likeliest_tokens_in_each_place_are_kept_when_they_are_asked_for(vllm):
-    said = asyncio.run(VllmEngine(config(top_logprobs=2)).generate("Which?", [], seed=7))
+    said = asyncio.run(VllmBackend(own_config(top_logprobs=2)).generate("Which?", [], seed=7))
     assert said.logprobs == [-0.5, -0.25]
-    assert said.likeliest.written_T.tolist() == [0, 2]
-    assert said.likeliest.tokens_TK.tolist() == [[5, 7], [9, 2]]
-    assert said.likeliest.logprobs_TK.tolist() == [[-0.5, -1.5], [-0.125, -0.25]]
-    assert said.likeliest.vocabulary == vocabulary_digest({"a": 0})
+    assert said.top_logprobs.written_T.tolist() == [0, 2]
+    assert said.top_logprobs.tokens_TK.tolist() == [[5, 7], [9, 2]]
+    assert said.top_logprobs.logprobs_TK.tolist() == [[-0.5, -1.5], [-0.125, -0.25]]
+    assert said.top_logprobs.vocabulary == vocabulary_digest({"a": 0})
 
 
 @pytest.mark.parametrize("kind", ["VLLMValidationError", "ValueError"])
@@ -88,7 +95,7 @@ def test_a_request_that_the_engine_refuses_is_that_row_s_trouble(vllm, kind, sai
     import vllm.exceptions
 
     vllm_error = getattr(vllm.exceptions, kind, ValueError)
-    engines_vllm = VllmEngine(config())
+    engines_vllm = VllmBackend(own_config())
     engines_vllm._engine.refusal = vllm_error(said)
     with pytest.raises(RowError, match=reason):
         asyncio.run(engines_vllm.generate("Which?", [], seed=1))
@@ -97,7 +104,7 @@ def test_a_request_that_the_engine_refuses_is_that_row_s_trouble(vllm, kind, sai
 def test_an_error_of_one_request_is_that_row_s_and_a_dead_engine_is_everybody_s(vllm):
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-    engine = VllmEngine(config())
+    engine = VllmBackend(own_config())
     engine._engine.refusal = EngineGenerateError("out of memory in this one")
     with pytest.raises(RowError, match="engine_error"):
         asyncio.run(engine.generate("Which?", [], seed=1))

@@ -10,9 +10,9 @@ from infra.errors import ArtifactError, ClusterError
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.inference import ledger
-from pipelines.inference.backends import Completion, EngineDiedError, RowError
-from pipelines.inference.logprobs import Likeliest
-from pipelines.inference.worker import Account, Explainer
+from pipelines.inference.backends.backend import Completion, EngineDiedError, RowError
+from pipelines.inference.logprobs import TopTokens
+from pipelines.inference.worker import Account, Worker
 from tests.pipelines.teaching.fixtures import attempt, config, lines, many, prepare, requests
 
 ANSWER = "It is round, and it has a smooth border.\nAnswer: cast (B)"
@@ -42,33 +42,36 @@ class Scripted:
         finally:
             self.at_once -= 1
 
+    async def close(self):
+        pass
+
 
 def completion(text, **changes):
     fields = {"finish_reason": "stop", "num_prompt_tokens": 40, "num_output_tokens": 10, "logprobs": (-0.5, -0.1)}
     return Completion(text=text, **(fields | changes))
 
 
-def explain(work, plan, engine, name="e"):
+def settle(work, plan, engine, name="e"):
     """Carry the plan out with this engine, all batches at once; the accounts."""
 
     async def all_batches():
-        explainer = Explainer(work, name, lambda config: engine)
+        worker = Worker(work, name, lambda config: engine)
         try:
-            return await asyncio.gather(*(explainer.explain(number) for number in range(plan.num_batches)))
+            return await asyncio.gather(*(worker.settle(number) for number in range(plan.num_batches)))
         finally:
-            explainer.close()
+            await worker.close()
 
     return asyncio.run(all_batches())
 
 
-def fates(work):
-    return [(line["fate"], line["error"]) for line in lines(work.ledger)]
+def statuses(work):
+    return [(line["status"], line["error"]) for line in lines(work.ledger)]
 
 
 def test_every_request_is_answered_once_with_its_images_and_written_down_whole(tmp_path):
     work, plan, asking = prepare(tmp_path, many(20), config(batch_size=3, num_rationales=2))
     engine = Scripted(lambda number, prompt, paths: ANSWER)
-    accounts = explain(work, plan, engine)
+    accounts = settle(work, plan, engine)
     assert sum(account.questions for account in accounts) == 20
     assert Counter(line["id"] for line in lines(work.ledger)) == {request.id: 1 for request in requests(asking)}
     (first, *_) = lines(work.ledger)
@@ -78,7 +81,7 @@ def test_every_request_is_answered_once_with_its_images_and_written_down_whole(t
 
 
 @pytest.mark.parametrize(
-    ("said", "fate", "error"),
+    ("said", "status", "error"),
     [
         (RowError("prompt_too_long"), "failed", "prompt_too_long"),
         (UnreadableImageError("damaged_image"), "quarantined", "damaged_image"),
@@ -86,29 +89,29 @@ def test_every_request_is_answered_once_with_its_images_and_written_down_whole(t
         ("I cannot tell.", "failed", "no_answer"),
     ],
 )
-def test_a_row_that_fails_is_tried_again_with_another_seed_and_then_given_up_alone(tmp_path, said, fate, error):
+def test_a_row_that_fails_is_tried_again_with_another_seed_and_then_given_up_alone(tmp_path, said, status, error):
     work, plan, _ = prepare(tmp_path, many(3), config(attempts=3))
     poor = str(work.images / "images/0.zip/1.png")
     engine = Scripted(lambda number, prompt, paths: said if str(paths[0]) == poor else ANSWER)
-    (account,) = explain(work, plan, engine)
-    assert account.settled == {"explained": 2, fate: 1}
-    assert account.reasons == {error: 1}
-    assert fates(work).count((fate, error)) == 3
+    (account,) = settle(work, plan, engine)
+    assert account.settled == {"real/answered": 2, f"real/{status}": 1}
+    assert account.reasons == {f"real/{error}": 1}
+    assert statuses(work).count((status, error)) == 3
     assert len({seed for _, paths, seed in engine.asked if str(paths[0]) == poor}) == 3
 
 
 def test_a_row_that_succeeds_at_its_second_attempt_is_explained(tmp_path):
     work, plan, _ = prepare(tmp_path, many(1), config(attempts=3))
     engine = Scripted(lambda number, prompt, paths: ANSWER if number else "Hm.")
-    (account,) = explain(work, plan, engine)
-    assert (account.made, account.settled) == (2, {"explained": 1})
+    (account,) = settle(work, plan, engine)
+    assert (account.made, account.settled) == (2, {"real/answered": 1})
 
 
 def test_greedily_a_poor_text_is_not_asked_for_again(tmp_path):
     work, plan, _ = prepare(tmp_path, many(1), config(attempts=3, temperature=0.0))
     engine = Scripted(lambda number, prompt, paths: "Hm.")
-    (account,) = explain(work, plan, engine)
-    assert (account.made, account.settled) == (1, {"failed": 1})
+    (account,) = settle(work, plan, engine)
+    assert (account.made, account.settled) == (1, {"real/failed": 1})
 
 
 def test_an_answer_that_never_comes_is_given_up_in_time(tmp_path):
@@ -120,20 +123,20 @@ def test_an_answer_that_never_comes_is_given_up_in_time(tmp_path):
                 await asyncio.sleep(60)
             return completion(ANSWER)
 
-    (account,) = explain(work, plan, Stuck(None))
-    assert account.reasons == {"timed_out": 1}
-    assert account.settled == {"explained": 1, "failed": 1}
+    (account,) = settle(work, plan, Stuck(None))
+    assert account.reasons == {"real/timed_out": 1}
+    assert account.settled == {"real/answered": 1, "real/failed": 1}
 
 
 def test_a_probe_is_whatever_it_is(tmp_path):
     settings = config(grounding_share=1.0, attempts=3)
     work, plan, _ = prepare(tmp_path, many(2), settings)
     account = Account()
-    for each in explain(work, plan, Scripted(lambda n, p, paths: ANSWER if paths else "I see no image.")):
+    for each in settle(work, plan, Scripted(lambda n, p, paths: ANSWER if paths else "I see no image.")):
         account.settled += each.settled
-        account.asked += each.asked
-    assert account.settled == {"explained": 5}  # two rationales, two with the other's image, one without any
-    assert account.asked == 2
+        account.needed += each.needed
+    assert account.settled == {"real/answered": 2, "shuffled/answered": 2, "absent/answered": 1}
+    assert account.needed == 2
 
 
 @pytest.mark.parametrize(
@@ -147,18 +150,18 @@ def test_a_probe_is_whatever_it_is(tmp_path):
     ],
 )
 def test_the_likeliest_tokens_are_kept_of_what_can_teach_and_is_all_that_was_written(tmp_path, written, is_kept):
-    likeliest = Likeliest.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
+    likeliest = TopTokens.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
     work, plan, _ = prepare(tmp_path, many(1), config(attempts=1))
-    explain(work, plan, Scripted(lambda *_: dataclasses.replace(written, likeliest=likeliest)))
+    settle(work, plan, Scripted(lambda *_: dataclasses.replace(written, top_logprobs=likeliest)))
     (made,) = ledger.attempts(next(work.ledger.glob("*.jsonl")))
     assert made.top_logprobs == (likeliest.as_json() if is_kept else None)
 
 
 def test_of_a_probe_no_likeliest_tokens_are_kept(tmp_path):
-    likeliest = Likeliest.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
+    likeliest = TopTokens.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
     work, plan, asking = prepare(tmp_path, many(2), config(grounding_share=1.0))
-    explain(work, plan, Scripted(lambda *_: completion(ANSWER, likeliest=likeliest)))
-    real = {request.id for request in requests(asking) if not request.is_probe}
+    settle(work, plan, Scripted(lambda *_: completion(ANSWER, top_logprobs=likeliest)))
+    real = {request.id for request in requests(asking) if request.needs_answer}
     made = list(ledger.attempts(next(work.ledger.glob("*.jsonl"))))
     assert len(made) > len(real) == 2
     assert {attempt.id for attempt in made if attempt.top_logprobs} == real
@@ -169,7 +172,7 @@ def test_the_gold_answer_is_told_only_when_no_rationale_was_right(tmp_path):
     work, plan, _ = prepare(tmp_path, many(2), settings)
     wrong = str(work.images / "images/0.zip/1.png")
     engine = Scripted(lambda n, prompt, paths: "Flat.\nAnswer: mill (A)" if str(paths[0]) == wrong else ANSWER)
-    (account,) = explain(work, plan, engine)
+    (account,) = settle(work, plan, engine)
     hinted = [paths for prompt, paths, _ in engine.asked if "The right option is" in prompt]
     assert [str(path) for (path,) in hinted] == [wrong]
     assert account.settled.total() == 5
@@ -201,11 +204,11 @@ def test_an_engine_that_lives_again_asks_only_what_it_had_not_finished(tmp_path)
     work, plan, asking = prepare(tmp_path, many(40), config(batch_size=4))
     first = die_when(lambda number, paths: number > 20)
     with pytest.raises(EngineDiedError):
-        explain(work, plan, first)
+        settle(work, plan, first)
     finished = {line["id"] for line in lines(work.ledger)}
     assert 0 < len(finished) < 40
     second = Scripted(lambda number, prompt, paths: ANSWER)
-    accounts = explain(work, plan, second)
+    accounts = settle(work, plan, second)
     assert len(second.asked) == 40 - len(finished)
     assert sum(account.settled.total() for account in accounts) == 40
     assert Counter(line["id"] for line in lines(work.ledger)) == {request.id: 1 for request in requests(asking)}
@@ -218,7 +221,7 @@ def test_a_prompt_that_kills_the_engine_is_found_alone_given_up_and_costs_no_oth
     while True:
         engine = die_when(lambda number, paths: str(paths[0]) == poison)
         try:
-            explain(work, plan, engine)
+            settle(work, plan, engine)
             break
         except EngineDiedError:
             deaths += 1
@@ -238,9 +241,9 @@ def test_the_more_deaths_a_request_was_under_way_in_the_fewer_others_go_with_it(
     work, plan, asking = prepare(tmp_path, many(64), config(batch_size=64))
     for life in range(deaths):
         begun = "".join(f"{request.id}\n" for request in requests(asking))
-        (work.plan.parent / f"e-{life:03}.begun").write_text(begun)
+        (work.plan.parent / f"e-{life:03}.inflight").write_text(begun)
     engine = Scripted(lambda number, prompt, paths: ANSWER, num_at_once=64)
-    explain(work, plan, engine)
+    settle(work, plan, engine)
     assert (engine.most_at_once, len(engine.asked)) == (at_once, 64)
 
 
@@ -248,26 +251,26 @@ def test_an_engine_that_dies_of_everything_is_given_up(tmp_path):
     work, plan, _ = prepare(tmp_path, many(60), config(batch_size=60))
     for _ in range(10):
         with pytest.raises(EngineDiedError):
-            explain(work, plan, die_when(lambda number, paths: True))
+            settle(work, plan, die_when(lambda number, paths: True))
     with pytest.raises(ClusterError, match="died 10 times in a row"):
-        explain(work, plan, die_when(lambda number, paths: True))
+        settle(work, plan, die_when(lambda number, paths: True))
 
 
 def test_an_error_that_nobody_thought_of_is_its_row_s_alone(tmp_path):
     work, plan, _ = prepare(tmp_path, many(3), config(attempts=2))
     odd = str(work.images / "images/0.zip/1.png")
     engine = Scripted(lambda number, prompt, paths: KeyError("a patient") if str(paths[0]) == odd else ANSWER)
-    (account,) = explain(work, plan, engine)
-    assert (account.settled, account.reasons) == ({"explained": 2, "failed": 1}, {"KeyError": 1})
+    (account,) = settle(work, plan, engine)
+    assert (account.settled, account.reasons) == ({"real/answered": 2, "real/failed": 1}, {"real/KeyError": 1})
     assert "a patient" not in "".join(path.read_text() for path in work.ledger.glob("*.jsonl"))
 
 
 def test_another_engine_s_death_is_none_of_ours(tmp_path):
     work, plan, _ = prepare(tmp_path, many(6), config())
     with pytest.raises(EngineDiedError):
-        explain(work, plan, die_when(lambda number, paths: True), name="first")
+        settle(work, plan, die_when(lambda number, paths: True), name="first")
     engine = Scripted(lambda number, prompt, paths: ANSWER)
-    explain(work, plan, engine, name="second")
+    settle(work, plan, engine, name="second")
     assert len(engine.asked) == 6
     assert not all(engine.alone)
 
@@ -280,22 +283,22 @@ def test_a_full_ledger_stops_the_work_with_its_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ledger.Writer, "add", full)
     with pytest.raises(ArtifactError, match="full"):
-        explain(work, plan, Scripted(lambda number, prompt, paths: ANSWER))
+        settle(work, plan, Scripted(lambda number, prompt, paths: ANSWER))
 
 
 def test_an_account_travels_whole():
-    account = Account(questions=3, asked=4, right=2, engine="e", uptime_s=1.5)
-    account.settled.update(explained=3, failed=1)
-    account.reasons.update(truncated=1)
+    account = Account(questions=3, needed=4, right=2, worker="e", uptime_s=1.5)
+    account.settled.update({"real/answered": 3, "real/failed": 1})
+    account.reasons.update({"real/truncated": 1})
     assert Account.from_json(account.as_json()) == account
 
 
 def test_attempts_of_an_earlier_run_are_not_made_again(tmp_path):
     settings = config(attempts=2)
     (request,) = requests(prepare(tmp_path / "first", many(1), settings)[2])
-    failed = attempt(request.id, fate="failed", error="truncated", finish_reason="length", letter=None)
+    failed = attempt(request.id, status="failed", error="truncated", finish_reason="length", letter=None)
     work, plan, _ = prepare(tmp_path, many(1), settings, [failed])
     engine = Scripted(lambda number, prompt, paths: "Hm.")
-    (account,) = explain(work, plan, engine)
+    (account,) = settle(work, plan, engine)
     assert account.made == 1
     assert engine.asked[0][2] == request.seed(1)

@@ -14,7 +14,7 @@ from pipelines import flow
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
 from pipelines.inference import answers, prompts
-from pipelines.inference.backends import Engine
+from pipelines.inference.backends.backend import Backend
 from pipelines.questions.config import QuestionsConfig
 from pipelines.questions.locations import roots
 from pipelines.questions.sources import source
@@ -22,6 +22,7 @@ from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Arm, Question, Split, tables
 from pipelines.rehearsal import standins
 from pipelines.rehearsal.models import widened
+from pipelines.teaching.requests import inference
 from tests.pipelines.fixtures import question
 
 
@@ -71,7 +72,9 @@ def test_what_stands_in_for_an_engine_is_asked_as_one_is_and_looks_at_the_images
     with zipfile.ZipFile(tmp_path / "0.zip", "w") as shard:
         shard.writestr("a.png", picture.getvalue())
     shown = SealedImage(tmp_path / "0.zip" / "a.png", hashlib.sha256(picture.getvalue()).hexdigest())
-    engine: Engine = standins.Engine(flow.resolve("pocket", [])["teach"], standins.Answers({"Which?": "Answer: B"}))
+    engine: Backend = standins.Engine(
+        inference(flow.resolve("pocket", [])["teach"]), standins.Answers({"Which?": "Answer: B"})
+    )
     told = asyncio.run(engine.generate("Which?", (shown,), seed=1))
     assert told.text.endswith("Answer: B")
     with pytest.raises(UnreadableImageError):

@@ -37,7 +37,7 @@ def written(*sets, curation=None):
         "notes": [],
         "accounting": {"questions": account},
         "curation": curation or {},
-        "examinations": metrics.examinations(predictions),
+        "examination": metrics.examination(predictions),
         "baselines": metrics.baselines(asked),
         "inputs": {"questions": "d" * 64},
         "seconds": {"questions": 1.0},
@@ -88,26 +88,26 @@ def test_many_strata_are_rows_of_the_page_and_no_columns_of_a_terminal():
     rows = [re.sub("<.*?>|\\s+", " ", row) for row in table.split("<tr>")[1:]]
     assert len(rows) == 1 + len(strata)
     assert all(re.search(rf"{name} +2 +[01]\.\d+", row) for name, row in zip(sorted(strata), rows[1:], strict=True))
-    assert max(map(len, report.table_lines(many["examinations"]))) < 80
+    assert max(map(len, report.table_lines(many["examination"]))) < 80
 
 
 def test_a_page_has_words_for_every_condition():
     asked = [question(id="q1")]
     predictions = [prediction("B", condition=condition) for condition in Condition]
     page = report.page(
-        {**ONE, "examinations": metrics.examinations(predictions), "baselines": metrics.baselines(asked)}, []
+        {**ONE, "examination": metrics.examination(predictions), "baselines": metrics.baselines(asked)}, []
     )
     assert ", no image</text>" in page
 
 
 def test_lines_name_the_set_when_there_are_several_and_keep_their_columns():
-    heading, *lines = report.table_lines(TWO["examinations"])
+    heading, *lines = report.table_lines(TWO["examination"])
     assert heading.startswith("set                  arm ")
     assert [line.partition("  ")[0] for line in lines] == ["PMC-VQA, test_2.csv"] * 2 + ["PMC-VQA, <b>.csv"] * 2
     assert len({line.index("zero_shot") for line in lines}) == 1
     assert lines[0].endswith("to 0.954")  # a set without strata
     assert len(lines[2]) == len(heading)
-    assert report.table_lines(ONE["examinations"])[0].startswith("arm ")
+    assert report.table_lines(ONE["examination"])[0].startswith("arm ")
 
 
 @pytest.mark.parametrize("curation", [CURATION, {"duplicates": {"exact": 12}}])
@@ -159,9 +159,9 @@ VERDICTS = (
     verdict(rationale_id="r1", weight=0.5, image_not_needed=True),
     verdict(rationale_id="r2", selected=False, image_not_needed=False, agreement=0.5),
     verdict(rationale_id="r3", hinted=True, question_id="q2"),
-    verdict(rationale_id="r4", fate="rejected", reason="cites_caption", selected=False),
-    verdict(rationale_id="r5", fate="failed", reason="timeout", selected=False, letter=None),
-    verdict(rationale_id="r6", fate="quarantined", reason="damaged_image", selected=False, letter=None),
+    verdict(rationale_id="r4", status="rejected", reason="cites_caption", selected=False),
+    verdict(rationale_id="r5", status="failed", reason="timeout", selected=False, letter=None),
+    verdict(rationale_id="r6", status="quarantined", reason="damaged_image", selected=False, letter=None),
 )
 
 
@@ -176,7 +176,7 @@ def put_verdicts(folder):
 
 def test_the_report_says_what_became_of_every_rationale(tmp_path):
     account = report.account_of_verdicts(put_verdicts(tmp_path))
-    kept_back = [sum(account[fate].values()) for fate in ("rejected", "failed", "quarantined")]
+    kept_back = [sum(account[status].values()) for status in ("rejected", "failed", "quarantined")]
     assert account["asked"] == account["accepted"] + sum(kept_back) == len(VERDICTS)
     page = report.page({**ONE, "verdicts": account}, [])
     section = re.sub("<.*?>|\\s+", " ", page.partition("What became of the teacher")[2].partition("<h2>")[0])
@@ -194,7 +194,7 @@ def test_the_report_says_what_became_of_every_rationale(tmp_path):
 
 def test_where_no_rationale_was_accepted_the_report_says_so_first_and_has_no_figure_that_is_none(tmp_path):
     account = Account()
-    account.add([verdict(fate="failed", reason="no_answer", selected=False, letter=None, agreement=0.0)])
+    account.add([verdict(status="failed", reason="no_answer", selected=False, letter=None, agreement=0.0)])
     tally = account.tally()
     counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "figures", "facts")}
     artifact = put(tmp_path, "verdicts", lambda _: None, **counted)

@@ -8,14 +8,11 @@ from PIL import Image
 from infra.digests import digest_bytes
 from pipelines.inference import ledger
 from pipelines.inference.ledger import Attempt, Ledger
-from pipelines.inference.requests import Teacher
-from pipelines.inference.worker import Work
+from pipelines.inference.worker import InferenceJob
 from pipelines.recipes import pocket
 from pipelines.teaching.config import TeachConfig
-from pipelines.teaching.plan import Asking
+from pipelines.teaching.requests import inference, request_set
 from tests.pipelines.fixtures import put_questions, question, showing
-
-TEACHER = Teacher(name="t", digest="d" * 64, sampling={"temperature": 0.7})
 
 
 def config(**changes) -> TeachConfig:
@@ -25,7 +22,7 @@ def config(**changes) -> TeachConfig:
 def attempt(request_id: str, **changes) -> Attempt:
     fields = {
         "id": request_id,
-        "fate": "explained",
+        "status": "answered",
         "seed": 1,
         "letter": "B",
         "text": "It is round.\nAnswer: cast (B)",
@@ -63,16 +60,21 @@ def write(folder, attempts, name="e-000"):
     writer.close()
 
 
+def own(settings):
+    """How a teacher without a model is asked by these settings."""
+    return inference(dataclasses.replace(settings, endpoint="http://nowhere/v1", teacher="t", top_logprobs=0))
+
+
 def prepare(tmp_path, asked, settings, attempts=()):
-    """Questions, a ledger with these attempts, and the plan of what is left; the work of an engine, and the plan."""
+    """Questions, a ledger with these attempts, and the plan of what is left; a worker's job, the plan, the requests."""
     artifact = put_many(tmp_path / "run", asked)
-    folder = ledger.folder_of(tmp_path / "ledger", TEACHER)
+    folder = ledger.folder_of(tmp_path / "ledger", own(settings))
     write(folder, attempts)
     workspace = tmp_path / "draft"
     workspace.mkdir(exist_ok=True)
-    asking = Asking(artifact.path, settings, TEACHER)
+    asking = request_set(settings, own(settings), artifact.path)
     plan = asking.write_plan(Ledger(folder), workspace / "plan.arrow")
-    return Work(config=settings, images=artifact.path, ledger=folder, plan=plan.path), plan, asking
+    return InferenceJob(config=own(settings), images=artifact.path, ledger=folder, plan=plan.path), plan, asking
 
 
 def requests(asking):

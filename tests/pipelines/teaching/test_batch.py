@@ -15,7 +15,7 @@ from pipelines.images import decoding
 from pipelines.inference import ledger
 from pipelines.inference.ledger import Ledger
 from pipelines.recipes import POCKET_TEACHER
-from pipelines.records import Fate
+from pipelines.records import Status
 from pipelines.teaching import batch
 from pipelines.teaching.batch import Teaching
 from tests.pipelines.fixtures import question
@@ -28,11 +28,6 @@ TEXT = "It is round, and bright at its border.\nAnswer: cast (B)"
 def teaching(tmp_path, asked=None, *, without=(), **changes):
     put_many(tmp_path / "runs" / "r", many(3) if asked is None else asked, without=without)
     return Teaching.of(config(**changes), tmp_path / "runs" / "r")
-
-
-def again(made, tmp_path):
-    """The same, as another process finds it."""
-    return Teaching.of(made.config, tmp_path / "runs" / "r")
 
 
 def written(made, out, **limits):
@@ -55,7 +50,7 @@ def results(path, answers):
 
 
 def num_open(made, tmp_path):
-    return made.asking.write_plan(Ledger(made.attempts), tmp_path / "plan.arrow").num_open
+    return made.request_set.write_plan(Ledger(made.attempts), tmp_path / "plan.arrow").num_open
 
 
 def test_what_is_written_answered_and_read_leaves_the_stage_nothing_to_ask(tmp_path):
@@ -66,11 +61,11 @@ def test_what_is_written_answered_and_read_leaves_the_stage_nothing_to_ask(tmp_p
     half = len(answers) // 2
     one, two = results(tmp_path / "1.jsonl", answers[:half]), results(tmp_path / "2.jsonl", answers[half:])
     read = batch.read(made, [one, two], PROGRESS)
-    assert counts["written"] == len(requests) == read["explained"] > 80
+    assert counts["written"] == len(requests) == read["answered"] > 80
     assert num_open(made, tmp_path) == 0
-    rationales = [rationale for rationale, _ in again(made, tmp_path).asking.rationales(Ledger(made.attempts))]
-    assert {r.fate for r in rationales} == {"explained"}
-    assert {(r.text, r.num_prompt_tokens, r.num_output_tokens, r.attempts) for r in rationales} == {(TEXT, 50, 20, 1)}
+    found = list(made.request_set.answers(Ledger(made.attempts)))
+    assert {(each.attempt.status, each.attempt.text, each.num_attempts) for each in found} == {("answered", TEXT, 1)}
+    assert {(each.attempt.num_prompt_tokens, each.attempt.num_output_tokens) for each in found} == {(50, 20)}
     assert written(made, tmp_path / "requests.jsonl") == ([], {})
     assert not (tmp_path / "requests.jsonl").exists()
 
@@ -78,7 +73,7 @@ def test_what_is_written_answered_and_read_leaves_the_stage_nothing_to_ask(tmp_p
 def test_a_request_is_what_an_endpoint_is_sent_with_the_image_in_its_sealed_bytes(tmp_path):
     made = teaching(tmp_path, many(1), temperature=0.5, top_k=7)
     (((line),),), _ = written(made, tmp_path / "requests.jsonl")
-    (chunk,) = made.asking.chunks()
+    (chunk,) = made.request_set.chunks()
     ((_, (request,)),) = chunk
     body = line.pop("body")
     assert line == {"custom_id": f"{request.id}-0", "method": "POST", "url": "/v1/chat/completions"}
@@ -105,7 +100,7 @@ def test_a_file_that_is_read_twice_adds_nothing(tmp_path):
     (requests,), _ = written(made, tmp_path / "requests.jsonl")
     said = [answer(requests[0]), answer(requests[1], "Hm."), answer(requests[2], error={"code": "batch_expired"})]
     path = results(tmp_path / "r.jsonl", said)
-    assert batch.read(made, [path], PROGRESS) == {"explained": 1, "failed: no_answer": 1, "failed: batch_expired": 1}
+    assert batch.read(made, [path], PROGRESS) == {"answered": 1, "failed: no_answer": 1, "failed: batch_expired": 1}
     before = lines(made.attempts)
     assert batch.read(made, [path], PROGRESS) == {"answered before": 1, "read before": 2}
     assert batch.read(made, [path, path], PROGRESS) == {"answered before": 2, "read before": 4}
@@ -130,7 +125,7 @@ def test_a_text_that_comes_after_an_error_of_the_same_attempt_is_not_lost(tmp_pa
     ((request,),), _ = written(made, tmp_path / "requests.jsonl")
     refused = answer(request, response={"status_code": 503, "body": {}}, error=None)
     assert batch.read(made, [results(tmp_path / "1.jsonl", [refused])], PROGRESS) == {"failed: status_503": 1}
-    assert batch.read(made, [results(tmp_path / "2.jsonl", [answer(request)])], PROGRESS) == {"explained": 1}
+    assert batch.read(made, [results(tmp_path / "2.jsonl", [answer(request)])], PROGRESS) == {"answered": 1}
 
 
 def test_a_hint_is_given_only_when_every_plain_request_is_settled_and_none_was_right(tmp_path):
@@ -155,7 +150,7 @@ def test_a_request_whose_image_cannot_be_read_is_quarantined_in_the_ledger_and_n
     made = teaching(tmp_path, many(3), without=["q1"], rationalise=True)
     (requests,), counts = written(made, tmp_path / "requests.jsonl")
     assert (len(requests), counts) == (2, {"written": 2, "quarantined": 2})  # the question, and then with its hint
-    assert {(line["fate"], line["error"]) for line in lines(made.attempts)} == {("quarantined", "missing_image")}
+    assert {(line["status"], line["error"]) for line in lines(made.attempts)} == {("quarantined", "missing_image")}
     batch.read(made, [results(tmp_path / "r.jsonl", map(answer, requests))], PROGRESS)
     assert num_open(made, tmp_path) == 0
 
@@ -226,7 +221,7 @@ def test_a_read_that_is_killed_loses_nothing_and_counts_nothing_twice(tmp_path, 
         patch.setattr(ledger.Writer, "add", killed)
         batch.read(made, [path], PROGRESS)
     counts = batch.read(made, [path], PROGRESS)
-    assert (counts["explained"], counts["answered before"]) == (5 - num_read, num_read)
+    assert (counts["answered"], counts["answered before"]) == (5 - num_read, num_read)
     assert len(lines(made.attempts)) == 5
 
 
@@ -258,7 +253,7 @@ def test_an_error_is_an_attempt_that_failed_for_a_reason_of_ours(tmp_path, chang
         f"failed: {reason}": 1
     }
     (line,) = lines(made.attempts)
-    assert (line["fate"], line["text"], line["seed"]) == ("failed", "", request["body"]["seed"])
+    assert (line["status"], line["text"], line["seed"]) == ("failed", "", request["body"]["seed"])
 
 
 def test_lines_that_answer_nothing_of_this_recipe_are_counted_and_change_nothing(tmp_path):
@@ -280,11 +275,11 @@ def test_results_that_are_not_there_are_named(tmp_path):
 
 
 def test_a_line_longer_than_any_answer_is_not_held_and_does_not_hide_the_next_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.teaching.results._LONGEST_LINE", 2000)
+    monkeypatch.setattr("pipelines.inference.jsonl.LONGEST_LINE", 2000)
     made = teaching(tmp_path, many(2))
     ((one, two),), _ = written(made, tmp_path / "requests.jsonl")
     path = results(tmp_path / "r.jsonl", [answer(one, TEXT * 100), answer(two)])
-    assert batch.read(made, [path], PROGRESS) == {"unreadable": 1, "explained": 1}
+    assert batch.read(made, [path], PROGRESS) == {"unreadable": 1, "answered": 1}
 
 
 def paths_in(value, path=()):
@@ -340,8 +335,8 @@ def test_however_a_result_is_spoiled_it_is_counted_and_never_becomes_an_answer_t
     assert counts.total() == len(spoiled) - (torn == 0)
     assert len(Ledger(made.attempts)) <= len(spoiled)
     for line in lines(made.attempts):
-        assert (line["fate"] == Fate.EXPLAINED) == (line["error"] is None)
-        if line["fate"] == Fate.EXPLAINED:
+        assert (line["status"] == Status.ANSWERED) == (line["error"] is None)
+        if line["status"] == Status.ANSWERED:
             (said,) = [each for each in spoiled if str(each.get("custom_id")).startswith(line["id"])]
             (choice,) = said["response"]["body"]["choices"][:1]
             assert (said["response"]["status_code"], said.get("error")) == (200, None)
@@ -362,7 +357,7 @@ def test_the_command_line_writes_reads_and_says_what_became_of_it(tmp_path, caps
     path = results(tmp_path / "results", [answer(requests[0]), answer(requests[1], "Hm."), answer({"custom_id": "x"})])
     batch.main(["read", *words, str(path), str(path)])
     told = capsys.readouterr().out.splitlines()[-1]
-    assert "read explained 1, answered before 1, failed: no answer 1, read before 1, of no request here 2" in told
+    assert "read answered 1, answered before 1, failed: no answer 1, read before 1, of no request here 2" in told
     batch.main(["write", *words, "--out", str(tmp_path / "requests.jsonl")])
     assert "batch: written 1 in" in capsys.readouterr().out
 
@@ -386,9 +381,9 @@ def test_attempts_of_engines_and_of_batches_stand_side_by_side(tmp_path):
     (requests,), _ = written(made, tmp_path / "requests.jsonl")
     done = requests[0]["custom_id"][:32]
     write(
-        made.attempts, [ledger.Attempt(id=done, fate="explained", seed=1, letter="B", text=TEXT, finish_reason="stop")]
+        made.attempts, [ledger.Attempt(id=done, status="answered", seed=1, letter="B", text=TEXT, finish_reason="stop")]
     )
     assert batch.read(made, [results(tmp_path / "r.jsonl", map(answer, requests))], PROGRESS) == {
         "answered before": 1,
-        "explained": 1,
+        "answered": 1,
     }

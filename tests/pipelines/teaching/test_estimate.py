@@ -11,12 +11,11 @@ from infra.figures import Figure
 from infra.manifest import Tally
 from pipelines.inference import ledger
 from pipelines.inference.ledger import Ledger
-from pipelines.inference.logprobs import Likeliest, row_of
-from pipelines.inference.requests import Teacher, teacher_digest
+from pipelines.inference.logprobs import TopTokens, row_of
 from pipelines.recipes import POCKET_TEACHER
 from pipelines.teaching import estimate
 from pipelines.teaching.estimate import ASSUMED, MEASURED, RECIPE, qwen3_vl_tokens
-from pipelines.teaching.plan import Asking
+from pipelines.teaching.requests import inference, request_set
 from tests.pipelines.fixtures import put_questions
 from tests.pipelines.teaching.fixtures import attempt, config, many, picture, requests, write
 
@@ -36,9 +35,8 @@ def run_dir(tmp_path):
 
 
 def asking(settings, run_dir):
-    teacher = Teacher.of(settings, teacher_digest(settings))
-    folder = ledger.place_of(ledger.root_of(settings, run_dir), teacher)
-    return Asking(run_dir / "questions", settings, teacher), folder
+    folder = ledger.place_of(ledger.root_of(settings.ledger, run_dir), inference(settings))
+    return request_set(settings, inference(settings), run_dir / "questions"), folder
 
 
 def test_prompts_of_the_pocket_teacher_are_counted_as_its_engine_counts_them(run_dir):
@@ -118,7 +116,7 @@ def test_likeliest_tokens_are_counted_on_disk_as_they_are_stored(run_dir):
     put(run_dir, 1)
     written = {"max_tokens": 1000, "expected_output_tokens": 1000}
     plain, kept = (config(top_logprobs=k, **written).estimate(run_dir)["disk_gib"].value for k in (0, 8))
-    stored = Likeliest.of("v", range(1000), [1] * 9000, [0.0] * 9000, 8).as_json()
+    stored = TopTokens.of("v", range(1000), [1] * 9000, [0.0] * 9000, 8).as_json()
     in_ledger = len(json.dumps(stored))
     in_table = sum(len(getattr(row_of("r", stored), name)) for name in ("written", "tokens", "logprobs"))
     assert (kept - plain) * (1 << 30) == pytest.approx(in_ledger + in_table, rel=0.02)

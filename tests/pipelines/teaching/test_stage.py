@@ -1,7 +1,5 @@
 """The stage around its engines, which work in this process here; the flow's own tests have Ray and the real ones."""
 
-import asyncio
-import contextlib
 import dataclasses
 from functools import partial
 from types import SimpleNamespace
@@ -9,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from infra.errors import InputError
-from infra.manifest import Tally
 from infra.progress import Progress
-from pipelines.inference.worker import Explainer
+from pipelines.inference import failures, worker
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import Rationale, tables
 from pipelines.teaching import stage as teacher
 from tests.fakes import FakeEngine
@@ -21,19 +19,14 @@ from tests.pipelines.teaching.fixtures import config, many, put_many
 
 @pytest.fixture
 def started(monkeypatch):
-    """The settings that engines were started with; each carries a whole plan out."""
+    """The settings that workers were started with; each carries a whole plan out in this process."""
     settings = []
 
-    def accounts(plan, work, start):
-        settings.append(work.config)
-        explainer = Explainer(work, f"e{len(settings)}", start)
-        with contextlib.closing(explainer), asyncio.Runner() as runner:
-            for number in range(plan.num_batches):
-                yield runner.run(explainer.explain(number))
+    def work_through(job, plan, start):
+        settings.append(job.config)
+        return worker.work_through(job, plan, start)
 
-    monkeypatch.setattr(teacher.cluster, "connect", lambda: None)
-    monkeypatch.setattr(teacher.cluster, "require", lambda *_, **__: None)
-    monkeypatch.setattr(teacher, "_accounts", accounts)
+    monkeypatch.setattr(teacher, "_on_ray", lambda task, own: work_through)
     return settings
 
 
@@ -61,11 +54,9 @@ def test_every_training_question_is_explained_and_every_row_is_accounted_for(sta
     asked = [*many(10), *many(3, split="test")]
     rationales, tally = teach(tmp_path, asked, config(num_rationales=2, max_failed_share=0.5), without={"q3"})
     assert [(r.question_id, r.number) for r in rationales] == [(f"q{n}", k) for n in range(10) for k in range(2)]
-    assert tally.rows == {"asked": 20, "explained": 18}
+    assert tally.rows == {"asked": 20, "answered": 18}
     assert tally.quarantined == {"missing_image": 2}
-    assert tally.rows["asked"] == tally.rows["explained"] + sum(tally.reasons.values()) + sum(
-        tally.quarantined.values()
-    )
+    assert tally.rows["asked"] == tally.rows["answered"] + sum(tally.reasons.values()) + sum(tally.quarantined.values())
     assert tally.figures["output_tokens"] == 18 * 20
     assert {"tokens_per_s", "engine_seconds_now", "seconds_to_first"} <= tally.figures.keys()
 
@@ -124,38 +115,39 @@ def test_a_share_of_failures_above_the_recipe_s_stops_the_stage_with_its_reasons
             teach(tmp_path, many(20), config(max_failed_share=0.1), without=lost)
     else:
         assert (
-            teach(tmp_path, many(20), config(max_failed_share=0.1), without=lost)[1].rows["explained"] == 20 - num_lost
+            teach(tmp_path, many(20), config(max_failed_share=0.1), without=lost)[1].rows["answered"] == 20 - num_lost
         )
 
 
 def test_many_failures_stop_the_engines_at_once_and_not_at_the_end(started, tmp_path):
     lost = {f"q{n}" for n in range(150)}
     calls = tmp_path / "calls"
-    with pytest.raises(InputError, match="requests failed"):
-        teach(tmp_path, many(400), config(attempts=1, max_failed_share=0.1), without=lost, calls=calls)
+    with pytest.raises(InputError, match="requests under the condition `real` failed"):
+        settings = config(attempts=1, max_failed_share=0.1, engine=EngineConfig(max_num_seqs=8))
+        teach(tmp_path, many(400), settings, without=lost, calls=calls)
     assert len(calls.read_text().splitlines()) < 200
 
 
-def test_a_teacher_may_be_of_no_use_where_the_recipe_says_so_but_not_be_gone(tmp_path):
-    def failing(count: int, reason: str) -> Tally:
-        return Tally(rows={"asked": 10, "explained": 10 - count}, reasons={reason: count})
+def test_a_model_may_be_of_no_use_where_the_recipe_says_so_but_not_be_gone():
+    def check(count: int, reason: str, limit: float):
+        failures.check("requests", 10, {reason: count}, limit, "teach")
 
-    teacher.check_failures(failing(10, "no_answer"), 1.0)
-    teacher.check_failures(failing(5, "ConnectionError"), 1.0)
+    check(10, "no_answer", 1.0)
+    check(5, "ConnectionError", 1.0)
     with pytest.raises(InputError, match=r"6 of 10 requests failed \(ConnectionError 6\): most were not answered"):
-        teacher.check_failures(failing(6, "ConnectionError"), 1.0)
+        check(6, "ConnectionError", 1.0)
     with pytest.raises(InputError, match=r"more than the recipe's share of 0\.1"):
-        teacher.check_failures(failing(2, "no_answer"), 0.1)
+        check(2, "no_answer", 0.1)
 
 
 def test_a_provider_that_was_gone_and_is_back_is_asked_for_all_that_it_did_not_answer(started, tmp_path):
     settings = config(teacher="t", endpoint="http://127.0.0.1:9/v1", attempts=2)
-    with pytest.raises(InputError, match="100 of 100 requests failed"):
+    with pytest.raises(InputError, match="100 of 100 requests under the condition `real` failed"):
         teach(tmp_path, many(100), settings, name="a", broken="ConnectionError")
     rationales, _ = teach(tmp_path, many(100), settings, name="b")
-    assert {r.fate for r in rationales} == {"explained"}
+    assert {r.status for r in rationales} == {"answered"}
 
 
 @pytest.fixture(autouse=True)
 def no_endpoint_is_looked_for(monkeypatch):
-    monkeypatch.setattr(teacher.backends, "check", lambda config: None)
+    monkeypatch.setattr(teacher.endpoint, "check", lambda config: None)

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.resources import ClusterShape
-from pipelines.inference.engine_config import EngineConfig
+from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.recipes import POCKET_TEACHER
 from pipelines.teaching import weights
 

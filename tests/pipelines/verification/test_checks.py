@@ -20,13 +20,13 @@ def reason(body, config=SHUFFLED, asked=None, **changes):
 
 
 @pytest.mark.parametrize(
-    ("said", "fate", "why", "letter"),
+    ("said", "status", "why", "letter"),
     [
         (rationale(f"{PLAIN}.\nAnswer: cast (B)"), "accepted", "accepted", "B"),
-        (rationale("", fate="quarantined", error="damaged_image"), "quarantined", "damaged_image", None),
-        (rationale("A wh", fate="failed", error="truncated", finish_reason="length"), "failed", "truncated", None),
-        (rationale(PLAIN, fate="failed", error="no_answer"), "failed", "no_answer", None),
-        (rationale("", fate="failed"), "failed", "failed", None),
+        (rationale("", status="quarantined", error="damaged_image"), "quarantined", "damaged_image", None),
+        (rationale("A wh", status="failed", error="truncated", finish_reason="length"), "failed", "truncated", None),
+        (rationale(PLAIN, status="failed", error="no_answer"), "failed", "no_answer", None),
+        (rationale("", status="failed"), "failed", "failed", None),
         (rationale(f"{PLAIN}.\nAnswer: cast (B)", finish_reason="length"), "rejected", "truncated", "B"),
         (rationale(f"{PLAIN}."), "rejected", "no_answer", None),
         (rationale(f"{PLAIN}.\nAnswer: mill (A)"), "rejected", "answer_disagrees_with_gold", "A"),
@@ -34,9 +34,9 @@ def reason(body, config=SHUFFLED, asked=None, **changes):
         (rationale("It is round.\nAnswer: cast (B)"), "rejected", "too_short", "B"),
     ],
 )
-def test_every_rationale_has_one_fate_and_its_reason(said, fate, why, letter):
+def test_every_rationale_has_one_fate_and_its_reason(said, status, why, letter):
     judged = checks.judge(said, question(), CONFIG)
-    assert (judged.fate, judged.reason, judged.letter) == (fate, why, letter)
+    assert (judged.status, judged.reason, judged.letter) == (status, why, letter)
 
 
 def test_what_is_wrong_first_is_the_reason():

@@ -57,11 +57,11 @@ def test_agreement_is_the_share_of_unaided_rationales_with_the_same_letter():
     ("probes", "not_needed"),
     [
         ([], None),
-        ([probe("", fate="failed", error="timeout")], None),
+        ([probe("", status="failed", error="timeout")], None),
         ([probe(RIGHT), probe(RIGHT, "shuffled")], True),
         ([probe(RIGHT), probe(WRONG, "shuffled")], False),
         ([probe(RIGHT), probe("I see nothing.", "shuffled")], False),
-        ([probe(RIGHT), probe("", "shuffled", fate="failed", error="timeout")], False),
+        ([probe(RIGHT), probe("", "shuffled", status="failed", error="timeout")], False),
     ],
 )
 def test_the_image_is_not_needed_when_every_other_condition_gives_the_same_letter(probes, not_needed):
@@ -98,8 +98,8 @@ def test_the_tally_counts_rationales_reasons_questions_and_probes(tmp_path):
         rationale(RIGHT, id="a", question_id="q0"),
         rationale(WRONG, id="b", question_id="q0", number=1),
         probe(RIGHT, question_id="q0"),
-        rationale("", id="c", question_id="q2", fate="quarantined", error="damaged_image"),
-        rationale("", id="d", question_id="q3", fate="failed", error="timeout"),
+        rationale("", id="c", question_id="q2", status="quarantined", error="damaged_image"),
+        rationale("", id="d", question_id="q3", status="failed", error="timeout"),
         rationale(RIGHT, id="e", question_id="q3", number=1),
         probe(WRONG, question_id="q3"),
     ]
@@ -209,7 +209,7 @@ ROWS = st.fixed_dictionaries(
         "condition": st.sampled_from([Condition.REAL, Condition.REAL, Condition.ABSENT, Condition.SHUFFLED]),
         "number": st.integers(0, 3),
         "hinted": st.booleans(),
-        "fate": st.sampled_from(["explained", "explained", "explained", "failed", "quarantined"]),
+        "status": st.sampled_from(["answered", "answered", "answered", "failed", "quarantined"]),
         "error": st.sampled_from([None, "truncated", "damaged_image"]),
         "finish_reason": st.sampled_from(["stop", "stop", "length", "error"]),
     }
@@ -240,12 +240,12 @@ def test_whatever_the_teacher_wrote_the_account_adds_up(tmp_path, rows, settings
         assert str(error).startswith(f"None of {len(real)} rationales was accepted")
         return
     assert [v.rationale_id for v in verdicts] == [r.id for r in real]
-    assert all((v.fate == "accepted") == (v.reason == "accepted") == v.accepted for v in verdicts)
+    assert all((v.status == "accepted") == (v.reason == "accepted") == v.accepted for v in verdicts)
     assert tally.rows["rationales"] == len(real)
     assert tally.rows["rationales"] == sum(
         [tally.rows["accepted"], *tally.reasons.values(), *tally.quarantined.values()]
     )
-    kept_back = [tally.rows.get(fate, 0) for fate in ("rejected", "failed", "quarantined")]
+    kept_back = [tally.rows.get(status, 0) for status in ("rejected", "failed", "quarantined")]
     assert tally.rows["rationales"] == tally.rows["accepted"] + sum(kept_back)
     teaching = [v for v in verdicts if v.selected]
     assert tally.rows["selected"] == len(teaching) > 0

@@ -1,33 +1,22 @@
-"""Question -> answer over HTTP: what is served and where, and the client of any OpenAI-compatible endpoint."""
+"""The HTTP client of any OpenAI-compatible endpoint: bounded, patient, and never led elsewhere."""
 
 import asyncio
-import base64
-import dataclasses
 import io
 import json
 import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 from pydantic_core import to_json
 
-from infra.errors import ArtifactError
-from infra.manifest import write_json
-from pipelines.images import decoding
-from pipelines.images.sealed import SealedImage
-from pipelines.records import Arm
-
-ENDPOINT_FILE = "endpoint.json"
 API_KEY_VARIABLE = "PRECEPTOR_API_KEY"
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _MOST_ANSWER_BYTES = 16 << 20
-_READ_EVERYWHERE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by whatever takes images at all
 _JSON = {"Content-Type": "application/json"}
 TOO_LONG = "prompt_too_long"
 # How servers say that a prompt does not fit: OpenAI and vLLM, llama.cpp, Anthropic, SGLang, TGI.
@@ -38,53 +27,8 @@ _SAYS_TOO_LONG = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """A model as a request names it. arm: what it was taught. digest: of its adapter, or of its model folder.
-    base_url: of the endpoint that has it, where that is another one."""
-
-    name: str
-    arm: Arm
-    digest: str
-    base_url: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """An OpenAI-compatible endpoint and the models that answer behind it. base_url ends in /v1."""
-
-    base_url: str
-    models: tuple[ServedModel, ...]
-
-    def write(self, folder: Path) -> None:
-        """Write endpoint.json into a folder."""
-        write_json(folder / ENDPOINT_FILE, dataclasses.asdict(self))
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The endpoint that a folder's endpoint.json names; raises ArtifactError when it cannot be read."""
-        path = folder / ENDPOINT_FILE
-        try:
-            stored = json.loads(path.read_text())
-            models = tuple(ServedModel(**{**model, "arm": Arm(model["arm"])}) for model in stored["models"])
-            return cls(base_url=stored["base_url"], models=models)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ArtifactError(
-                f"{path} names no endpoint ({error!r}). Deploy first: python -m serve.app RECIPE"
-            ) from error
-
-
 class RequestError(Exception):
     """The endpoint gave no answer to one request; the message is the reason."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a model wrote, why it stopped, and how many tokens it took."""
-
-    text: str
-    finish_reason: str
-    num_output_tokens: int
 
 
 class Client:
@@ -131,26 +75,6 @@ class Client:
             raise RequestError(type(error).__name__) from error
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RequestError("no_list_of_models") from None
-
-    async def ask(self, model: str, prompt: str, urls: Callable[[], list[str]], max_tokens: int) -> Answer:
-        """The greedy answer of a model to images in their order, and then a prompt. Raises RequestError.
-
-        urls: gives the images' data URLs, as `post` is given a body.
-        """
-
-        def body() -> dict[str, Any]:
-            shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls()]
-            messages = [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
-            return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
-
-        async with self._slots:
-            answered = await self.post(body)
-        try:
-            choice = answered["choices"][0]
-            text = choice["message"]["content"] or ""
-            return Answer(text, str(choice["finish_reason"]), int(answered["usage"]["completion_tokens"]))
-        except (KeyError, IndexError, TypeError) as error:
-            raise RequestError("answer_is_no_chat_completion") from error
 
     async def post(self, body: Callable[[], dict[str, Any]]) -> Any:
         """The JSON that a chat completion's request is answered with. Raises RequestError, and what `body` raises.
@@ -214,20 +138,3 @@ def _pause_asked_for(headers: Mapping[str, str]) -> float:
     """Seconds of a Retry-After header, within reason; 0 where there is none, or a date."""
     said = headers.get("Retry-After", "")
     return min(float(said), _LONGEST_PAUSE_S) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", said) else 0.0
-
-
-def image_url(image: SealedImage) -> str:
-    """A data URL of a sealed image's own bytes; of the same pixels as PNG where not every endpoint reads their format.
-
-    Raises UnreadableImageError.
-    """
-    data = image.read()
-    for kind, beginning in _READ_EVERYWHERE.items():
-        if data.startswith(beginning):
-            return data_url(data, kind)
-    return data_url(decoding.png(decoding.decode(data)))
-
-
-def data_url(image: bytes, kind: str = "png") -> str:
-    """Image bytes as a URL that carries them, so that an endpoint fetches nothing."""
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

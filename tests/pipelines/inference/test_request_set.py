@@ -2,7 +2,7 @@ import pytest
 
 from infra.errors import ClusterError, InputError
 from pipelines.inference.ledger import Ledger
-from pipelines.teaching.plan import read_batch
+from pipelines.inference.request_set import read_batch
 from tests.pipelines.teaching.fixtures import attempt, config, many, prepare, requests, write
 
 
@@ -24,8 +24,10 @@ def test_without_a_ledger_everything_is_planned_once_in_batches(tmp_path):
 def test_what_is_settled_is_not_planned_and_what_may_be_tried_again_is(tmp_path):
     settings = config(attempts=2)
     ids = [request.id for request in requests(prepare(tmp_path / "first", many(4), settings)[2])]
-    failed = attempt(ids[1], fate="failed", error="truncated", finish_reason="length")
-    _, plan, _ = prepare(tmp_path, many(4), settings, [attempt(ids[0]), failed, *[attempt(ids[2], fate="failed")] * 2])
+    failed = attempt(ids[1], status="failed", error="truncated", finish_reason="length")
+    _, plan, _ = prepare(
+        tmp_path, many(4), settings, [attempt(ids[0]), failed, *[attempt(ids[2], status="failed")] * 2]
+    )
     assert planned(plan) == [[ids[1], ids[3]]]
     assert [spent for each in read_batch(plan.path, 0) for _, spent in each.requests] == [1, 0]
 
@@ -35,9 +37,9 @@ def test_a_finished_ledger_leaves_nothing_to_ask(tmp_path):
     _, plan, asking = prepare(tmp_path, many(4), config(), [attempt(each) for each in ids])
     assert (plan.num_open, plan.num_batches) == (0, 0)
     folder = tmp_path / "ledger" / next((tmp_path / "ledger").iterdir()).name
-    sealed = [rationale for rationale, _ in asking.rationales(Ledger(folder))]
-    assert [r.id for r in sealed] == ids
-    assert [r.question_id for r in sealed] == ["q0", "q1", "q2", "q3"]
+    sealed = list(asking.answers(Ledger(folder)))
+    assert [r.request.id for r in sealed] == ids
+    assert [r.question.id for r in sealed] == ["q0", "q1", "q2", "q3"]
 
 
 def test_test_questions_are_never_planned(tmp_path):
@@ -60,7 +62,7 @@ def test_a_question_answered_wrongly_is_open_for_its_hint_and_one_answered_right
     assert planned(plan) == [[hinted[1]]]
     folder = next((tmp_path / "ledger").iterdir())
     write(folder, [attempt(hinted[1])], "e-001")
-    assert [(r.question_id, r.hinted) for r, _ in asking.rationales(Ledger(folder))] == [
+    assert [(r.question.id, r.request.hinted) for r in asking.answers(Ledger(folder))] == [
         ("q0", False),
         ("q1", False),
         ("q1", True),
@@ -76,9 +78,9 @@ def test_without_their_images_questions_of_the_same_words_are_asked_once_and_ans
     assert len(absent) == 1
     folder = next((tmp_path / "ledger").iterdir())
     write(folder, [attempt(each) for each in ids], "e-001")
-    sealed = [rationale for rationale, _ in asking.rationales(Ledger(folder))]
+    sealed = list(asking.answers(Ledger(folder)))
     assert len(sealed) == 15
-    assert sum(r.condition == "absent" for r in sealed) == 5
+    assert sum(r.request.condition == "absent" for r in sealed) == 5
 
 
 def test_a_question_without_another_image_to_show_is_probed_as_far_as_it_goes(tmp_path):
@@ -89,4 +91,4 @@ def test_a_question_without_another_image_to_show_is_probed_as_far_as_it_goes(tm
 def test_sealing_what_was_never_asked_is_refused(tmp_path):
     _, _, asking = prepare(tmp_path, many(2), config())
     with pytest.raises(ClusterError, match=r"question q0.*Run the stage again"):
-        list(asking.rationales(Ledger(next((tmp_path / "ledger").iterdir()))))
+        list(asking.answers(Ledger(next((tmp_path / "ledger").iterdir()))))

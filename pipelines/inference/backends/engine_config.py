@@ -116,6 +116,10 @@ class EngineConfig:
         """What its replicas ask the cluster for."""
         return Workers(what=what, count=self.replicas, cpus=self.cpus, gpus=self.gpus)
 
+    def answer_settings(self) -> dict[str, Any]:
+        """The settings that change an answer by more than how sums are rounded."""
+        return {"dtype": self.dtype, "max_model_len": self.max_model_len}
+
     def arguments(self) -> dict[str, Any]:
         """Arguments of vLLM's engine."""
         arguments: dict[str, Any] = {
