@@ -197,11 +197,11 @@ def _drafts(
     looked = looked.combine_chunks()
     place = 0
     for batch in pq.ParquetFile(rows.drafts).iter_batches(batch_size=ingest.ROWS_AT_ONCE):
-        last = place + pc.sum(pc.equal(batch["status"], "")).as_py()
+        last = place + pc.sum(pc.equal(batch["fate"], "")).as_py()
         numbers = np.unique(rows.image_number[judged.start[place] : judged.start[last]])
         images = dict(zip(numbers.tolist(), looked.take(pa.array(numbers)).to_pylist(), strict=True))
         for draft in map(Draft.from_dict, batch.to_pylist()):
-            parsed = not draft.status
+            parsed = not draft.fate
             own = rows.image_number[judged.start[place] : judged.start[place + parsed]].tolist() if parsed else []
             yield draft, place, own, [images[number] for number in own]
             place += parsed
@@ -216,8 +216,8 @@ def _records(
     account: _Account,
 ) -> Iterator[Question | Caption | SetAside]:
     """What becomes of a row: a question and its caption, or the reason why not."""
-    if draft.status:
-        yield _set_aside(draft, draft.status, draft.reason, account)
+    if draft.fate:
+        yield _set_aside(draft, draft.fate, draft.reason, account)
     elif not judged.usable[place]:
         name, reason = next((n, i["reason"]) for n, i in zip(draft.images, its_images, strict=True) if i["reason"])
         yield _set_aside(dataclasses.replace(draft, images=(name,)), QUARANTINED, reason, account)
