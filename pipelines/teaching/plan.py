@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from infra.errors import ClusterError
-from pipelines.examples import check_may_teach
 from pipelines.inference import conditions, logprobs
 from pipelines.inference.ledger import Attempt, Found, Ledger, key_of, letter_name
 from pipelines.inference.requests import Request, Teacher, is_probed, prompt_digest, requests_of
 from pipelines.records import Question, Rationale, Split, TopLogprobs, tables
+from pipelines.records.evaluation_only import check_may_teach
 from pipelines.teaching.config import TeachConfig
 
 _QUESTIONS_AT_ONCE = 1024
