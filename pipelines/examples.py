@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Le
 
 from infra import command_line
-from infra.errors import InputError
 from infra.manifest import Tally
 from infra.stage import StageConfig, Task
 from pipelines.inference import prompts
 from pipelines.records import ARMS, IMAGES, Arm, Question, Split, TrainingExample, Verdict, check_arms, pairing, tables
+from pipelines.records.evaluation_only import check_may_teach
 
 NOT_ACCEPTED, NOT_SELECTED, SAME_QUESTION = "not_accepted", "not_selected", "same_question"
 
@@ -22,7 +22,7 @@ NOT_ACCEPTED, NOT_SELECTED, SAME_QUESTION = "not_accepted", "not_selected", "sam
 class ComposeConfig(StageConfig):
     """Compose training examples, one artifact for each arm.
 
-    rationale_weight: how much each token of a rationale counts beside one of the answer's line in `multi_task`.
+    rationale_weight: in `multi_task`, how much a token of a rationale counts; a token of the answer's line counts 1.
     """
 
     stage: ClassVar[str] = "compose"
@@ -48,14 +48,15 @@ class ComposeConfig(StageConfig):
 def compose(
     question: Question, verdicts: Sequence[Verdict], arm: Arm, rationale_weight: float = 1.0
 ) -> list[TrainingExample]:
-    """What an arm learns of a question. All arms learn from the same verdicts, the selected ones of these.
+    """What an arm learns from a question. All arms learn from the same verdicts: those that are selected.
 
-    Where a rationale is written, each of them is an example. Without their reasoning they are all one, which is learnt
-    once, with the largest of the weights. rationale_weight: as in ComposeConfig.
+    An arm that learns to write rationales has one example for each of them. The answer's line is the same for all of
+    them, so an arm that learns this line alone has one example of it, with the largest weight. rationale_weight: as in
+    ComposeConfig.
     """
     selected = [verdict for verdict in verdicts if verdict.selected]
     asked = prompts.prompt(question, arm)
-    learnt: list[tuple[Verdict, str, str]] = []  # of each example: what it rests on, its prompt, its target
+    learnt: list[tuple[Verdict, str, str]] = []  # for each example: its verdict, prompt and target
     if arm in (Arm.ANSWER_ONLY, Arm.MULTI_TASK):
         heaviest = sorted(selected, key=lambda verdict: -verdict.weight)[:1]
         learnt += [(v, asked, prompts.target(question, None)) for v in heaviest]
@@ -81,7 +82,7 @@ def compose(
 
 
 def answer_alone(question: Question, arm: Arm) -> TrainingExample:
-    """What an arm learns of each question where no rationale of any was accepted: the gold answer, by its prompt."""
+    """What an arm learns from a question where no rationale of the whole run was accepted: the gold answer."""
     return TrainingExample(
         question_id=question.id,
         rationale_id="",
@@ -94,21 +95,12 @@ def answer_alone(question: Question, arm: Arm) -> TrainingExample:
     )
 
 
-def check_may_teach(questions: Iterable[Question]) -> None:
-    """Raise InputError when one of these questions is of a source that may examine models and never teach one."""
-    for question in questions:
-        if question.evaluation_only:
-            raise InputError(
-                f"Question {question.id} of {question.source} {question.file} is for evaluation alone, so nothing may "
-                f"learn from it; it came with split `{question.split}`. Give that source the split `test`."
-            )
-
-
 def run(task: Task) -> Tally:
     """Write `examples.parquet` for one arm: verdicts + answers = examples + reasons.
 
-    answers: examples without a rationale: those of `multi_task` that ask for the answer, each beside those for its
-    question's rationales; and all of them where no rationale was accepted, which verification lets pass on demand.
+    answers: examples beyond one for each rationale that teaches. `multi_task` has one more for each question, which
+    asks for the answer. Where no rationale of the run was accepted, which `verify.min_accepted=0` allows, all examples
+    are of this kind.
     """
     arm = Arm(task.config.arms[0])
     folder = task.inputs["questions"].path

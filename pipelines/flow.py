@@ -20,8 +20,8 @@ from infra.errors import ConfigError
 from infra.progress import Progress, Screen
 from infra.resources import Workers
 from infra.stage import StageConfig
-from pipelines import agreement
-from pipelines.agreement import PACKAGES
+from pipelines import preflight
+from pipelines.preflight import PACKAGES
 from pipelines.records import TAUGHT, Arm, Condition
 
 STAGES = (
@@ -70,19 +70,14 @@ def _check(configs: dict[str, StageConfig]) -> None:
     for name in STAGES:
         if configs[name] is not None:
             stage.check_materials(configs[name])
-    _check_agreement(configs)
+    for finding in findings(configs):
+        raise ConfigError(finding)
 
 
 def findings(configs: Mapping[str, Any]) -> Iterator[str]:
     """What would end the flow late, as far as the settings tell: one line each, with what to type."""
     stages = {name: configs[name] for name in STAGES if configs[name] is not None}
-    return agreement.findings(stages, configs["cluster"])
-
-
-def _check_agreement(configs: Mapping[str, Any]) -> None:
-    """Raise ConfigError with the first finding."""
-    for finding in findings(configs):
-        raise ConfigError(finding)
+    return preflight.findings(stages, configs["cluster"])
 
 
 @contextmanager

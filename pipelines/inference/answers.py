@@ -1,8 +1,8 @@
 """Text -> letter or none: the only place where an answer is read.
 
-Strict on purpose: an answer that has to be guessed is no answer, it is counted as unscored and scored as wrong.
-What is announced is first compared, as a whole, with the options as they are: their texts may hold any mark that means
-something elsewhere, such as `T2*-weighted`, `-1`, `A and B`.
+Strict on purpose: where one would have to guess, there is no answer; it is counted as unscored and scored as wrong.
+The announced answer is first compared as a whole with the options, because an option's own text may hold characters
+that mean something elsewhere, as in `T2*-weighted`, `-1`, `A and B`.
 """
 
 import re
@@ -17,13 +17,13 @@ _NOUN = r"(?:answer|option|choice)"
 _IS = r"(?:is|would be|must be|should be)"
 _DECORATION = " \t*_#>`~$✅✔️-"
 _CLOSING = _DECORATION + ".\n"
-# A line that begins so is the answer's, whatever is said about answers elsewhere.
+# A line that begins in this way holds the answer, whatever other lines say about answers.
 _ANSWER_LINE = re.compile(
     rf"(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my) )?(?:{_KIND} ){{0,2}}{_NOUN}(?: and (?:its )?letter)?"
     rf"[*_ ]*(?::|\b {_IS}\b:?|$)(?P<said>.*)",
     re.IGNORECASE,
 )
-# Within a line, these words settle the matter too.
+# These phrases announce the answer within a line, too.
 _ANSWER_IS = re.compile(rf"\b{_KIND} {_NOUN} {_IS}\b:?(?P<said>[^\n]*)", re.IGNORECASE)
 _IS_ANSWER = re.compile(
     rf"(?P<said>(?<!\w)[A-Z]\b[*_]{{0,2}}\)?)(?: \([^()\n]{{0,200}}\))?[*_]{{0,2}} {_IS} the (?i:{_KIND} {_NOUN})"
@@ -41,7 +41,7 @@ _DENIED = re.compile(
     r"\b(?:not|no|never|neither|nor|cannot|without|except|but|minus|unlike|exclud(?:e|es|ed|ing)"
     r"|rul(?:e|es|ed|ing) out|rather than|instead of|absent|absence|unable|sorry)\b|n't\b"
 )
-# What leaves open whether an option that is named is meant.
+# Words that leave open whether a named option is the answer.
 _OPEN = re.compile(rf"{_DENIED.pattern}|\b(?:if|whether|unless|would|could)\b|\b(?:and|or) [a-z]\b|/")
 _PART = re.compile(r"\b(?:panel|fig(?:ure|\.)?|image|subfigure|inset|row|column) *$")
 _ABBREVIATED = re.compile(r"(.{2,}?) \((\w[\w\-]+)\)")
@@ -49,20 +49,20 @@ _STARTS_WITH_NUMBER = re.compile(r"[<>≤≥~+\-\u2212\s]*\d")
 _NUMBER = re.compile(r"(?<![\w.])\d")
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | {"’": "'"})
 _BRACKETS = "()[]<>【】\"'"
-_MOST_AROUND = 64  # characters around an option's text, in an answer that holds nothing else
+_MOST_AROUND = 64  # characters that may stand around an option's text in an answer that names it and nothing else
 
 
 def read_letter(text: str, options: tuple[str, ...], *, answer_first: bool = False) -> str | None:
-    """The option's letter that a text settles on, or None.
+    """The letter of the option that a text gives as its answer, or None.
 
-    Reads, in this order: the last line that begins as an answer does, such as `Answer: option (X)`, unless a sentence
-    behind it says that another is right; the last sentence that says which is the right option; a letter alone; the
-    text of exactly one option, word for word, where nothing beside it denies it or leaves it open. Marks of emphasis
-    and boxes around it are passed over, and so are a thinking model's thoughts. A letter that is not among the options,
-    or that contradicts the option or the number named beside it, is no answer. The line that every arm learns to write
-    is read back as its option, whatever the options are.
+    The first of these that is found is read: the last line that begins as an answer's line does, such as
+    `Answer: option (X)`, unless a later sentence says that another option is right; the last sentence that says which
+    option is right; a letter alone; the text of exactly one option, word for word, where no word beside it denies it or
+    leaves it open. Marks of emphasis, boxes, and the thoughts of a thinking model are ignored. A letter that is not
+    among the options, or that contradicts the option or number beside it, is no answer. The line that every arm learns
+    to write is read back as its option, whatever the options are.
 
-    answer_first: the answer is the text's first line, whatever the rationale behind it says about answers.
+    answer_first: the answer is the text's first line, whatever the rationale after it says about answers.
     """
     text = text.strip().partition("\n")[0] if answer_first else _behind_thoughts(text, options)
     found = _final(text)
@@ -79,7 +79,7 @@ def without_answer(text: str) -> str:
 
 
 def _behind_thoughts(text: str, options: tuple[str, ...]) -> str:
-    """What stands behind a thinking model's thoughts, which say much about answers; nothing where they never end."""
+    """The text after a thinking model's thoughts, which mention many answers; empty where the thoughts never end."""
     if any(_THOUGHT in option for option in options):
         return text
     _, closing, behind = text.rpartition(f"</{_THOUGHT}")
@@ -87,7 +87,7 @@ def _behind_thoughts(text: str, options: tuple[str, ...]) -> str:
 
 
 def _said_after(text: str, place: int) -> str | None:
-    """What is said of the right option in a line behind that of the final answer: it was thought better of."""
+    """What a line after the final answer's line says about the right option: there the writer changed its mind."""
     line_end = text.find("\n", place)
     matches = [each for pattern in (_ANSWER_IS, _IS_ANSWER) for each in pattern.finditer(text)]
     last = max(matches, key=lambda match: match.start(), default=None)
@@ -95,11 +95,14 @@ def _said_after(text: str, place: int) -> str | None:
 
 
 def _settled(said: str, options: tuple[str, ...], *, bare: bool = False, by_text: bool = True) -> str | None:
-    """The letter of the one option that is said to be right. bare: nothing announces an answer. by_text: an option
-    may be named without its letter."""
+    """The letter of the one option that is given as the answer, or None.
+
+    said: what the announcement is followed by. bare: no words announce an answer, so that it is the whole text.
+    by_text: an option may be named without its letter.
+    """
     if (meant := _meant(said, options)) is not None:
         return meant.pop() if len(meant) == 1 else None
-    said = _undecorated(said)
+    said = _EMPHASIS.sub("", _BOXED.sub(r"\1", said)).strip(_DECORATION + "\n")
     named, beside = _named_options(said, options, abbreviated=not bare)
     letter = _stated_letter(said, bare, beside)
     if letter is None:
@@ -112,10 +115,10 @@ def _settled(said: str, options: tuple[str, ...], *, bare: bool = False, by_text
 
 
 def _meant(said: str, options: tuple[str, ...]) -> set[str] | None:
-    """The letters that can be meant where an option, with its letter or without, is all that is said.
+    """The letters that can be meant where `said` is an option, with or without its letter, and nothing else.
 
-    None for anything else; no letter where letter and text contradict each other. The line that is taught, sign for
-    sign, comes first; then comparing is as loose as it can be with these options told apart.
+    None for any other text. The empty set where letter and text contradict each other. First comes an exact comparison
+    with the line that is taught, then one that is as loose as possible while these options stay different.
     """
     if len(said) > 2 * max(map(len, options), default=0) + _MOST_AROUND:
         return None
@@ -149,13 +152,13 @@ def _closely(text: str) -> str:
 
 
 def _loosely(text: str) -> str:
-    """The same without case, spaces, emphasis, boxes, a full stop, and what sets characters of one meaning apart."""
+    """A text without case, spaces, emphasis, boxes and full stop, with one form for all characters of one meaning."""
     shown = unicodedata.normalize("NFKC", _EMPHASIS.sub("", _BOXED.sub(r"\1", text))).translate(_DASHES)
     return "".join(shown.casefold().split()).rstrip(".")
 
 
 def _final(text: str) -> tuple[int, str] | None:
-    """Where the final answer begins, and what it says; None where no words announce one."""
+    """The place where the final answer is announced, and the text after that; None where no words announce one."""
     if (found := _final_line(text)) is not None:
         return found
     for pattern in (_ANSWER_IS, _IS_ANSWER, _ANSWER_ANYHOW):
@@ -166,7 +169,7 @@ def _final(text: str) -> tuple[int, str] | None:
 
 
 def _final_line(text: str) -> tuple[int, str] | None:
-    """The last line that begins as an answer does; what it says may stand on the next one."""
+    """The last line that begins as an answer's line does. The answer itself may stand on the next line."""
     lines = text.splitlines(keepends=True)
     offset = len(text)
     below = ""
@@ -180,21 +183,19 @@ def _final_line(text: str) -> tuple[int, str] | None:
     return None
 
 
-def _undecorated(said: str) -> str:
-    """What is said, without boxes and marks of emphasis around it."""
-    return _EMPHASIS.sub("", _BOXED.sub(r"\1", said)).strip(_DECORATION + "\n")
-
-
 def _stated_letter(said: str, bare: bool, beside: str) -> str | None:
-    """The one letter that stands in brackets, or at the start with nothing but its mark behind it; two are none, and
-    one that is denied, or that a picture's part is called by. beside: what is said besides the options' texts."""
+    """The one letter that stands in brackets, or at the start with nothing but a mark after it.
+
+    None where there are two of them, and where the letter is denied or names a part of a picture. beside: `said`
+    without the texts of options.
+    """
     parenthesised = set(_PARENTHESISED.findall(said))
     if parenthesised:
         letter = parenthesised.pop()
         before = beside.partition(f"({letter.casefold()})")[0]
         return None if parenthesised or _DENIED.search(before) or _PART.search(before) else letter
     leading = _LEADING.match(said)
-    # Without the final line's `Answer:`, a capital that starts a sentence ("A smooth ...") is not an answer.
+    # Where no words announce an answer, a capital that starts a sentence ("A smooth ...") is none.
     if leading is None or (bare and len(said.strip(" .:()*")) > 1):
         return None
     others = set(_LONE_LETTER.findall(said)) - {leading[1]}
@@ -202,8 +203,11 @@ def _stated_letter(said: str, bare: bool, beside: str) -> str | None:
 
 
 def _named_options(said: str, options: tuple[str, ...], abbreviated: bool) -> tuple[set[str], str]:
-    """Letters of the options whose text stands in `said` as whole words, and what is left; longer ones hide those
-    inside them. abbreviated: also where either of `text (abbreviation)` stands there alone."""
+    """Letters of the options whose text stands in `said` as whole words, and the rest of `said`.
+
+    A shorter option inside a longer one is not found. abbreviated: of an option `text (abbreviation)`, either part is
+    enough.
+    """
     remaining, named = said.casefold().translate(_DASHES), set()
     texts = [
         (letter, part)
@@ -212,7 +216,7 @@ def _named_options(said: str, options: tuple[str, ...], abbreviated: bool) -> tu
     ]
     times = Counter(part for _, part in texts)
     for letter, part in sorted(texts, key=lambda pair: -len(pair[1])):
-        # `no` denies the word behind it, unless it is all of the answer.
+        # `no` denies the word after it, unless it is the whole answer.
         pattern = rf"^\W*{part}(?=\W*$|\W*[.,;:!])" if part in {"yes", "no"} else _whole(part)
         if times[part] == 1 and re.search(pattern, remaining):
             named.add(letter)
@@ -229,7 +233,7 @@ def _names_of(option: str, abbreviated: bool) -> set[str]:
 
 
 def _whole(text: str) -> str:
-    """A pattern for a text that is part of no longer word and no other number: 1 is none of -1, 1.5, 10^1 and 1+."""
+    """A pattern for a text that is not part of a longer word or another number: 1 is not found in -1, 1.5, 10^1, 1+."""
     before = r"(?<![\w+\-^/])(?<!\d[.,])" if text[0].isdigit() else r"(?<!\w)"
     after = r"(?!\w|[.,/^]\d|[+%])" if text[-1].isdigit() else r"(?!\w)"
     return f"{before}{re.escape(text)}{after}"

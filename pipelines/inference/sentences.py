@@ -1,41 +1,41 @@
-"""A text and the place where its answer is announced -> the reasoning before it, without the stump of a sentence."""
+"""A text and the place where its answer is announced -> the reasoning before it, in whole sentences."""
 
 import re
 
 _MARKS = " \t*_#>`~$✅✔️-–—"
-# A full stop ends a sentence, unless a small letter goes on, or it belongs to an abbreviation or a list's number.
+# A full stop ends a sentence, unless a small letter follows, or it belongs to an abbreviation or a list's number.
 _END = re.compile(r"[.!?][\"'”’)\]*_`]*\s+(?![a-z])|[。！？]|\n")
 _ABBREVIATED = re.compile(
     r"(?:^|[\s(\[\"'])(?:e\.g|i\.e|figs?|tabs?|eqs?|refs?|nos?|approx|ca|cf|vs|incl|dr|prof|st)\.$|^\s*\d{1,3}\.$",
     re.IGNORECASE,
 )
 _LONGEST_ABBREVIATION = 12
-# What leads from the reasoning to the answer within one sentence: ", so the right ".
+# Words that lead from the reasoning to the answer within one sentence: ", so the right ".
 _CONCLUDING = re.compile(
     r"(?:[,;:–—]|\s-)?\s+(?:and\s+)?(?:so|thus|therefore|hence|consequently|accordingly|which means|meaning)\b[,:]?"
     r"(?:\s+(?:that|the|my|its|i|we|say|think|believe|conclude|final|correct|right|best|option|choice)\b)*[\s*_(\"']*$",
     re.IGNORECASE,
 )
 _LONGEST_LEAD = 120
-# A clause that begins so cannot stand alone.
+# A clause that begins with one of these words cannot stand alone.
 _DEPENDENT = re.compile(
     r"\W*(?:because|since|as|if|given|although|though|while|when|whereas|based|considering|judging|looking|from|due"
     r"|so|thus|hence|therefore|and|but|or|which|with|by)\b",
     re.IGNORECASE,
 )
 _MIN_WORDS = 3
-# How a line ends that leads to what is cut off.
+# The end of a line that leads to the part that is cut off.
 _LEADS_ON = re.compile(
     r"(?:[,:;(\[–—]|\b(?:so|and|or|but|thus|hence|therefore|because|since|that|the|an?|is|are|my|which|means|of|as|to|in"
     r"|by|with|conclude|conclusion|finally|overall),?)$",
     re.IGNORECASE,
 )
-_MOST_STUMPS = 16  # what has more of them one after the other is no reasoning
+_MOST_STUMPS = 16  # a text that ends with more of them is no reasoning
 _HEADING = re.compile(r"#{1,6}\s.*|(?:\*\*|__)[^*_]*[^*_.!?](?:\*\*|__)|(?:\d{1,3}[.)]|[-*•])?")
 
 
 def before(text: str, place: int) -> str:
-    """The whole sentences of a text before the one that holds this place, or its clause where that stands alone."""
+    """The whole sentences before a place in a text, with the clause before it where this can stand alone."""
     start = _sentence_start(text, place)
     led = _CONCLUDING.search(text, max(start, place - _LONGEST_LEAD), place)
     clause = text[start : led.start()] if led else ""
@@ -45,7 +45,7 @@ def before(text: str, place: int) -> str:
 
 
 def _sentence_start(text: str, place: int) -> int:
-    """Where the sentence that reaches to `place` begins."""
+    """Where the sentence begins that `place` lies in."""
     start = 0
     for end in _END.finditer(text, 0, place):
         near = max(0, end.start() - _LONGEST_ABBREVIATION)
@@ -56,7 +56,7 @@ def _sentence_start(text: str, place: int) -> int:
 
 
 def _without_stump(text: str) -> str:
-    """A text without what only led to the part that was cut off: headings, rules, and an unfinished sentence."""
+    """A text without the end that only led to the part that was cut off: headings, rules, an unfinished sentence."""
     for _ in range(_MOST_STUMPS):
         head, _, line = text.rpartition("\n")
         bare = line.strip(_MARKS)

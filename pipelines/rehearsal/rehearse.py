@@ -25,7 +25,7 @@ from infra.manifest import Artifact
 from infra.progress import Progress
 from infra.resources import ClusterShape, lacking, total, words
 from infra.stage import StageConfig, Task
-from pipelines import agreement
+from pipelines import preflight
 from pipelines.inference.backends import engine_config
 from pipelines.records import Question, tables
 from pipelines.rehearsal import standins, stub_endpoint
@@ -57,7 +57,7 @@ def rehearse(
     say = Progress("rehearse").say
     say(f"{recipe} in {run_dir / FOLDER}, {num_questions} questions of each split")
     say(f"made for {shape}" if shape else "the recipe names no cluster, so nothing is compared with one")
-    found = list(agreement.findings(stages, shape))
+    found = list(preflight.findings(stages, shape))
     with ExitStack() as running:
         try:
             folder = running.enter_context(_folder(run_dir))
@@ -222,8 +222,8 @@ class _Rehearsal:
         teach, sealed = self._stages["teach"], self._artifacts["questions"].path
         num_images = max(len(question.images) for question in tables.stream(sealed, Question))
         taking = dataclasses.replace(teach, engine=teach.engine.taking(num_images))
-        known = set(agreement.findings(self._stages, None))
-        more = agreement.findings(self._stages | {"teach": taking}, None)
+        known = set(preflight.findings(self._stages, None))
+        more = preflight.findings(self._stages | {"teach": taking}, None)
         yield from (f"questions with {num_images} images: {finding}" for finding in more if finding not in known)
 
 

@@ -94,6 +94,7 @@ def account_of_verdicts(artifact: Artifact) -> dict[str, Any]:
         "rejected": tally["facts"]["rejected"],
         "failed": tally["facts"]["failed"],
         "quarantined": tally["quarantined"],
+        "rules": tally["facts"].get("rules", {}),
         "selected": rows["selected"],
         "selected_hinted": rows.get("selected_hinted", 0),
         "questions": rows["questions"],

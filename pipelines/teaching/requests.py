@@ -5,12 +5,12 @@ from pathlib import Path
 
 from infra import stage
 from infra.digests import digest_json
-from pipelines.examples import check_may_teach
 from pipelines.inference import conditions, prompts
 from pipelines.inference.config import InferenceConfig, Model, Sampling
 from pipelines.inference.request_set import RequestSet
 from pipelines.inference.requests import Request, request
 from pipelines.records import Arm, Condition, Question, Split, tables
+from pipelines.records.evaluation_only import check_may_teach
 from pipelines.teaching.config import TeachConfig
 
 _DRAW_DIGITS = 8

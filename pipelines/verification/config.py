@@ -8,11 +8,12 @@ from annotated_types import Ge, Gt, Le
 
 from infra.stage import StageConfig
 from pipelines.records import IMAGES
+from pipelines.verification import phrases
 
 
 class Selection(StrEnum):
-    """Which of a question's accepted rationales teach: those that come first, the shortest, those most like the others,
-    or those least like the ones already chosen."""
+    """Which of a question's accepted rationales teach: the first ones, the shortest ones, those that are most like the
+    others, or those that are least like the ones already chosen."""
 
     FIRST = "first"
     SHORTEST = "shortest"
@@ -24,17 +25,18 @@ class Selection(StrEnum):
 class VerifyConfig(StageConfig):
     """Judge the rationales against the gold answers, and choose among the accepted ones.
 
-    min_words, max_words: of the reasoning. max_repeated_share: of its runs of six words that were there before.
-    options_are_shuffled: options are put in another order when a student is trained, so that reasoning must not name
-    letters. selection, keep: which, and how many, of a question's accepted rationales teach. image_not_needed_weight:
-    how much those count that the teacher would write without the image; 0 rejects them. max_hinted_share: of the
-    selected ones at most so many were written with the gold answer told. min_accepted: fewer stop the stage; with 0,
-    where none is accepted, every arm learns the gold answers alone.
+    min_words, max_words: length of the reasoning. max_repeated_share: how many of its runs of six words may be
+    repetitions of an earlier run. options_are_shuffled: options are put in another order when a student is trained, so
+    that the reasoning must not name letters. selection, keep: which of a question's accepted rationales teach, and how
+    many. image_not_needed_weight: how much a rationale counts where the teacher gives the same answer without the
+    image; 0 rejects it. max_hinted_share: the largest share of the selected rationales that may be written with the
+    gold answer told. min_accepted: with fewer accepted rationales the stage fails; with 0, where none is accepted,
+    every arm learns the gold answers alone.
     """
 
     stage: ClassVar[str] = "verify"
     module: ClassVar[str] = "pipelines.verification.stage"
-    contract: ClassVar[int] = 2
+    contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     min_words: Annotated[int, Ge(0)] = 5
     max_words: Annotated[int, Gt(0)] = 800
@@ -51,3 +53,6 @@ class VerifyConfig(StageConfig):
 
     def inputs(self) -> tuple[str, ...]:
         return ("questions", "rationales")
+
+    def wording(self) -> dict[str, str]:
+        return {"phrases": phrases.digest()}

@@ -1,4 +1,4 @@
-"""Accepted verdicts of a question -> those that teach."""
+"""Accepted verdicts on a question -> those that teach."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from pipelines.verification.config import Selection
 
 
 def choose(accepted: Sequence[Verdict], selection: Selection, keep: int) -> list[int]:
-    """The places of at most `keep` of a question's accepted verdicts, the best first; earlier ones win ties.
+    """The places of at most `keep` of a question's accepted verdicts, the best one first; of equals, the earlier wins.
 
-    Those that were written with the gold answer told are only chosen where there are no others.
+    Rationales that were written with the gold answer told are chosen only where there are no others.
     """
     unaided = [place for place, verdict in enumerate(accepted) if not verdict.hinted]
     places = unaided or list(range(len(accepted)))
@@ -27,19 +27,19 @@ def choose(accepted: Sequence[Verdict], selection: Selection, keep: int) -> list
 
 
 def similarity(one: frozenset[str], other: frozenset[str]) -> float:
-    """Share of the words of both texts together that both have; 1 for two texts without any."""
+    """Jaccard similarity: words that both texts have, as a share of all their words; 1 where neither has any."""
     return len(one & other) / len(one | other) if one or other else 1.0
 
 
 def _most_agreed(said: list[frozenset[str]]) -> list[int]:
-    """The one most like all others first."""
-    # The sum orders as the mean does; each is most like itself, all alike.
+    """Texts in order of their likeness to all others, the most alike first."""
+    # A sum gives the same order as a mean, and each text's likeness to itself, which is always 1, changes nothing.
     likeness = [sum(similarity(own, other) for other in said) for own in said]
     return sorted(range(len(said)), key=lambda each: -likeness[each])
 
 
 def _diverse(said: list[frozenset[str]], keep: int) -> list[int]:
-    """The first, then always the one that is least like any already chosen."""
+    """The first text, then in each turn the one that is least like any text already chosen."""
     chosen: list[int] = []
     nearest = [0.0] * len(said)
     while len(chosen) < min(keep, len(said)):

@@ -61,6 +61,7 @@ def verdict(**changes) -> Verdict:
         "question_id": "q1",
         "status": "accepted",
         "reason": "accepted",
+        "rule": None,
         "selected": True,
         "weight": 1.0,
         "letter": "B",

@@ -8,7 +8,7 @@ from infra.errors import InputError
 from pipelines.examination import metrics
 from pipelines.records import Condition, Verdict, tables
 from pipelines.report import stage as report
-from pipelines.verification.stage import Account
+from pipelines.verification.account import Account
 from tests.pipelines.fixtures import prediction, put, put_questions, question, showing, verdict
 
 CURATION = {
@@ -159,7 +159,7 @@ VERDICTS = (
     verdict(rationale_id="r1", weight=0.5, image_not_needed=True),
     verdict(rationale_id="r2", selected=False, image_not_needed=False, agreement=0.5),
     verdict(rationale_id="r3", hinted=True, question_id="q2"),
-    verdict(rationale_id="r4", status="rejected", reason="cites_caption", selected=False),
+    verdict(rationale_id="r4", status="rejected", reason="cites_caption", rule="caption", selected=False),
     verdict(rationale_id="r5", status="failed", reason="timeout", selected=False, letter=None),
     verdict(rationale_id="r6", status="quarantined", reason="damaged_image", selected=False, letter=None),
 )
@@ -185,6 +185,7 @@ def test_the_report_says_what_became_of_every_rationale(tmp_path):
         "Asked 6 = accepted 3 + rejected 1 + failed 1 + quarantined 1.",
         "2 of them teach 2 of 2 questions, 1 of them written with the answer told.",
         "cites caption 1",
+        "cites caption: by rule of phrases caption 1",
         "timeout 1",
         "damaged image 1",
         "of 1 questions tried 0.500",

@@ -48,6 +48,18 @@ def test_what_is_wrong_first_is_the_reason():
     assert reason("The size says option B, as I was told", CONFIG) == "leaks_hint"
 
 
+def test_a_verdict_on_the_words_names_its_rule_and_no_other_verdict_does():
+    def rule(body, **changes):
+        return checks.judge(rationale(f"{body}\nAnswer: cast (B)", **changes), question(), SHUFFLED).rule
+
+    assert rule("The caption says that the pores are round") == "caption"
+    assert rule("The pores are round, as seen in image 3") == "image_by_number"
+    assert rule("The pores are round, which fits option B") == "letter_beside_option"
+    assert rule("The pores are round, so the answer is B") == "option_then_letter"
+    assert rule("As stated, the pores are round here", hinted=True) == "as_told"
+    assert rule(PLAIN) is rule("Round") is rule("The caption says so", finish_reason="length") is None
+
+
 def test_length_is_counted_in_words_of_any_language():
     assert reason("Круглые поры лежат между дендритами") == "accepted"
     assert reason("丸い 孔が 明るい 組織の 間に") == "accepted"
@@ -284,7 +296,7 @@ def test_any_text_is_judged_the_same_twice(text, asked, options, hinted, num_ima
     ],
 )
 def test_a_teacher_that_saw_no_image_is_found_out(text):
-    assert checks.sees_no_image(text)
+    assert reason(text) == "sees_no_image"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +309,7 @@ def test_a_teacher_that_saw_no_image_is_found_out(text):
     ],
 )
 def test_speaking_of_what_an_image_does_not_show_is_no_blindness(text):
-    assert not checks.sees_no_image(text)
+    assert reason(text) == "accepted"
 
 
 @pytest.mark.parametrize(
@@ -305,4 +317,4 @@ def test_speaking_of_what_an_image_does_not_show_is_no_blindness(text):
     ["Because the prompt says that CT is right, it is CT.", "The user states that the correct option is cast."],
 )
 def test_a_text_that_quotes_the_prompt_for_the_right_option_leaks_it(text):
-    assert checks.leaks_hint(text, hinted=True)
+    assert reason(text, CONFIG, hinted=True) == reason(text, CONFIG) == "leaks_hint"

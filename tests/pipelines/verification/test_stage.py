@@ -133,6 +133,20 @@ def test_the_tally_counts_rationales_reasons_questions_and_probes(tmp_path):
     }
     assert tally.facts["rejected"] == {"answer_disagrees_with_gold": 1}
     assert tally.facts["failed"] == {"timeout": 1}
+    assert tally.facts["rules"] == {}
+
+
+def test_the_tally_counts_rejections_by_rule_of_phrases(tmp_path):
+    said = ["By the caption it is cast.", "The captions say it is cast.", "The legend says that it is cast.", WRONG]
+    said += ["Both images show that it is cast."]
+    texts = [RIGHT, *(f"{text}\nAnswer: cast (B)" for text in said)]
+    rationales = [rationale(text, id=f"r{n}", number=n) for n, text in enumerate(texts)]
+    tally, verdicts = run(tmp_path, [question(id="q1")], rationales)
+    assert tally.facts["rules"] == {
+        "cites_caption": {"caption": 2, "legend_says": 1},
+        "cites_missing_image": {"pair_of_images": 1},
+    }
+    assert [v.rule for v in verdicts] == [None, "caption", "caption", "legend_says", None, "pair_of_images"]
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0, 0), (0.1, 1), (0.5, 9), (0.25, 3), (1, 12)])
@@ -245,6 +259,8 @@ def test_whatever_the_teacher_wrote_the_account_adds_up(tmp_path, rows, settings
     assert tally.rows["rationales"] == sum(
         [tally.rows["accepted"], *tally.reasons.values(), *tally.quarantined.values()]
     )
+    for phrase_reason, rules in tally.facts["rules"].items():
+        assert sum(rules.values()) == tally.facts["rejected"][phrase_reason]
     kept_back = [tally.rows.get(status, 0) for status in ("rejected", "failed", "quarantined")]
     assert tally.rows["rationales"] == tally.rows["accepted"] + sum(kept_back)
     teaching = [v for v in verdicts if v.selected]

@@ -1,4 +1,4 @@
-"""What contradicts itself in a recipe is told before anything runs, with what to type."""
+"""Contradictions between the settings of a recipe are found before anything runs, with what to type."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from infra import recipes
 from infra.errors import ConfigError
 from infra.resources import ClusterShape, lacking
-from pipelines import agreement, flow
+from pipelines import flow, preflight
 
 BESIDE = '{"cpus": 8, "gpus": 8, "max_model_len": 8192}'
 SHIPPED = sorted(recipes.known_recipes("pipelines"))
@@ -147,6 +147,6 @@ def test_a_recipe_of_the_students_alone_says_what_it_is_and_names_those_of_the_f
 )
 def test_image_tokens_are_those_of_the_model_s_own_processor_where_it_is_at_hand(tmp_path, name, stated, tokens):
     (tmp_path / name).write_text(json.dumps(stated))
-    assert agreement.image_tokens(str(tmp_path), 1 << 20) == tokens
-    assert agreement.image_tokens("Qwen/Qwen3-VL-2B-Instruct", 1 << 20) == 1024
-    assert agreement.image_tokens("train/pocket/base", 1 << 20) == 9
+    assert preflight.image_tokens(str(tmp_path), 1 << 20) == tokens
+    assert preflight.image_tokens("Qwen/Qwen3-VL-2B-Instruct", 1 << 20) == 1024
+    assert preflight.image_tokens("train/pocket/base", 1 << 20) == 9

@@ -1,6 +1,7 @@
-"""The resolved config of all stages -> what in it would end the flow late: one line each, that says what to type.
+"""The resolved settings of all stages -> contradictions between them that would stop the flow late, found beforehand.
 
-Nothing is read but settings, and where a model is at hand, its own small config files. Light: no engine is imported.
+Each finding is one line that says what to type. Nothing is read but settings and, where a model is on this machine, its
+own small config files. Light: no engine is imported.
 """
 
 import json
@@ -12,37 +13,37 @@ from typing import Any
 
 from infra.resources import ClusterShape, lacking
 from infra.stage import StageConfig
-from pipelines.examination.config import ExaminationConfig
 from pipelines.records import TAUGHT, Arm
 
-PACKAGES = ("pipelines", "train", "serve")  # that resolve a recipe, and reach the jobs
-# Beside image and answer: the chat template, a question, its options, and how to answer. Longer ones are rows that fail
-# and are counted, so this is what most questions need and not what the longest does.
+PACKAGES = ("pipelines", "train", "serve")  # those that resolve a recipe, and that are shipped to the jobs
+# For the chat template, the question, its options, and how to answer. What most questions need, not the longest one: a
+# question that needs more is a row that fails and is counted.
 PROMPT_TOKENS = 256
 TOKENS_PER_WORD = 1.5  # of English with technical terms
-SLOWEST_TOKENS_PER_S = 10.0  # of one answer among many in a busy engine; a timeout that expects more ends good answers
-_PATCH, _MERGE = 16, 2  # of Qwen3-VL's image processor: a token for each 32 x 32 pixels
+SLOWEST_TOKENS_PER_S = 10.0  # of one answer in a busy engine; a timeout that needs a higher speed ends good answers
+_PATCH, _MERGE = 16, 2  # of Qwen3-VL's image processor: one token for 32 x 32 pixels
 
 Configs = Mapping[str, Any]
 
 
 def findings(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
-    """Everything that can be told from the settings alone.
+    """Everything that can be found from the settings alone.
 
-    configs: stage name -> its config, in the flow's order, without the stages that a recipe has not.
+    configs: stage name -> its config, in the flow's order, without the stages that the recipe leaves out. shape: the
+    cluster that the recipe names, if it does.
     """
     yield from _paths(configs)
     yield from _inputs(configs)
     yield from _served(configs)
-    yield from _distilled(configs)
+    yield from _logprobs(configs)
     yield from _images(configs)
     yield from _tokens(configs)
-    yield from _seconds(configs)
-    yield from _room(configs, shape)
+    yield from _timeouts(configs)
+    yield from _resources(configs, shape)
 
 
 def _paths(configs: Configs) -> Iterator[str]:
-    """Paths that mean something else where jobs run."""
+    """Relative paths: in the folder where jobs run, they mean something else."""
     for name, config in configs.items():
         for material, path in config.materials().items():
             is_shipped = Path(path).parts[:1] in {(package,) for package in PACKAGES}
@@ -51,19 +52,19 @@ def _paths(configs: Configs) -> Iterator[str]:
 
 
 def _inputs(configs: Configs) -> Iterator[str]:
-    """What a stage reads and none before it makes."""
+    """Artifacts that a stage reads and that no earlier stage makes."""
     made: set[str] = set()
     for name, config in configs.items():
         if missing := set(config.inputs()) - made:
-            yield f"{name} reads {min(missing)}, which no stage before it makes.{_arms_of(config)}"
+            yield f"{name} reads {min(missing)}, which no stage before it makes.{_arms_to_type(config)}"
         made |= set(config.outputs())
 
 
 def _served(configs: Configs) -> Iterator[str]:
-    """What is examined and not served."""
+    """Models that are examined and not served."""
     examination, deploy, teach = configs["examination"], configs["deploy"], configs["teach"]
     if unserved := set(examination.inputs()) - set(deploy.inputs()):
-        yield f"examination.plan asks {min(unserved)}, which deploy does not serve.{_arms_of(examination)}"
+        yield f"examination.plan asks {min(unserved)}, which deploy does not serve.{_arms_to_type(examination)}"
     asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan)
     if asks_teacher and deploy.teacher is None and not teach.endpoint:
         kept = json.dumps([entry for entry in examination.plan if entry.partition("/")[0] != Arm.TEACHER])
@@ -73,14 +74,14 @@ def _served(configs: Configs) -> Iterator[str]:
         )
 
 
-def _arms_of(config: StageConfig) -> str:
-    """What to type where a stage lacks something, most likely one of its arms."""
+def _arms_to_type(config: StageConfig) -> str:
+    """What to type where a stage lacks an artifact, which is most likely one of an arm."""
     wanted = [arm for arm in TAUGHT if any(name.endswith(f"/{arm}") for name in config.inputs())]
     return f" Name the arms once for all stages, in the place of --set: --arms {' '.join(wanted)}" if wanted else ""
 
 
-def _distilled(configs: Configs) -> Iterator[str]:
-    """What a student would learn from, and a teacher does not keep."""
+def _logprobs(configs: Configs) -> Iterator[str]:
+    """The teacher's log-probabilities, which a student would learn from and which the teacher does not keep."""
     teach, fit = configs["teach"], configs["fit"]
     if fit.distillation_weight and not teach.top_logprobs:
         yield (
@@ -90,6 +91,7 @@ def _distilled(configs: Configs) -> Iterator[str]:
 
 
 def _images(configs: Configs) -> Iterator[str]:
+    """Images that are larger than the endpoint takes."""
     asked, limit = configs["questions"].max_pixels, configs["deploy"].max_image_pixels
     if asked > limit:
         yield (
@@ -99,7 +101,7 @@ def _images(configs: Configs) -> Iterator[str]:
 
 
 def _tokens(configs: Configs) -> Iterator[str]:
-    """Contexts and answers that are too short for what another stage makes or asks."""
+    """Lengths of contexts and answers that are too short for what another stage writes or asks for."""
     teach, fit, deploy, examination = (configs[name] for name in ("teach", "fit", "deploy", "examination"))
     written = target_tokens(configs)
     taught = {entry.partition("/")[0] for entry in examination.plan} & _reasoning(fit.arms)
@@ -117,19 +119,19 @@ def _tokens(configs: Configs) -> Iterator[str]:
         )
     longest = max(examination.max_tokens, examination.tokens_for(Arm.TEACHER) if deploy.teacher is not None else 0)
     if longest > deploy.max_answer_tokens:
+        field = "examination.max_tokens" if longest == examination.max_tokens else "examination.teacher_max_tokens"
         yield (
-            f"{_of_longest(examination, longest)} is {longest}, and the endpoint takes {deploy.max_answer_tokens}: "
+            f"{field} is {longest}, and the endpoint takes {deploy.max_answer_tokens}: "
             f"--set deploy.max_answer_tokens={longest}, or ask for less."
         )
     yield from _contexts(configs, written if _reasoning(fit.arms) else 0)
 
 
-def _of_longest(examination: ExaminationConfig, longest: int) -> str:
-    return "examination.max_tokens" if longest == examination.max_tokens else "examination.teacher_max_tokens"
-
-
 def _contexts(configs: Configs, written: int) -> Iterator[str]:
-    """Contexts that do not hold a prompt with its images, and the answer."""
+    """Contexts that are too short for a prompt with its images and the answer.
+
+    written: tokens that a student learns to write beyond the answer's line; 0 where no arm learns to reason.
+    """
     teach, fit, deploy, examination = (configs[name] for name in ("teach", "fit", "deploy", "examination"))
     asked = [(fit.base, fit.max_length, written, "fit.max_length")]
     student = deploy.student.max_model_len
@@ -149,8 +151,8 @@ def _contexts(configs: Configs, written: int) -> Iterator[str]:
             )
 
 
-def _seconds(configs: Configs) -> Iterator[str]:
-    """Times within which an answer of the length that is allowed is not written."""
+def _timeouts(configs: Configs) -> Iterator[str]:
+    """Timeouts that are too short for an answer of the length that is allowed."""
     teach, deploy, examination = configs["teach"], configs["deploy"], configs["examination"]
     asked = [
         ("teach.timeout_s", teach.timeout_s, teach.max_tokens),
@@ -171,8 +173,8 @@ def _seconds(configs: Configs) -> Iterator[str]:
             )
 
 
-def _room(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
-    """Stages whose workers have no room on the cluster that the recipe names."""
+def _resources(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
+    """Stages that ask for more than the cluster that the recipe names has."""
     if shape is None:
         return
     for name, config in configs.items():
@@ -188,25 +190,27 @@ def _reasoning(arms: tuple[str, ...]) -> set[str]:
 
 
 def target_tokens(configs: Configs) -> int:
-    """How long what a student learns to write may be: as the teacher may write, and verification lets pass."""
+    """The most tokens that a student learns to write: what the teacher may write and verification accepts."""
     longest: int = math.ceil(configs["verify"].max_words * TOKENS_PER_WORD)
     return min(int(configs["teach"].max_tokens), longest)
 
 
 def image_tokens(model: str, max_pixels: int) -> int:
-    """Tokens of an image of so many pixels, by the model's own processor where it is at hand, else as Qwen3-VL does."""
+    """Tokens of an image with this number of pixels.
+
+    By the settings of the model's own image processor where the model is on this machine, else by those of Qwen3-VL.
+    """
     patch, merge = _PATCH, _MERGE
-    most: int = max_pixels
+    pixels: int = max_pixels
     with suppress(OSError, ValueError, KeyError, TypeError):
         stated: Any = _processor(Path(model))
         patch, merge = int(stated["patch_size"]), int(stated["merge_size"])
-        most = min(max_pixels, int(stated["size"]["longest_edge"]))
-    side = patch * merge
-    return -(-most // (side * side))
+        pixels = min(max_pixels, int(stated["size"]["longest_edge"]))
+    return math.ceil(pixels / (patch * merge) ** 2)
 
 
 def _processor(model: Path) -> Any:
-    """What a model folder says of its image processor; newer ones say it together with all else."""
+    """The settings of a model folder's image processor; newer folders hold them inside another file."""
     whole = model / "processor_config.json"
     if whole.is_file():
         return json.loads(whole.read_text())["image_processor"]

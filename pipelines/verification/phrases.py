@@ -1,0 +1,118 @@
+"""`phrases.toml` -> the rules of phrases, compiled, and the search for one that a text breaks."""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.digests import digest_json
+
+WINDOW = 32  # characters before a mention of an image, or before a letter, that a rule's `before` reads
+_PATTERNS = ("pattern", "before", "not_before", "after")
+_FILE = Path(__file__).with_name("phrases.toml")
+_PLAIN = str.maketrans({"’": "'", "（": "(", "）": ")", "：": ":"} | dict.fromkeys('*_`"“”'))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """An entry of `phrases.toml`, which says what its fields mean; patterns are as they are compiled."""
+
+    id: str
+    check: str
+    example: str
+    but_not: Sequence[str] = ()
+    pattern: str = ""
+    before: str = ""
+    not_before: str = ""
+    after: str = ""
+    hinted: bool = False
+    own_letters: bool = False
+
+
+class WholeText:
+    """Rules that read a whole text.
+
+    They are searched as one pattern, and which rule it was is asked only where something is found: a pattern in which
+    each rule is a named group takes several times as long.
+    """
+
+    def __init__(self, rules: Sequence[Rule], needed: Sequence[str] = ()) -> None:
+        self._rules = [(rule, re.compile(rule.pattern)) for rule in rules]
+        self._any = re.compile("|".join(f"(?:{rule.pattern})" for rule in rules))
+        self._needed = tuple(needed)
+
+    def broken(self, text: str) -> Rule | None:
+        """The rule that finds the first phrase in a plain text, if any does."""
+        if self._needed and not any(word in text for word in self._needed):
+            return None
+        found = self._any.search(text)
+        if found is None:
+            return None
+        return next(rule for rule, pattern in self._rules if pattern.match(text, found.start()))
+
+
+class AroundWord:
+    """A rule that reads what stands before and behind a word."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._before = _ending_with(rule.before)
+        self._not_before = _ending_with(rule.not_before)
+        self._after = re.compile(rule.after).match
+
+    def found(self, before: str, after: str) -> dict[str, str | None] | None:
+        """The named groups of the rule's patterns where it applies. after: begins with the word itself."""
+        behind = self._after(after)
+        if behind is None or (self._not_before and self._not_before(before)):
+            return None
+        if self._before is None:
+            return behind.groupdict()
+        ahead = self._before(before)
+        return ahead.groupdict() | behind.groupdict() if ahead else None
+
+
+def _ending_with(pattern: str) -> Any:
+    """The search for a pattern at a text's end; None for no pattern."""
+    return re.compile(f"(?:{pattern})$").search if pattern else None
+
+
+def plain(text: str) -> str:
+    """A text with single spaces and without marks of emphasis, as all rules expect it."""
+    return " ".join(text.translate(_PLAIN).split())
+
+
+def _expanded(pattern: str, words: dict[str, Sequence[str]]) -> str:
+    """A pattern with each @name replaced by a choice among the words of that name."""
+    return re.sub(r"@(\w+)", lambda name: f"(?:{'|'.join(_expanded(word, words) for word in words[name[1]])})", pattern)
+
+
+def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:
+    """The rules in the file's order. Raises TypeError or KeyError for a field or a name that does not exist."""
+    words = stated["words"] | {name: list(table) for name, table in stated["numbers"].items()}
+    for entry in stated["rule"]:
+        entry |= {name: _expanded(entry[name], words) for name in _PATTERNS if name in entry}
+    return tuple(Rule(**entry) for entry in stated["rule"])
+
+
+_STATED = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+RULES = _read(_STATED)
+NUMBERS: dict[str, int] = {word: number for table in _STATED["numbers"].values() for word, number in table.items()}
+
+
+def digest() -> str:
+    """Digest of all that decides which rule is found; examples and comments do not."""
+    rules = [dataclasses.asdict(dataclasses.replace(rule, example="", but_not=())) for rule in RULES]
+    return digest_json([rules, NUMBERS, _STATED["needed"]])
+
+
+def whole_text(check: str, *, hinted: bool = False) -> WholeText:
+    """The search for phrases of a check, either for those that always count or for those that count with a hint."""
+    rules = [rule for rule in RULES if rule.check == check and rule.pattern and rule.hinted == hinted]
+    return WholeText(rules, () if hinted else _STATED["needed"].get(check, ()))
+
+
+def around_word(check: str) -> tuple[AroundWord, ...]:
+    """The rules of a check that read what stands around a word, in the file's order."""
+    return tuple(AroundWord(rule) for rule in RULES if rule.check == check and not rule.pattern)
