@@ -17,7 +17,7 @@ from infra.errors import InputError
 from infra.manifest import MANIFEST
 from serve.adapter_config import CONFIG_FILE, MAX_RANK, AdapterConfig, read_config
 from serve.base import Base
-from serve.tensors import FLOATS, Tensor, magnitudes, read_header
+from serve.tensors import FLOATS, Tensor, largest_values, read_header
 from serve.untrusted import quoted, read_json
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -160,9 +160,10 @@ def _check_targets(folder: Path, config: AdapterConfig, adapted: set[str], base:
 
 def _check_values(file: Path, pairs: dict[str, dict[str, Tensor]], scaling: float) -> None:
     """Raise InputError for what is no number, what overflows once it is scaled, and an adapter without effect."""
+    values = largest_values(file, [tensor for pair in pairs.values() for tensor in pair.values()])
     has_effect = False
     for module, pair in pairs.items():
-        largest_a, largest_b = magnitudes(file, [pair["A"], pair["B"]])
+        largest_a, largest_b = values[pair["A"].name], values[pair["B"].name]
         for side, largest in (("A", largest_a), ("B", largest_b), ("B, scaled,", largest_b * scaling)):
             if not largest <= _LARGEST_VALUE:  # nor NaN
                 raise InputError(f"{file} has {largest} in lora_{side} of {module}: its fit went wrong. Fit it again.")

@@ -1,15 +1,13 @@
-"""A safetensors file -> its tensors' shapes, and one tensor's values at a time. Nothing is loaded whole.
+"""A safetensors file -> its tensors' types and shapes, and the largest value of each. One tensor is held at a time.
 
-The safetensors library says whether a file is whole: offsets, sizes, overlaps. The header is also read here, since the
-library keeps the last of two tensors of one name and does not say at which bytes a tensor lies.
+The safetensors library reads the file, with pread: a mapped file that another process makes shorter would end this one.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from infra.errors import InputError
@@ -17,22 +15,55 @@ from serve.untrusted import parse_json, quoted
 
 MAX_HEADER_BYTES = 16 << 20  # a model of 36,000 tensors takes 5 MiB
 _LENGTH_BYTES = 8
-FLOATS: dict[str, "np.dtype[Any]"] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """What a header says of a tensor. start: the byte of the file at which its data begins. num_bytes: of data."""
+    """What a file's header says of a tensor. dtype: in the format's own words, such as `F32`."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    num_bytes: int
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, in its header's order; raises InputError when it is no whole safetensors file."""
+    """The tensors of a file by name, in the order of their data.
+
+    Raises InputError when it is not a complete safetensors file, or readers could differ on it; OSError when it cannot
+    be read.
+    """
+    _check_header(file)
+    try:
+        with _open(file, "numpy") as opened:
+            tensors = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            return {
+                name: Tensor(name=name, dtype=tensor.get_dtype(), shape=tuple(tensor.get_shape()))
+                for name, tensor in tensors.items()
+            }
+    except SafetensorError as error:
+        raise _damaged(file, error) from None
+
+
+def largest_values(file: Path, tensors: Collection[Tensor]) -> dict[str, float]:
+    """The largest absolute value of each tensor, by name; NaN where one of its values is.
+
+    tensors: of the file, each with a dtype of FLOATS and at least one element. Raises InputError when the file was
+    changed since its header was read.
+    """
+    # NumPy has no bfloat16. Torch has, and takes a second to import, so it is used only where it is needed.
+    framework = "pt" if any(tensor.dtype == "BF16" for tensor in tensors) else "numpy"
+    try:
+        with _open(file, framework) as opened:
+            return {tensor.name: float(abs(opened.get_tensor(tensor.name)).max()) for tensor in tensors}
+    except SafetensorError as error:
+        raise _damaged(file, error) from None
+
+
+def _check_header(file: Path) -> None:
+    """Raise InputError for what the library takes and should not (safetensors 0.8): it reads headers of up to 100 MB,
+    keeps the last of two tensors with one name, and takes a list for a tensor's entry.
+    """
     with file.open("rb") as stream:
         num_bytes = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         size = file.stat().st_size
@@ -42,39 +73,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
                 f"{MAX_HEADER_BYTES} are read. Copy or save it again."
             )
         header = parse_json(file, stream.read(num_bytes))
-    _check_whole(file)
-    header.pop("__metadata__", None)
-    data = _LENGTH_BYTES + num_bytes
-    return {name: _tensor(file, name, entry, data) for name, entry in header.items()}
+    for name, entry in header.items():
+        if not isinstance(entry, dict):
+            raise InputError(f"{file} has {quoted(entry)} for {quoted(name)} in its header. Save it again.")
 
 
-def _check_whole(file: Path) -> None:
-    try:
-        with safe_open(file, framework="numpy"):
-            return
-    except SafetensorError as error:
-        raise InputError(f"{file} is no whole safetensors file: {quoted(str(error))}. Copy or save it again.") from None
+def _open(file: Path, framework: str) -> Any:
+    return safe_open(file, framework=framework, backend="pread")
 
 
-def _tensor(file: Path, name: str, entry: Any, data: int) -> Tensor:
-    """entry: as the library has found it right, except that it takes lists for objects too."""
-    if not isinstance(entry, dict):
-        raise InputError(f"{file} has {quoted(entry)} for {quoted(name)} in its header. Save it again.")
-    start, end = entry["data_offsets"]
-    return Tensor(
-        name=name, dtype=entry["dtype"], shape=tuple(entry["shape"]), start=data + start, num_bytes=end - start
-    )
-
-
-def magnitudes(file: Path, tensors: Iterable[Tensor]) -> Iterator[float]:
-    """The largest absolute value of each tensor, which is NaN where one of its values is. dtype: one of FLOATS."""
-    with file.open("rb") as stream:
-        for tensor in tensors:
-            stream.seek(tensor.start)
-            data = stream.read(tensor.num_bytes)
-            if len(data) < tensor.num_bytes:
-                raise InputError(f"{file} became shorter while it was read. Wait until it is written, and try again.")
-            values = np.frombuffer(data, FLOATS[tensor.dtype])
-            if tensor.dtype == "BF16":  # the upper half of a float32
-                values = (values.astype("<u4") << 16).view("<f4")
-            yield float(np.abs(values).max())
+def _damaged(file: Path, error: SafetensorError) -> InputError:
+    return InputError(f"{file} is no whole safetensors file: {quoted(str(error))}. Copy or save it again.")
