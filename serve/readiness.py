@@ -33,7 +33,8 @@ def check(endpoint: Endpoint, api_key: str | None, timeout_s: float) -> None:
 async def _ask_all(endpoint: Endpoint, api_key: str | None, timeout_s: float) -> dict[str, Tokens]:
     """Model name -> the tokens of its answer and their log-probabilities."""
     names = [model.name for model in endpoint.models]
-    async with Client(endpoint.base_url, concurrency=len(names), timeout_s=timeout_s, api_key=api_key) as client:
+    # The client's limit is for each of its attempts, and stays out of the way of ours, which is for all of them.
+    async with Client(endpoint.base_url, concurrency=len(names), timeout_s=2 * timeout_s, api_key=api_key) as client:
         answers = await asyncio.gather(*(_ask(client, endpoint.base_url, name, timeout_s) for name in names))
     return dict(zip(names, answers, strict=True))
 

@@ -40,13 +40,20 @@ _SAYS_TOO_LONG = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model as a request names it. arm: what it was taught. digest: of its adapter, or of its model folder.
-    base_url: of the endpoint that has it, where that is another one."""
+    """A model as a request names it, and what else decides its answers.
+
+    arm: what it was taught. digest: of its adapter, or of its model folder. base_url: of the endpoint that has it,
+    where that is another one. revision: of its weights, or of its base's, on their hub. base_digest: of the base's
+    model folder, under an adapter. engine: settings of its engine that change an answer.
+    """
 
     name: str
     arm: Arm
     digest: str
     base_url: str | None = None
+    revision: str | None = None
+    base_digest: str | None = None
+    engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The bodies of requests, read in bounded time and in bounded memory over all clients."""
+"""Reads the bodies of requests, in bounded time each and bounded memory together."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,8 +14,8 @@ _READ_TIMEOUT_S = 30.0
 _MAX_HELD_BYTES = 1 << 30
 
 
-class Bodies:
-    """Reads bodies. read_timeout_s: for all of a body. max_held_bytes: of all requests that are not answered yet."""
+class BodyReader:
+    """Reads bodies. read_timeout_s: for a whole body. max_held_bytes: of all requests that are not answered yet."""
 
     def __init__(self, *, read_timeout_s: float = _READ_TIMEOUT_S, max_held_bytes: int = _MAX_HELD_BYTES) -> None:
         self._read_timeout_s = read_timeout_s
@@ -24,13 +24,15 @@ class Bodies:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body, which counts as held until the block ends. Raises Refused when it is too large, comes too
-        slowly, or finds no room; ClientDisconnect when its client goes away.
+        """A request's body, which counts as held until the block ends.
+
+        Raises Refused when it is too large, arrives too slowly, or too many bytes are held already; ClientDisconnect
+        when its client disconnects.
         """
         bodies = [await self._read_in_time(request)]
         size = len(bodies[0])
         try:
-            yield bodies.pop()  # not kept here: an answer lasts for minutes, and what the engine gets is a copy already
+            yield bodies.pop()  # not kept here: an answer takes minutes, and the engine gets a copy anyway
         finally:
             self._held_bytes -= size
 

@@ -18,7 +18,7 @@ from pipelines.images.decoding import UnreadableImageError, normalise
 from serve.api.errors import Refused
 from serve.api.images import checked_url
 from tests.benchmarks import fuzz_images
-from tests.serve.api.stands import data_url, picture
+from tests.serve.api.fakes import data_url, picture
 
 PIXELS = 1 << 22
 PNG = picture()

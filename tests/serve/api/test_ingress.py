@@ -11,9 +11,9 @@ import pytest
 from uvicorn.server import ServerState
 
 from serve.api import listener
-from serve.api.bodies import Bodies
+from serve.api.bodies import BodyReader
 from serve.api.schema import MAX_BODY_BYTES
-from tests.serve.api.stands import ADAPTER, chat, exchange, ingress, parsed, post, serving
+from tests.serve.api.fakes import ADAPTER, chat, exchange, ingress, parsed, post, serving
 
 
 def get(port, path, **headers):
@@ -84,7 +84,7 @@ def test_replica_that_is_lost_is_a_503_that_says_when_to_ask_again_and_nothing_o
 
 def test_a_fault_of_ours_is_a_500_that_is_logged_without_what_it_says(caplog):
     made = ingress()
-    made._known = lambda model: 1 / 0 if model == "base" else model
+    made._known_model = lambda model: 1 / 0 if model == "base" else model
     with serving(made) as port:
         status, _, body = post(port, chat(text="PATIENT"))
     assert (status, json.loads(body)["error"]["code"]) == (500, 500)
@@ -186,7 +186,7 @@ def test_an_answer_that_is_read_slowly_arrives_whole(monkeypatch):
 def test_nothing_is_left_of_a_connection_that_breaks_off():
     async def play():
         config = listener.server(ingress().app()).config
-        protocol = listener.TimedProtocol(config, ServerState(), {})
+        protocol = listener.TimeoutProtocol(config, ServerState(), {})
         protocol.connection_made(MagicMock(is_closing=lambda: False, get_extra_info=lambda name: None))
         protocol.pause_writing()
         protocol.on_response_complete()
@@ -220,7 +220,7 @@ def test_body_above_the_limit_is_refused_whether_it_says_so_or_not():
 
 
 def test_four_hundred_half_sent_bodies_hold_up_nobody():
-    made = ingress(capacity=4, waiting=4, bodies=Bodies(read_timeout_s=3))
+    made = ingress(capacity=4, waiting=4, bodies=BodyReader(read_timeout_s=3))
     with serving(made) as port:
         half = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
@@ -236,7 +236,7 @@ def test_four_hundred_half_sent_bodies_hold_up_nobody():
 
 
 def test_bodies_together_have_a_limit():
-    made = ingress(bodies=Bodies(max_held_bytes=1 << 20))
+    made = ingress(bodies=BodyReader(max_held_bytes=1 << 20))
     with serving(made) as port:
         half = (
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n" + b"{" * 900_000

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from infra.errors import InputError
-from serve.untrusted import parse_json, quoted
+from serve.adapters.untrusted_json import parse_json, quoted
 
 MAX_HEADER_BYTES = 16 << 20  # a model of 36,000 tensors takes 5 MiB
 _LENGTH_BYTES = 8

@@ -3,12 +3,12 @@
 import pytest
 from starlette.datastructures import Headers
 
+from serve.api.access_control import AccessControl, digest_key, is_loopback
 from serve.api.errors import Refused
-from serve.api.guard import Guard, digest_key, is_loopback
-from tests.serve.api.stands import chat, ingress, post, serving
+from tests.serve.api.fakes import chat, ingress, post, serving
 
-LOCAL = Guard(None)
-KEYED = Guard(digest_key("secret"))
+LOCAL = AccessControl(None)
+KEYED = AccessControl(digest_key("secret"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:8000", "[::1]:8000", "127.8.9.1"])

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.api.errors import Refused
-from serve.api.queueing import Asked, FairQueue
+from serve.api.fair_queue import FairQueue, QueuedRequest
 
 
 class Line:
-    """Requests at a queue, which take their turns one after the other and are let go by name."""
+    """Requests at a queue, which get their slots one after the other and give them back by name."""
 
     def __init__(self, queue):
         self._queue = queue
@@ -20,7 +20,7 @@ class Line:
 
     def start(self, name, client="a", user="", answers=1, tokens=100):
         self._let_go[name] = asyncio.Event()
-        self._tasks[name] = asyncio.ensure_future(self._turn(name, Asked(client, user, answers, tokens)))
+        self._tasks[name] = asyncio.ensure_future(self._turn(name, QueuedRequest(client, user, answers, tokens)))
         return self._tasks[name]
 
     async def ask(self, name, **what):
@@ -29,7 +29,7 @@ class Line:
         await asyncio.sleep(0)
 
     async def _turn(self, name, asked):
-        async with self._queue.turn(asked):
+        async with self._queue.slots(asked):
             self.served.append(name)
             await self._let_go[name].wait()
 
@@ -184,7 +184,7 @@ def test_nobody_is_remembered_who_does_not_wait():
     async def play():
         queue = FairQueue(4, 8)
         for number in range(1000):
-            async with queue.turn(Asked(f"client {number}", f"user {number}", 1, 512)):
+            async with queue.slots(QueuedRequest(f"client {number}", f"user {number}", 1, 512)):
                 pass
         return queue._clients
 
@@ -212,7 +212,7 @@ def test_an_error_in_a_turn_frees_it():
         queue = FairQueue(1, 0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                async with queue.turn(Asked("a", "", 1, 1)):
+                async with queue.slots(QueuedRequest("a", "", 1, 1)):
                     raise ZeroDivisionError
 
     asyncio.run(play())
@@ -250,7 +250,10 @@ def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_ro
         async def one(client, user, answers, tokens, patience):
             nonlocal under_way
             try:
-                async with asyncio.timeout(None if patience else 0), queue.turn(Asked(client, user, answers, tokens)):
+                async with (
+                    asyncio.timeout(None if patience else 0),
+                    queue.slots(QueuedRequest(client, user, answers, tokens)),
+                ):
                     under_way += answers
                     assert under_way <= 4 or under_way == answers
                     for _ in range(patience):
@@ -266,8 +269,8 @@ def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_ro
         assert len(ended) == len(requests)
         async with AsyncExitStack() as held:  # all of the room is there again, and nobody waits
             for _ in range(4):
-                await held.enter_async_context(queue.turn(Asked("z", "", 1, 1)))
-            assert queue._under_way == 4
+                await held.enter_async_context(queue.slots(QueuedRequest("z", "", 1, 1)))
+            assert queue._num_used_slots == 4
         assert (len(queue), queue._clients) == (0, {})
 
     asyncio.run(play())

@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 
 from infra.errors import InputError
-from serve import tensors
-from tests.serve.adapter_folders import POCKET, file_bytes
+from serve.adapters import tensors
+from tests.serve.adapters.adapter_folders import POCKET, file_bytes
 
 ONE = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
 TAKEN_BY_THE_LIBRARY = {
@@ -59,7 +59,7 @@ def test_no_more_than_one_tensor_is_in_memory(tmp_path):
     code = """if True:
         import resource, sys
         from pathlib import Path
-        from serve import tensors
+        from serve.adapters import tensors
         huge, many = Path(sys.argv[1], "huge"), Path(sys.argv[1], "many")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         header = tensors.read_header(huge)

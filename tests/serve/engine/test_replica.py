@@ -8,8 +8,8 @@ import pydantic
 import pytest
 
 from infra.errors import ClusterError
-from serve import replica as replica_module
-from serve.replica import ModelReplica
+from serve.engine import replica as replica_module
+from serve.engine.replica import ModelReplica
 
 
 class ChatRequest(pydantic.BaseModel):
@@ -157,7 +157,7 @@ def importing(monkeypatch, *outcomes):
     remaining = list(outcomes)
 
     def import_module(name):
-        assert name == "serve.engine"
+        assert name == "serve.engine.server"
         outcome = remaining.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
