@@ -53,7 +53,7 @@ class ServedModel:
     base_url: str | None = None
     revision: str | None = None
     base_digest: str | None = None
-    engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    engine: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ PART = 1 << 16
 
 
 def request(num_parts, *, end=True):
-    """A request whose body comes in so many parts, and then ends or stops."""
+    """A request whose body arrives in num_parts parts, and then ends or breaks off."""
     sent = iter(range(num_parts))
 
     async def receive():

@@ -92,7 +92,7 @@ def test_a_fault_of_ours_is_a_500_that_is_logged_without_what_it_says(caplog):
     assert "PATIENT" not in caplog.text
 
 
-def test_answer_that_takes_too_long_is_ended_and_its_turn_is_free_again():
+def test_answer_that_takes_too_long_is_ended_and_its_slot_is_free_again():
     made = ingress(seconds=5, answer_timeout_s=0.3, capacity=1)
     with serving(made) as port:
         assert post(port, chat())[0] == 504
@@ -102,7 +102,7 @@ def test_answer_that_takes_too_long_is_ended_and_its_turn_is_free_again():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_that_goes_away_frees_its_turn(stream):
+def test_client_that_disconnects_frees_its_slot(stream):
     made = ingress(seconds=30, capacity=1)
     with serving(made) as port:
         body = json.dumps(chat(stream=stream)).encode()
@@ -119,7 +119,7 @@ def test_client_that_goes_away_frees_its_turn(stream):
     assert made.handle.cancelled == 1
 
 
-def test_client_that_does_not_read_its_answer_frees_its_turn_when_time_is_up():
+def test_client_that_does_not_read_its_answer_frees_its_slot_when_time_is_up():
     made = ingress(capacity=1, answer_timeout_s=1.0)
 
     async def endless():

@@ -78,7 +78,7 @@ def test_error_of_the_engine_keeps_its_code_and_what_it_says_of_the_context():
 
 
 @pytest.mark.parametrize("code", [400, 422, 500])
-def test_error_of_the_engine_is_told_without_the_request(code):
+def test_error_of_the_engine_does_not_repeat_the_request(code):
     status, body = answer(replica(ErrorAnswer("cannot read data:image/png;base64,PATIENT", code)))
     assert status == code
     assert "PATIENT" not in json.dumps(body)
@@ -153,7 +153,7 @@ def test_half_characters_of_an_answer_are_replaced():
 
 
 def importing(monkeypatch, *outcomes):
-    """Imports that raise the errors among the outcomes in turn, and return what is none."""
+    """Imports that raise or return the outcomes, one after the other."""
     remaining = list(outcomes)
 
     def import_module(name):
