@@ -223,7 +223,7 @@ def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:
     deadline = time.monotonic() + config.start_timeout_s
     while (status := ray.serve.status().applications[APPLICATION]).status is not ApplicationStatus.RUNNING:
         if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            raise ClusterError(f"An engine did not start. {_cause(status)}")
+            raise ClusterError(f"An engine did not start. {failure_of(status)}")
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"The engines did not start within {config.start_timeout_s:.0f} s ({status.status}). "
@@ -232,7 +232,7 @@ def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:
         time.sleep(_POLL_S)
 
 
-def _cause(status: ApplicationStatusOverview) -> str:
+def failure_of(status: ApplicationStatusOverview) -> str:
     """The error at the end of the failed replica's traceback, in one line; all of it is in Ray's logs."""
     message = "\n".join(deployment.message for deployment in status.deployments.values()) or status.message
     error = message[max((match.start() for match in _ERROR_LINE.finditer(message)), default=0) :]

@@ -37,7 +37,7 @@ Selection = (
 )
 
 # How an adapter was made, or how PEFT loads it; none changes what it computes once it is fitted.
-_IRRELEVANT = frozenset(
+IRRELEVANT = frozenset(
     {
         "auto_mapping",  # which Python class the base was; the engine has its own
         "ensure_weight_tying",  # of saved modules and embeddings, which are refused
@@ -51,7 +51,8 @@ _IRRELEVANT = frozenset(
         "task_type",  # which wrapper PEFT puts around the model
     }
 )
-_UNSERVED = {
+# Settings that must be off, and why.
+UNSERVED = {
     "alora_invocation_tokens": "the engine would apply it to all tokens",
     "alpha_pattern": "the engine scales all layers alike",
     "arrow_config": "the engine routes no experts of LoRA",
@@ -121,8 +122,8 @@ def read_config(folder: Path) -> AdapterConfig:
     file = folder / CONFIG_FILE
     settings = read_json(file, _MAX_CONFIG_BYTES)
     for name, value in settings.items():
-        if value and name not in AdapterConfig.model_fields and name not in _IRRELEVANT:
-            reason = _UNSERVED.get(name, "what the engine makes of it is not known")
+        if value and name not in AdapterConfig.model_fields and name not in IRRELEVANT:
+            reason = UNSERVED.get(name, "what the engine makes of it is not known")
             raise InputError(f"{file} has {quoted(name)} = {quoted(value)}: {reason}. Fit the adapter without it.")
     try:
         return AdapterConfig.model_validate(settings)

@@ -20,7 +20,7 @@ class BodyReader:
     def __init__(self, *, read_timeout_s: float = _READ_TIMEOUT_S, max_held_bytes: int = _MAX_HELD_BYTES) -> None:
         self._read_timeout_s = read_timeout_s
         self._max_held_bytes = max_held_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -34,7 +34,7 @@ class BodyReader:
         try:
             yield bodies.pop()  # not kept here: an answer takes minutes, and the engine gets a copy anyway
         finally:
-            self._held_bytes -= size
+            self.held_bytes -= size
 
     async def _read_in_time(self, request: Request) -> bytes:
         body = bytearray()
@@ -43,7 +43,7 @@ class BodyReader:
                 await self._read(request, body)
             return bytes(body)
         except BaseException as error:
-            self._held_bytes -= len(body)
+            self.held_bytes -= len(body)
             if not isinstance(error, TimeoutError):
                 raise
             raise Refused(
@@ -57,9 +57,9 @@ class BodyReader:
         async for part in request.stream():
             if len(body) + len(part) > MAX_BODY_BYTES:
                 raise _too_large()
-            if self._held_bytes + len(part) > self._max_held_bytes:
+            if self.held_bytes + len(part) > self._max_held_bytes:
                 raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "The endpoint is busy; ask again later.", retry_after_s=5)
-            self._held_bytes += len(part)
+            self.held_bytes += len(part)
             body += part
 
 

@@ -79,7 +79,7 @@ class FairQueue:
         self._num_slots = num_slots
         self._max_waiting = max_waiting
         self._clients: dict[str, _Client] = {}  # those with requests waiting, and no others
-        self._num_used_slots = 0
+        self.num_used_slots = 0
         self._ends: deque[float] = deque(maxlen=_MEASURED_ENDS)
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class FairQueue:
 
     async def _acquire(self, request: QueuedRequest) -> None:
         if not self._clients and self._fits(request):
-            self._num_used_slots += request.num_answers
+            self.num_used_slots += request.num_answers
             return
         if len(self) >= self._max_waiting:
             self._evict_for(request)
@@ -138,10 +138,10 @@ class FairQueue:
 
     def _fits(self, request: QueuedRequest) -> bool:
         """Whether there are slots for all its answers; a request for more than num_slots has the engine alone."""
-        return self._num_used_slots + request.num_answers <= self._num_slots or self._num_used_slots == 0
+        return self.num_used_slots + request.num_answers <= self._num_slots or self.num_used_slots == 0
 
     def _release(self, request: QueuedRequest) -> None:
-        self._num_used_slots -= request.num_answers
+        self.num_used_slots -= request.num_answers
         self._grant()
 
     def _grant(self) -> None:
@@ -156,7 +156,7 @@ class FairQueue:
             flow.tokens += first.request.num_tokens
             self._remove(first)
             if not first.granted.done():
-                self._num_used_slots += first.request.num_answers
+                self.num_used_slots += first.request.num_answers
                 first.granted.set_result(None)
 
     def _evict_for(self, request: QueuedRequest) -> None:

@@ -237,11 +237,8 @@ async def _before(deadline: float, work: Awaitable[_T]) -> _T:
         async with asyncio.timeout_at(deadline):
             return await work
     except TimeoutError:
-        raise _timed_out() from None
-
-
-def _timed_out() -> Refused:
-    return Refused(HTTPStatus.GATEWAY_TIMEOUT, "The answer took too long; ask for fewer tokens.", retry_after_s=30)
+        message = "The answer took too long; ask for fewer tokens."
+        raise Refused(HTTPStatus.GATEWAY_TIMEOUT, message, retry_after_s=30) from None
 
 
 def _engine_lost(error: Exception) -> Refused:

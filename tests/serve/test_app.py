@@ -95,7 +95,7 @@ def test_failed_engine_is_quoted_with_its_error_alone():
     traceback = "The deployment failed to start 1 times.\nTraceback:\n  File x\nImportError: no\n\nDuring handling\n"
     failed = SimpleNamespace(message=traceback + "RuntimeError: max_model_len (2048) is\n  too long\n")
     status = SimpleNamespace(deployments={"Student": failed, "Teacher": SimpleNamespace(message="")}, message="")
-    assert app._cause(status) == "RuntimeError: max_model_len (2048) is too long"
+    assert app.failure_of(status) == "RuntimeError: max_model_len (2048) is too long"
 
 
 @pytest.mark.parametrize(("allowed", "taken"), [(1, 4), (6, 6)])

@@ -21,8 +21,8 @@ NEVER_SAVED = {"runtime_config"}
 
 def test_each_setting_of_peft_is_decided():
     known = {field.name for field in dataclasses.fields(LoraConfig)} - NEVER_SAVED
-    read, left_out = set(AdapterConfig.model_fields), set(adapter_config._IRRELEVANT)
-    refused = set(adapter_config._UNSERVED)
+    read, left_out = set(AdapterConfig.model_fields), set(adapter_config.IRRELEVANT)
+    refused = set(adapter_config.UNSERVED)
     assert read | left_out | refused == known
     assert not (read & left_out or read & refused or left_out & refused)
 

@@ -30,12 +30,12 @@ def test_a_body_that_was_read_is_counted_until_the_end_and_kept_by_its_reader_al
         bodies = BodyReader()
         tracemalloc.start()
         async with bodies.body(request(64)) as body:
-            assert (len(body), bodies._held_bytes) == (64 * PART, 64 * PART)
+            assert (len(body), bodies.held_bytes) == (64 * PART, 64 * PART)
             del body
             assert tracemalloc.get_traced_memory()[0] < PART
-            assert bodies._held_bytes == 64 * PART
+            assert bodies.held_bytes == 64 * PART
         tracemalloc.stop()
-        assert bodies._held_bytes == 0
+        assert bodies.held_bytes == 0
 
     asyncio.run(play())
 
@@ -47,6 +47,6 @@ def test_nothing_is_counted_of_a_body_that_is_not_read_to_its_end(limit, error):
         with pytest.raises(error):
             async with bodies.body(request(3, end=False)):
                 pass
-        assert bodies._held_bytes == 0
+        assert bodies.held_bytes == 0
 
     asyncio.run(play())

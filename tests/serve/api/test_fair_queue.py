@@ -270,7 +270,7 @@ def test_every_request_is_answered_or_refused_and_no_more_slots_are_used_than_th
         async with AsyncExitStack() as held:  # all slots are free again, and nothing waits
             for _ in range(4):
                 await held.enter_async_context(queue.slots(QueuedRequest("z", "", 1, 1)))
-            assert queue._num_used_slots == 4
+            assert queue.num_used_slots == 4
         assert (len(queue), queue._clients) == (0, {})
 
     asyncio.run(play())

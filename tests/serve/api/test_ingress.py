@@ -84,7 +84,7 @@ def test_replica_that_is_lost_is_a_503_that_says_when_to_ask_again_and_nothing_o
 
 def test_a_fault_of_ours_is_a_500_that_is_logged_without_what_it_says(caplog):
     made = ingress()
-    made._known_model = lambda model: 1 / 0 if model == "base" else model
+    made.handle.remote = lambda kind, body: 1 / 0
     with serving(made) as port:
         status, _, body = post(port, chat(text="PATIENT"))
     assert (status, json.loads(body)["error"]["code"]) == (500, 500)
