@@ -72,7 +72,7 @@ class Findings:
 
 def _without_names(body: bytes) -> bytes:
     """An error without the name of the field or model that it is about, which it says, in 80 characters at most."""
-    return re.sub(rb"(?:Field|named|is no) '[^']{0,90}'", b"", body)
+    return re.sub(rb"(?:Field|named|is not) '[^']{0,90}'", b"", body)
 
 
 def _shown(sent: bytes) -> str:
