@@ -1,4 +1,4 @@
-"""Adapters -> served models: one Ray Serve application that outlives its job, and endpoint.json that says where. [edge]
+"""Adapters -> served models: one Ray Serve application that outlives its job, and endpoint.json. [edge]
 
 `python -m serve.app RECIPE --run-dir DIR --wait` deploys a finished run and serves it until Ctrl-C.
 """
@@ -30,23 +30,24 @@ from pipelines.inference.backends.client import API_KEY_VARIABLE
 from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import Question, tables
 from pipelines.records.endpoint import Endpoint
-from serve import loading, models, readiness
+from serve import readiness
+from serve.adapters import folder
+from serve.adapters.base_model import open_base
+from serve.api.access_control import required_key_digest
 from serve.api.endpoint import HttpEndpoint
-from serve.api.guard import key_digest
 from serve.api.validation import Limits
-from serve.base import open_base
-from serve.models import Catalogue, Weights
+from serve.catalogue import Catalogue, HostedModel, read_catalogue
+from serve.engine.replica import ModelReplica, import_engine
 from serve.recipes import DeployConfig
-from serve.replica import ModelReplica, import_engine
 
 APPLICATION = "preceptor"
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 5.0
-_REQUESTS_PER_SEQUENCE = 4  # more than the endpoint gives turns to, also when replicas have unequal shares
+_REQUESTS_PER_SEQUENCE = 4  # more than the endpoint has slots for, even when one replica gets most of the requests
 _ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception): ", re.MULTILINE)
 _ERROR_LINES_SHOWN = 4
 _ENVIRONMENT = {
-    # Code in an engine's replica is asynchronous throughout: a thread of its own costs a switch for each token.
+    # All code in an engine's replica is asynchronous: running it in a separate thread costs a switch for each token.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -62,33 +63,33 @@ _ON_THE_HEAD = {"node:__internal_head__": 0.001}  # where clients look for the e
 def run(task: Task) -> Tally:
     """Serve base, adapters and teacher; write endpoint.json once every one of them has answered."""
     started = time.monotonic()
-    config = taking_the_questions(task.config, task.inputs["questions"].path)
-    catalogue = models.catalogue(task.inputs, config.arms, with_teacher=config.teacher is not None)
+    config = sized_for_questions(task.config, task.inputs["questions"].path)
+    catalogue = read_catalogue(task.inputs, config.arms, student=config.student, teacher=config.teacher)
     if catalogue.teacher is None:
         config = dataclasses.replace(config, teacher=None)
-    application = build(config, catalogue, key_digest(config.host))
+    application = build(config, catalogue, required_key_digest(config.host))
     endpoint = Endpoint(base_url=base_url(config), models=catalogue.models)
-    elsewhere = () if catalogue.elsewhere is None else (catalogue.elsewhere,)
+    external = () if catalogue.external_teacher is None else (catalogue.external_teacher,)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cluster.connect()
-    asked = config.resources()
-    cpus, gpus = total(asked)
+    workers = config.resources()
+    cpus, gpus = total(workers)
     cluster.require(task.progress.say, cpus=cpus, gpus=gpus)
     stop()
     check_port(config.host, config.port)
-    task.progress.say(f"starting {len(catalogue.models)} models in {len(asked)} engines")
+    task.progress.say(f"starting {len(catalogue.models)} models in {len(workers)} engines")
     try:
         _deploy(application, config)
         readiness.check(endpoint, os.environ.get(API_KEY_VARIABLE), config.start_timeout_s)
     except BaseException:
-        stop()  # a half of an endpoint would keep memory and port
+        stop()  # what has started would keep its memory and the port
         raise
     seconds = time.monotonic() - started
     task.progress.say(f"{endpoint.base_url} answers as {', '.join(model.name for model in endpoint.models)}")
-    for model in elsewhere:
+    for model in external:
         task.progress.say(f"{model.name} answers at {model.base_url}")
-    dataclasses.replace(endpoint, models=(*endpoint.models, *elsewhere)).write(task.draft)
-    return Tally(rows={"models": len(endpoint.models) + len(elsewhere)}, figures={"start_seconds": round(seconds, 1)})
+    dataclasses.replace(endpoint, models=(*endpoint.models, *external)).write(task.draft)
+    return Tally(rows={"models": len(endpoint.models) + len(external)}, figures={"start_seconds": round(seconds, 1)})
 
 
 def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
@@ -96,8 +97,8 @@ def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str
 
     Raises ConfigError when Ray Serve would not take the application, or would scatter a replica over nodes.
     """
-    catalogue = models.catalogue(inputs, config.arms, with_teacher=config.teacher is not None)
-    application = assemble(config, catalogue, loading.LOADABLE_RANKS[0], key_digest(config.host))
+    catalogue = read_catalogue(inputs, config.arms, student=config.student, teacher=config.teacher)
+    application = assemble(config, catalogue, folder.LOADABLE_RANKS[0], required_key_digest(config.host))
     for deployment in build_app(application, name=APPLICATION).deployments:
         schema = deployment_to_schema(deployment).model_dump(exclude_unset=True)
         if len(schema.get("placement_group_bundles") or ()) > 1 and schema["placement_group_strategy"] != "STRICT_PACK":
@@ -107,47 +108,51 @@ def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str
             )
     engine, limits = import_engine(), limits_of(config)
     sent = []
-    for part in parts(config, catalogue, loading.LOADABLE_RANKS[0]):
-        made = engine.llm_config(part.model, part.config, part.adapters, part.rank, limits)
-        arguments = {name: value for name, value in made.engine_kwargs.items() if name != "lora_modules"}
-        sent.append({"model": part.model.source, **arguments})
+    for spec in engine_specs(config, catalogue, folder.LOADABLE_RANKS[0]):
+        llm_config = engine.llm_config(spec.model, spec.config, spec.adapters, spec.max_rank, limits)
+        arguments = {name: value for name, value in llm_config.engine_kwargs.items() if name != "lora_modules"}
+        sent.append({"model": spec.model.source, **arguments})
     return sent
 
 
-def taking_the_questions(config: DeployConfig, questions_artifact: Path) -> DeployConfig:
-    """The settings with engines that take as many images in a request as any of the questions has."""
+def sized_for_questions(config: DeployConfig, questions_artifact: Path) -> DeployConfig:
+    """The settings, with engines that take a request with as many images as the question with the most has."""
     num_images = max(len(question.images) for question in tables.read(questions_artifact, Question))
     teacher = None if config.teacher is None else config.teacher.taking(num_images)
     return dataclasses.replace(config, student=config.student.taking(num_images), teacher=teacher)
 
 
 def build(config: DeployConfig, catalogue: Catalogue, key_digest: str | None) -> ray.serve.Application:
-    """The application: an ingress before the engines, the student's with the adapters. Raises InputError for an adapter
-    that the engine could not load.
+    """The application: an ingress in front of the engines, of which the student's has the adapters.
+
+    key_digest: of the key that requests must carry, or None. Raises InputError for an adapter that the engine could not
+    load.
     """
     base = open_base(catalogue.base.source, catalogue.base.served.digest, catalogue.base.revision)
-    folders = [loading.open_adapter(Path(adapter.source), base) for adapter in catalogue.adapters]
-    return assemble(config, catalogue, loading.loadable_rank(folder.rank for folder in folders), key_digest)
+    ranks = [folder.open_adapter(Path(adapter.source), base).rank for adapter in catalogue.adapters]
+    return assemble(config, catalogue, folder.loadable_rank(ranks), key_digest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
-    """An engine of the application: which model it holds, with which adapters of which rank at most."""
+class EngineSpec:
+    """An engine of the application. name: of its deployment. adapters: name -> folder. max_rank: of its adapters."""
 
     name: str
-    model: Weights
+    model: HostedModel
     config: EngineConfig
-    adapters: dict[str, str] = dataclasses.field(default_factory=dict)
-    rank: int = 0
+    adapters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    max_rank: int = 0
 
 
-def parts(config: DeployConfig, catalogue: Catalogue, rank: int) -> list[_Part]:
+def engine_specs(config: DeployConfig, catalogue: Catalogue, max_rank: int) -> list[EngineSpec]:
     """The engines of the application: the student's, and the teacher's where it is served."""
     adapters = {adapter.name: adapter.source for adapter in catalogue.adapters}
-    found = [_Part(name="Student", model=catalogue.base, config=config.student, adapters=adapters, rank=rank)]
-    if catalogue.teacher is not None and config.teacher is not None:
-        found.append(_Part(name="Teacher", model=catalogue.teacher, config=config.teacher))
-    return found
+    student = EngineSpec(
+        name="Student", model=catalogue.base, config=config.student, adapters=adapters, max_rank=max_rank
+    )
+    if catalogue.teacher is None or config.teacher is None:
+        return [student]
+    return [student, EngineSpec(name="Teacher", model=catalogue.teacher, config=config.teacher)]
 
 
 def limits_of(config: DeployConfig) -> Limits:
@@ -161,18 +166,20 @@ def limits_of(config: DeployConfig) -> Limits:
     )
 
 
-def assemble(config: DeployConfig, catalogue: Catalogue, rank: int, key_digest: str | None) -> ray.serve.Application:
-    """The application of models that can be loaded. rank: the engine's limit for the adapters' ranks."""
+def assemble(
+    config: DeployConfig, catalogue: Catalogue, max_rank: int, key_digest: str | None
+) -> ray.serve.Application:
+    """The application of models that can be loaded. max_rank: the engine's limit for the adapters' ranks."""
     limits = limits_of(config)
-    engines = parts(config, catalogue, rank)
+    specs = engine_specs(config, catalogue, max_rank)
     bound = {
-        part.model.name: _engine(part.name, part.config, limits).bind(
-            part.model, part.config, part.adapters, part.rank, limits
+        spec.model.name: engine_deployment(spec.name, spec.config, limits).bind(
+            spec.model, spec.config, spec.adapters, spec.max_rank, limits
         )
-        for part in engines
+        for spec in specs
     }
-    sequences = {part.model.name: part.config.replicas * part.config.max_num_seqs for part in engines}
-    engine_of = {name: part.model.name for part in engines for name in (part.model.name, *part.adapters)}
+    num_sequences = {spec.model.name: spec.config.replicas * spec.config.max_num_seqs for spec in specs}
+    engine_of = {name: spec.model.name for spec in specs for name in (spec.model.name, *spec.adapters)}
     endpoint = ray.serve.deployment(
         HttpEndpoint,
         name="Endpoint",
@@ -182,23 +189,23 @@ def assemble(config: DeployConfig, catalogue: Catalogue, rank: int, key_digest: 
         ray_actor_options={"num_cpus": 0, "resources": _ON_THE_HEAD, "runtime_env": {"env_vars": _ENVIRONMENT}},
     )
     return endpoint.bind(
-        bound, sequences, engine_of, key_digest, limits, config.answer_timeout_s, config.host, config.port
+        bound, num_sequences, engine_of, key_digest, limits, config.answer_timeout_s, config.host, config.port
     )
 
 
-def _engine(name: str, config: EngineConfig, limits: Limits) -> ray.serve.Deployment:
-    """A deployment of one engine's replicas."""
+def engine_deployment(name: str, config: EngineConfig, limits: Limits) -> ray.serve.Deployment:
+    """The deployment of one engine's replicas, each with all of its GPUs on one node."""
     environment = _ENVIRONMENT | config.environment() | {"VLLM_MAX_IMAGE_PIXELS": str(limits.max_image_pixels)}
     return ray.serve.deployment(
         ModelReplica,
         name=name,
         num_replicas=config.replicas,
         max_ongoing_requests=_REQUESTS_PER_SEQUENCE * config.max_num_seqs,
-        # A model that does not start once does not start the second time; the error is wanted now.
+        # A model that fails to start fails the second time too: its error is reported at once.
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=_STOP_TIMEOUT_S,
         placement_group_bundles=config.workers(name).bundles(),
-        # The GPUs of one replica share a node: the default only prefers it, and is as slow as the network otherwise.
+        # Ray's default only prefers one node for a replica's GPUs; on several they are as slow as the network.
         placement_group_strategy="STRICT_PACK",
         ray_actor_options={"num_cpus": config.cpus, "runtime_env": {"env_vars": environment}},
     )
@@ -217,7 +224,7 @@ def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:
     deadline = time.monotonic() + config.start_timeout_s
     while (status := ray.serve.status().applications[APPLICATION]).status is not ApplicationStatus.RUNNING:
         if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            raise ClusterError(f"An engine did not start. {_cause(status)}")
+            raise ClusterError(f"An engine did not start. {failure_of(status)}")
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"The engines did not start within {config.start_timeout_s:.0f} s ({status.status}). "
@@ -226,21 +233,21 @@ def _deploy(application: ray.serve.Application, config: DeployConfig) -> None:
         time.sleep(_POLL_S)
 
 
-def _cause(status: ApplicationStatusOverview) -> str:
-    """The error at the end of the failed replica's traceback; the whole of it is in Ray's logs."""
-    said = "\n".join(deployment.message for deployment in status.deployments.values()) or status.message
-    error = said[max((match.start() for match in _ERROR_LINE.finditer(said)), default=0) :]
+def failure_of(status: ApplicationStatusOverview) -> str:
+    """The error at the end of the failed replica's traceback, in one line; all of it is in Ray's logs."""
+    message = "\n".join(deployment.message for deployment in status.deployments.values()) or status.message
+    error = message[max((match.start() for match in _ERROR_LINE.finditer(message)), default=0) :]
     return " ".join(line.strip() for line in error.strip().splitlines()[:_ERROR_LINES_SHOWN])
 
 
 def stop() -> None:
-    """Take the application down, and Serve with it, so that its port is free. Raises ClusterError when Serve has other
-    applications than ours.
+    """Take the application down, and Serve with it, so that its port is free.
+
+    Raises ClusterError when Serve runs other applications than ours.
     """
-    running = set(ray.serve.status().applications)
-    if strangers := running - {APPLICATION}:
+    if others := set(ray.serve.status().applications) - {APPLICATION}:
         raise ClusterError(
-            f"Serve already runs {', '.join(sorted(strangers))} on this cluster, and its one HTTP server cannot be "
+            f"Serve already runs {', '.join(sorted(others))} on this cluster, and its one HTTP server cannot be "
             "shared. Use another cluster, or take that down first: serve shutdown"
         )
     ray.serve.shutdown()
@@ -278,10 +285,10 @@ def main(arguments: Sequence[str]) -> None:
             cluster.connect()
     command_line.main("deploy", "serve", arguments, parser)
     if waits and ray.is_initialized():
-        _stay()
+        _serve_until_interrupted()
 
 
-def _stay() -> None:
+def _serve_until_interrupted() -> None:
     print("deploy: serving until Ctrl-C", flush=True)
     try:
         while True:

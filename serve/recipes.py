@@ -12,8 +12,6 @@ from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import ARMS, IMAGES, Arm, check_arms
 
 _LAST_PORT = 65535
-
-
 POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0.5)
 
 
@@ -21,7 +19,7 @@ POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0
 class DeployConfig(StageConfig):
     """One endpoint for the base student, an adapter for each arm, and the teacher.
 
-    teacher: None where it has no room beside the students, or another endpoint has it. host: anything but loopback
+    teacher: None where the cluster is too small for both, or another endpoint has it. host: anything but loopback
     demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none by default.
     max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
     answer_timeout_s: for a whole answer. start_timeout_s: for the engines to be up, and then for every model's first
@@ -50,13 +48,13 @@ class DeployConfig(StageConfig):
             raise ValueError(f"port must lie between 1 and {_LAST_PORT}")
 
     def check(self) -> None:
-        """Others reach the endpoint only with a key, which is wanted now and not when all is taught and fitted."""
-        from serve.api.guard import key_digest  # brings an HTTP server
+        """Raise ConfigError for a missing API key now, and not after everything is taught and fitted."""
+        from serve.api.access_control import required_key_digest  # brings an HTTP server
 
-        key_digest(self.host)
+        required_key_digest(self.host)
 
     def inputs(self) -> tuple[str, ...]:
-        """The questions say how many images a request has, the rationales name the teacher, the adapters the base."""
+        """Questions give the number of images in a request, rationales name the teacher, and adapters the base."""
         return ("questions", "rationales", *(f"adapters/{arm}" for arm in self.arms))
 
     def resources(self) -> tuple[Workers, ...]:
@@ -65,7 +63,7 @@ class DeployConfig(StageConfig):
         return (student,) if self.teacher is None else (student, self.teacher.workers("teacher engines"))
 
     def rehearsed(self, models: Path, num_questions: int) -> "DeployConfig":
-        """The same engines for small models, where nobody else can reach them."""
+        """The same engines for small models, on loopback."""
         teacher = None if self.teacher is None else self.teacher.on_cpu()
         return dataclasses.replace(self, host="127.0.0.1", student=self.student.on_cpu(), teacher=teacher)
 
@@ -97,7 +95,7 @@ def pmc_vqa_8xh200_thinking() -> ServeRecipe:
 
 
 def pmc_vqa_8xh200_bf16() -> ServeRecipe:
-    """The same alone: the teacher in bf16 takes eight GPUs, and so has no room beside a student on one node."""
+    """The student alone: the teacher in bf16 takes all eight GPUs of a node."""
     return ServeRecipe(deploy=dataclasses.replace(_beside_teacher(gpus=8).deploy, teacher=None))
 
 

@@ -18,8 +18,8 @@ class ServedModel:
     """A model as a request names it, with what decides its answers.
 
     arm: what it was taught. digest: of its adapter, or of its model folder. base_digest: of the model that an adapter
-    rests on. revision: of a hub model. engine: the settings of its engine that change an answer. base_url: of the
-    endpoint that has it, where that is another one.
+    rests on. revision: of its weights, or of its base's, on their hub. engine: settings of its engine that change an
+    answer. base_url: of the endpoint that has it, where that is another one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The bodies of requests, read in bounded time and in bounded memory over all clients."""
+"""Reads the bodies of requests, in bounded time each and bounded memory together."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,25 +14,27 @@ _READ_TIMEOUT_S = 30.0
 _MAX_HELD_BYTES = 1 << 30
 
 
-class Bodies:
-    """Reads bodies. read_timeout_s: for all of a body. max_held_bytes: of all requests that are not answered yet."""
+class BodyReader:
+    """Reads bodies. read_timeout_s: for a whole body. max_held_bytes: of all requests that are not answered yet."""
 
     def __init__(self, *, read_timeout_s: float = _READ_TIMEOUT_S, max_held_bytes: int = _MAX_HELD_BYTES) -> None:
         self._read_timeout_s = read_timeout_s
         self._max_held_bytes = max_held_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body, which counts as held until the block ends. Raises Refused when it is too large, comes too
-        slowly, or finds no room; ClientDisconnect when its client goes away.
+        """A request's body, which counts as held until the block ends.
+
+        Raises Refused when it is too large, arrives too slowly, or too many bytes are held already; ClientDisconnect
+        when its client disconnects.
         """
         bodies = [await self._read_in_time(request)]
         size = len(bodies[0])
         try:
-            yield bodies.pop()  # not kept here: an answer lasts for minutes, and what the engine gets is a copy already
+            yield bodies.pop()  # not kept here: an answer takes minutes, and the engine gets a copy anyway
         finally:
-            self._held_bytes -= size
+            self.held_bytes -= size
 
     async def _read_in_time(self, request: Request) -> bytes:
         body = bytearray()
@@ -41,7 +43,7 @@ class Bodies:
                 await self._read(request, body)
             return bytes(body)
         except BaseException as error:
-            self._held_bytes -= len(body)
+            self.held_bytes -= len(body)
             if not isinstance(error, TimeoutError):
                 raise
             raise Refused(
@@ -55,9 +57,9 @@ class Bodies:
         async for part in request.stream():
             if len(body) + len(part) > MAX_BODY_BYTES:
                 raise _too_large()
-            if self._held_bytes + len(part) > self._max_held_bytes:
+            if self.held_bytes + len(part) > self._max_held_bytes:
                 raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "The endpoint is busy; ask again later.", retry_after_s=5)
-            self._held_bytes += len(part)
+            self.held_bytes += len(part)
             body += part
 
 

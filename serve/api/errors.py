@@ -6,9 +6,9 @@ from http import HTTPStatus
 
 
 class Refused(Exception):  # noqa: N818 - it is the request that is wrong
-    """A request that no engine answers: an HTTP status and the reason, which repeats nothing of the request but names.
+    """A request that no engine answers: an HTTP status, and a message that repeats only names from the request.
 
-    retry_after_s: when a client may ask again, for a refusal that passes.
+    retry_after_s: when a client may ask again; None where that would not help.
     """
 
     def __init__(self, status: HTTPStatus, message: str, retry_after_s: int | None = None) -> None:
@@ -29,6 +29,6 @@ def as_json(status: int, message: str) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """An error for a log: its kind and where it was raised. What it says may repeat a prompt or an image."""
+    """An error for a log: its type and where it was raised, without its message, which may repeat a prompt or image."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     return f"{type(error).__name__} at " + " < ".join(f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames))

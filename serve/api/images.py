@@ -1,5 +1,7 @@
-"""An image's URL -> the URL that an engine may see, or the refusal. Only the header is decoded: size is known before
-memory is taken for it."""
+"""An image's URL in a request -> the URL that an engine gets, or a refusal.
+
+Only an image's header is decoded, so that its size is known before memory is taken for it.
+"""
 
 import binascii
 import re
@@ -12,10 +14,10 @@ from serve.api.errors import Refused
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40};base64", re.ASCII | re.IGNORECASE)
-# Parsers disagree on backslashes, on blanks and on who stands before an @: the engine's could see another host.
+# Parsers disagree on backslashes, blanks and what stands before an @: the engine's could see another host than ours.
 _PLAIN_ADDRESS = re.compile(r"https?://[^@/?#]*([/?#].*)?", re.IGNORECASE)
 _PLAIN_CHARACTERS = re.compile(r"[!-\[\]-~]+")
-_SHOWN_CHARACTERS = 80
+_MAX_QUOTED = 80
 
 
 def checked_url(url: str, max_pixels: int, domains: tuple[str, ...]) -> str:
@@ -51,7 +53,7 @@ def _check_image(data: bytes, max_pixels: int) -> str:
     if width * height > max_pixels:
         raise _refused(
             f"An image has {width} x {height} pixels; at most {max_pixels} are taken. Send it smaller: "
-            "models are shown less than that anyway."
+            "models get fewer pixels anyway."
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise _refused(f"An image has {width} x {height} pixels: one side is over {MAX_ASPECT} times the other.")
@@ -68,7 +70,7 @@ def _check_address(url: str, domains: tuple[str, ...]) -> None:
     if not is_plain or host not in domains:
         allowed = f" or from {', '.join(domains)}" if domains else ""
         raise _refused(
-            f"Images come as data: URLs{allowed}; nothing is fetched from {host[:_SHOWN_CHARACTERS] or 'elsewhere'!r}. "
+            f"Images come as data: URLs{allowed}; nothing is fetched from {host[:_MAX_QUOTED] or 'elsewhere'!r}. "
             "The endpoint's owner lists further hosts with --set 'deploy.image_domains=[\"HOST\"]'"
         )
 

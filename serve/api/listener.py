@@ -1,4 +1,7 @@
-"""A socket -> HTTP requests for an ASGI application, with a time limit on all that a client sends."""
+"""A socket -> HTTP requests for an ASGI application, with time limits on what a client sends and reads.
+
+What is changed about uvicorn is here: `TimeoutProtocol`.
+"""
 
 import asyncio
 import resource
@@ -13,14 +16,15 @@ _HEADERS_TIMEOUT_S = 10.0
 _UNREAD_TIMEOUT_S = 60.0
 _KEEP_ALIVE_S = 60
 _MAX_CONNECTIONS = 4096
-_FILES_OF_THE_PROCESS = 2048  # what it has open beside the connections, with those that asyncio accepts in one go
+_FILES_OF_THE_PROCESS = 2048  # that it has open besides connections, and connections that asyncio accepts at once
 _MAX_HEADER_BYTES = 32 << 10
 _BACKLOG = 1024
 
 
-class TimedProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection which does not get on: uvicorn has no time limit for headers, none for a body
-    that goes on after its answer, and none for an answer that is not read, not even while it closes."""
+class TimeoutProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection which makes no progress. Uvicorn has no time limit for headers, none for a body
+    that continues after its answer, and none for an answer that is not read, not even at shutdown.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
     _unread_deadline: asyncio.TimerHandle | None = None
@@ -29,18 +33,18 @@ class TimedProtocol(H11Protocol):
         """Called by asyncio."""
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
-            transport.abort()  # uvicorn counts only those that send a request, and the process would run out of files
+            transport.abort()  # uvicorn counts only connections with a request; the process would run out of files
             return
         transport.set_write_buffer_limits(high=0)  # writing pauses as soon as anything is unread
         self._watch()
 
     def pause_writing(self) -> None:
-        """Called by asyncio when the client reads more slowly than is written."""
+        """Called by asyncio when the client reads more slowly than we write."""
         super().pause_writing()
         self._unread_deadline = self.loop.call_later(_UNREAD_TIMEOUT_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Called by asyncio when all is out."""
+        """Called by asyncio when everything is sent."""
         self._stop_watching_unread()
         super().resume_writing()
 
@@ -53,11 +57,11 @@ class TimedProtocol(H11Protocol):
         """Called by asyncio."""
         self._stop_watching()
         self._stop_watching_unread()
-        self._unset_keepalive_if_required()  # uvicorn leaves it where the client broke off, and all hangs on it
+        self._unset_keepalive_if_required()  # uvicorn leaves this timer when a client breaks off
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Set a deadline while headers, or an answered body's rest, are awaited; more bytes do not put it off."""
+        """Set a deadline while headers, or the rest of an answered body, are awaited; more bytes do not extend it."""
         awaits_headers = self.conn.their_state is h11.IDLE
         drops_body = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
         if not (awaits_headers or drops_body):
@@ -77,11 +81,11 @@ class TimedProtocol(H11Protocol):
 
 
 def server(app: Any) -> uvicorn.Server:
-    """A server for this application that writes no log, believes no forwarded address, and opens no web sockets."""
+    """A server for this application that writes no log, trusts no forwarded address, and opens no web sockets."""
     limit = _raise_file_limit()
     config = uvicorn.Config(
         app,
-        http=TimedProtocol,
+        http=TimeoutProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -97,7 +101,7 @@ def server(app: Any) -> uvicorn.Server:
 
 
 def _raise_file_limit() -> int:
-    """Let this process have as many files open as connections need, or as it may; returns how many."""
+    """Raise this process's limit of open files to what the connections need, if it may; returns the limit."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_CONNECTIONS + _FILES_OF_THE_PROCESS
     limit = wanted if most == resource.RLIM_INFINITY else min(most, wanted)

@@ -1,8 +1,8 @@
-"""What a request may say, as pydantic models: they admit requests, and they are the published OpenAPI document.
+"""What a request may contain, as pydantic models: they validate requests, and they are the published OpenAPI document.
 
-Everything that is not named here is refused. vLLM takes much more from a request (templates, processor settings, names
-and cache keys of media, further ways to hand over an image), and some of it makes the engine fetch an address, read a
-file, answer one client with another's image, or work without bounds.
+Every other field is refused. vLLM takes many more (templates, processor settings, names and cache keys of media, other
+ways to pass an image), and some of them make the engine fetch an address, read a file, answer one client with another
+client's image, or work without bounds.
 """
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -24,7 +24,7 @@ Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
 
 
 class _Strict(BaseModel):
-    """Exact types, finite numbers, no further keys; what was refused is not repeated in the error."""
+    """Exact types, finite numbers, no other keys; an error does not repeat the refused value."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True)
 
@@ -39,7 +39,7 @@ class TextPart(_Strict):
 class ImageUrl(_Strict):
     """An image as a `data:` URL (PNG, JPEG, WebP or GIF in base64), or an address on a host that the endpoint lists.
 
-    detail: taken for compatibility; the model's own image processor decides.
+    detail: accepted for compatibility and ignored; the model's image processor decides.
     """
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_BODY_BYTES)]
@@ -64,7 +64,7 @@ class Message(_Strict):
 
 
 class StreamOptions(_Strict):
-    """include_usage: the last event of a stream counts the tokens."""
+    """include_usage: the last event of a stream has the numbers of tokens."""
 
     include_usage: bool | None = None
 
@@ -73,7 +73,7 @@ StopText: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=
 
 
 class _Request(_Strict):
-    """What both kinds of request have in common: the model, how it samples, and in which form it answers."""
+    """What both kinds of request have in common: the model, its sampling, and the form of its answer."""
 
     model: Name
     max_tokens: Tokens | None = None
@@ -100,12 +100,12 @@ class _Request(_Strict):
         return self
 
     def engine_request(self) -> dict[str, Any]:
-        """The request as plain JSON for an engine: what was validated, and nothing else."""
+        """The request as plain JSON for an engine: the validated fields and no others."""
         return self.model_dump(mode="json", exclude_none=True)
 
     @property
-    def answer_tokens(self) -> int | None:
-        """Tokens of one answer at most, where the request says so."""
+    def max_answer_tokens(self) -> int | None:
+        """Tokens of one answer at most; None where the request sets no limit."""
         return self.max_tokens
 
 
@@ -124,8 +124,8 @@ class ChatRequest(_Request):
         return self
 
     @property
-    def answer_tokens(self) -> int | None:
-        """Tokens of one answer at most, where the request says so."""
+    def max_answer_tokens(self) -> int | None:
+        """Tokens of one answer at most; None where the request sets no limit."""
         return self.max_completion_tokens or self.max_tokens
 
 

@@ -1,8 +1,8 @@
 """The endpoint at its capacity and at twice that: what it answers, what it refuses, and what it costs.
 
 `python -m tests.benchmarks.bench_overload [SECONDS] [RUN_DIR]` (`make bench-overload`), against the last demo's run.
-Requests with an image each, of all models in turn, come at a fixed pace whether or not earlier ones are answered.
-Prints a table last, and writes build/bench/overload.json.
+Requests with an image each, for one model after the other, come at a fixed pace whether or not earlier ones are
+answered. Prints a table last, and writes build/bench/overload.json.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class Load:
         self._images = [base64.b64encode(_picture(number)).decode() for number in range(64)]
 
     async def closed(self, concurrency: int, seconds: float) -> float:
-        """Answers per second when so many clients ask one question after the other."""
+        """Answers per second when this number of clients ask one question after the other."""
         ends: list[float] = []
         started = time.monotonic()
 
@@ -89,7 +89,7 @@ class Load:
         return len(ends) / (max(ends) - started)
 
     async def open(self, per_s: float, seconds: float) -> dict[str, Any]:
-        """What becomes of requests that come at this pace, counted until the last is answered."""
+        """Statuses and waits of requests that come at this pace, counted until the last is answered."""
         started = time.monotonic()
         tasks = []
         while (elapsed := time.monotonic() - started) < seconds:
@@ -110,7 +110,7 @@ class Load:
         }
 
     async def small_beside(self, num_large: int) -> float:
-        """The longest of ten small requests, one after the other, while so many large ones are there."""
+        """Seconds of the slowest of ten small requests, one after the other, beside num_large large ones."""
         large = [
             asyncio.ensure_future(self._ask(user="large", n=4, max_tokens=1000, temperature=1.0, ignore_eos=True))
             for _ in range(num_large)

@@ -33,7 +33,7 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
 class Trap:
-    """A server on loopback that counts who connects to it, and never says a word."""
+    """A server on loopback that counts connections to it, and never answers."""
 
     def __init__(self) -> None:
         self.caught = 0
@@ -48,7 +48,7 @@ class Trap:
 
 
 class Findings:
-    """What became of the requests."""
+    """Statuses of the answers, and faults of the endpoint."""
 
     def __init__(self) -> None:
         self.statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -72,7 +72,7 @@ class Findings:
 
 def _without_names(body: bytes) -> bytes:
     """An error without the name of the field or model that it is about, which it says, in 80 characters at most."""
-    return re.sub(rb"(?:Field|named|is no) '[^']{0,90}'", b"", body)
+    return re.sub(rb"(?:Field|named|is not) '[^']{0,90}'", b"", body)
 
 
 def _shown(sent: bytes) -> str:

@@ -332,7 +332,7 @@ def text(words: str) -> dict[str, Any]:
 
 @functools.cache
 def bomb(side: int) -> bytes:
-    """A small PNG of so many black pixels a side; above 8,192 it only says so."""
+    """A small PNG of side x side black pixels; above 8,192 only its header has them."""
     packer = zlib.compressobj(1)
     row = b"\x00" * (side * 3 + 1)
     rows = b"".join(packer.compress(row) for _ in range(min(side, 8192))) + packer.flush()

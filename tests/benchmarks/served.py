@@ -1,4 +1,4 @@
-"""The endpoint of a finished run, started as a user starts it, and looked at from outside."""
+"""The endpoint of a finished run, started as a user starts it, with its processes and memory."""
 
 import contextlib
 import os

@@ -28,7 +28,7 @@ def main() -> None:
         enable_lora=True,
         max_loras=len(request["adapters"]),
         max_lora_rank=request["max_lora_rank"],
-        worker_cls="serve.cpu_worker.Worker",
+        worker_cls="serve.engine.cpu_worker.Worker",
     )
     loras = [LoRARequest(name, number, path) for number, (name, path) in enumerate(request["adapters"].items(), 1)]
     answers = engine.generate(

@@ -12,10 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Qwen3VLForConditionalGeneration
 
 from infra.errors import InputError
-from serve import loading
+from serve.adapters import folder as adapter_folder
 from tests.flow import first_token
 from tests.flow.conftest import PROJECT
-from tests.serve.adapter_folders import POCKET, pocket_base
+from tests.serve.adapters.adapter_folders import POCKET, pocket_base
 from train.adapter import LANGUAGE_LINEARS
 
 TOKEN_IDS = [int(token) for token in torch.randint(0, 470, (40,), generator=torch.Generator().manual_seed(5))]
@@ -88,10 +88,10 @@ def expected_and_served(folders):
         adapted = PeftModel.from_pretrained(model, folders[name]).eval()
         expected[name] = logprobs(adapted)
         adapted.unload()
-    opened = [loading.open_adapter(each, pocket_base()) for name, each in folders.items() if name in ADAPTERS]
+    opened = [adapter_folder.open_adapter(each, pocket_base()) for name, each in folders.items() if name in ADAPTERS]
     request = {
         "model": str(POCKET),
-        "max_lora_rank": loading.loadable_rank(each.rank for each in opened),
+        "max_lora_rank": adapter_folder.loadable_rank(each.rank for each in opened),
         "token_ids": TOKEN_IDS,
         "adapters": {name: str(each) for name, each in folders.items()},
     }
@@ -130,4 +130,4 @@ def test_accepted_adapter_does_not_answer_as_its_base(expected_and_served, name)
 def test_adapter_that_the_engine_would_serve_wrongly_is_refused(expected_and_served, folders, name):
     assert largest_difference(expected_and_served, name) > 1000 * TOLERANCE
     with pytest.raises(InputError, match="the engine scales all layers"):
-        loading.open_adapter(folders[name], pocket_base())
+        adapter_folder.open_adapter(folders[name], pocket_base())

@@ -11,7 +11,7 @@ from tests.benchmarks import fuzz_endpoint
 from tests.benchmarks.hostile_requests import CANARY, Hostile
 from tests.benchmarks.served import serving
 from tests.flow.conftest import PROJECT
-from tests.serve.api.stands import chat, data_url, picture, post
+from tests.serve.api.fakes import chat, data_url, picture, post
 
 NUM_REQUESTS = 300
 

@@ -1,6 +1,5 @@
 """Every shipped recipe is rehearsed; and each fault that a cluster once found after hours is found by a rehearsal."""
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -50,12 +49,12 @@ def test_a_shipped_recipe_is_fitted_served_and_examined_on_real_engines(tmp_path
 
 
 def test_every_fault_of_a_recipe_is_found_in_one_rehearsal(tmp_path, monkeypatch):
-    from serve import app, models
+    from serve import app, catalogue
 
-    part, model = app._engine, models._model
+    deployment = app.engine_deployment
     scattered = {"placement_group_strategy": "PACK"}
-    monkeypatch.setattr(app, "_engine", lambda *asked: part(*asked).options(**scattered))
-    monkeypatch.setattr(models, "_model", lambda *asked: dataclasses.replace(model(*asked), revision=None))
+    monkeypatch.setattr(app, "engine_deployment", lambda *asked: deployment(*asked).options(**scattered))
+    monkeypatch.setattr(catalogue.HostedModel, "revision", None)
     findings = rehearsed(
         "pmc_vqa_8xh200",
         tmp_path,
@@ -73,7 +72,7 @@ def test_every_fault_of_a_recipe_is_found_in_one_rehearsal(tmp_path, monkeypatch
     assert has(findings, r"^examination.teacher_timeout_s is 60, too short for 1024 tokens")
     assert has(findings, r"^teach: vLLM does not take the arguments of Qwen/.*mm-encoder-tp-mode.*sideways")
     assert has(findings, r"^deploy: Ray Serve may place the GPUs of one replica of Teacher on several nodes \(PACK\)")
-    monkeypatch.setattr(app, "_engine", part)
+    monkeypatch.setattr(app, "engine_deployment", deployment)
     findings = rehearsed("pmc_vqa_8xh200", tmp_path, "teach.revision=0123abcd")
     assert findings == [
         "deploy: Qwen/Qwen3-VL-235B-A22B-Instruct-FP8 would be loaded in revision None, and the recipe names 0123abcd"

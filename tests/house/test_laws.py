@@ -30,7 +30,7 @@ LIGHT = (
     "pipelines.examination.stage",
     "train.recipes",
     "serve.recipes",
-    "serve.models",
+    "serve.catalogue",
 )
 
 

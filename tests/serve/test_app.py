@@ -1,6 +1,7 @@
 """Where the endpoint listens, who may ask it, and what is put together before anything starts."""
 
 import dataclasses
+import json
 import socket
 import subprocess
 import sys
@@ -13,19 +14,19 @@ from pipelines.inference.backends.client import API_KEY_VARIABLE
 from pipelines.records import Arm, Question, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
 from serve import app
-from serve.api import guard
-from serve.api.guard import digest_key
+from serve.api import access_control
+from serve.api.access_control import digest_key
 from serve.api.validation import Limits
-from serve.models import Catalogue, Weights
+from serve.catalogue import Catalogue, HostedModel
 from serve.recipes import pocket
 from tests.pipelines.fixtures import question
-from tests.serve import adapter_folders
+from tests.serve.adapters import adapter_folders
 
 POCKET = pocket().deploy
 
 
-def weights(name: str, arm: Arm, source: str) -> Weights:
-    return Weights(served=ServedModel(name=name, arm=arm, digest="d" * 64), source=source)
+def hosted(name: str, arm: Arm, source: str) -> HostedModel:
+    return HostedModel(served=ServedModel(name=name, arm=arm, digest="d" * 64), source=source)
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def catalogue(tmp_path):
     base = adapter_folders.pocket_base()
     served = ServedModel(name="base", arm=Arm.ZERO_SHOT, digest=base.digest)
     return Catalogue(
-        teacher=weights("teacher", Arm.TEACHER, "t"),
-        base=Weights(served=served, source=base.source),
-        adapters=(weights("base:answer_only-d", Arm.ANSWER_ONLY, str(tmp_path)),),
+        teacher=hosted("teacher", Arm.TEACHER, "t"),
+        base=HostedModel(served=served, source=base.source),
+        adapters=(hosted("base:answer_only-d", Arm.ANSWER_ONLY, str(tmp_path)),),
     )
 
 
@@ -60,15 +61,15 @@ def test_free_port_passes():
 def test_endpoint_that_others_reach_demands_a_key(host, monkeypatch):
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
     with pytest.raises(ConfigError, match=API_KEY_VARIABLE):
-        guard.key_digest(host)
+        access_control.required_key_digest(host)
     monkeypatch.setenv(API_KEY_VARIABLE, "secret")
-    assert guard.key_digest(host) == digest_key("secret")
+    assert access_control.required_key_digest(host) == digest_key("secret")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
 def test_loopback_needs_no_key(host, monkeypatch):
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
-    assert guard.key_digest(host) is None
+    assert access_control.required_key_digest(host) is None
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_adapter_that_could_not_be_loaded_stops_the_build(catalogue, tmp_path):
 
 def test_failed_engine_is_quoted_with_its_error_alone():
     traceback = "The deployment failed to start 1 times.\nTraceback:\n  File x\nImportError: no\n\nDuring handling\n"
-    said = SimpleNamespace(message=traceback + "RuntimeError: max_model_len (2048) is\n  too long\n")
-    status = SimpleNamespace(deployments={"Student": said, "Teacher": SimpleNamespace(message="")}, message="")
-    assert app._cause(status) == "RuntimeError: max_model_len (2048) is too long"
+    failed = SimpleNamespace(message=traceback + "RuntimeError: max_model_len (2048) is\n  too long\n")
+    status = SimpleNamespace(deployments={"Student": failed, "Teacher": SimpleNamespace(message="")}, message="")
+    assert app.failure_of(status) == "RuntimeError: max_model_len (2048) is too long"
 
 
 @pytest.mark.parametrize(("allowed", "taken"), [(1, 4), (6, 6)])
@@ -103,7 +104,7 @@ def test_engines_take_as_many_images_as_any_question_has(tmp_path, allowed, take
     asked = [question(), question(id="q2", split="test", images=("a",) * 4, image_digests=("a",) * 4)]
     tables.write(tmp_path, Question, asked)
     student = dataclasses.replace(POCKET.student, images_per_request=allowed)
-    config = app.taking_the_questions(dataclasses.replace(POCKET, student=student), tmp_path)
+    config = app.sized_for_questions(dataclasses.replace(POCKET, student=student), tmp_path)
     assert config.student == dataclasses.replace(student, images_per_request=taken)
     assert config.teacher == dataclasses.replace(POCKET.teacher, images_per_request=4)
 
@@ -111,37 +112,51 @@ def test_engines_take_as_many_images_as_any_question_has(tmp_path, allowed, take
 def test_engine_on_four_gpus_asks_for_them_on_one_node():
     engine = dataclasses.replace(POCKET.student, gpus=4, cpus=2)
     limits = Limits(max_answer_tokens=1, max_images=1, max_image_pixels=1, image_domains=())
-    asked = app._engine("Teacher", engine, limits)._replica_config
+    asked = app.engine_deployment("Teacher", engine, limits)._replica_config
     assert asked.placement_group_bundles == [{"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]
     assert asked.placement_group_strategy == "STRICT_PACK"
 
 
 def test_endpoint_file_reads_as_it_was_written(tmp_path):
     models = (
-        ServedModel(name="m", arm=Arm.ANSWER_ONLY, digest="d"),
-        ServedModel(name="t", arm=Arm.TEACHER, digest="e"),
+        ServedModel(
+            name="m",
+            arm=Arm.ANSWER_ONLY,
+            digest="d",
+            revision="r1",
+            base_digest="b",
+            engine={"dtype": "bfloat16", "max_model_len": 8192},
+        ),
+        ServedModel(name="t", arm=Arm.TEACHER, digest="e", base_url="http://t/v1"),
     )
     endpoint = Endpoint(base_url="http://127.0.0.1:8000/v1", models=models)
     endpoint.write(tmp_path)
     assert Endpoint.read(tmp_path) == endpoint
 
 
+def test_endpoint_file_of_before_models_said_what_decides_their_answers_is_read(tmp_path):
+    stored = {"name": "m", "arm": "answer_only", "digest": "d", "base_url": None}
+    (tmp_path / "endpoint.json").write_text(json.dumps({"base_url": "http://127.0.0.1:8000/v1", "models": [stored]}))
+    assert Endpoint.read(tmp_path).models == (ServedModel(name="m", arm=Arm.ANSWER_ONLY, digest="d"),)
+
+
 def test_without_a_teacher_one_engine_answers_for_base_and_adapters(catalogue):
     alone = dataclasses.replace(catalogue, teacher=None)
     config = dataclasses.replace(POCKET, teacher=None)
-    assert [part.name for part in app.parts(config, alone, 8)] == ["Student"]
+    assert [spec.name for spec in app.engine_specs(config, alone, 8)] == ["Student"]
     deployments = app.build_app(app.build(config, alone, None), name="x").deployments
     assert sorted(deployment.name for deployment in deployments) == ["Endpoint", "Student"]
 
 
 def test_a_revision_reaches_the_engine_s_arguments():
     code = """
-from pipelines.endpoint import ServedModel
-from serve import app, models, recipes
-from serve.engine import llm_config
+from pipelines.inference.backends.client import ServedModel
+from serve import app, recipes
+from serve.catalogue import HostedModel
+from serve.engine.server import llm_config
 config = recipes.pocket().deploy
-served = ServedModel(name="m", arm="teacher", digest="d")
-model = models.Weights(served=served, source="Qwen/Qwen3-VL-2B-Instruct", revision="v2")
+served = ServedModel(name="m", arm="teacher", digest="d", revision="v2")
+model = HostedModel(served=served, source="Qwen/Qwen3-VL-2B-Instruct")
 print(llm_config(model, config.teacher, {}, 0, app.limits_of(config)).engine_kwargs["revision"])
 """
     # Of its own: Ray's engine sets up the logs of the process that imports it.

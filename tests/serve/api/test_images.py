@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images.decoding import FORMATS as DOOR_FORMATS
+from pipelines.images.decoding import FORMATS as SEALED_FORMATS
 from pipelines.images.decoding import UnreadableImageError, normalise
 from serve.api.errors import Refused
 from serve.api.images import checked_url
 from tests.benchmarks import fuzz_images
-from tests.serve.api.stands import data_url, picture
+from tests.serve.api.fakes import data_url, picture
 
 PIXELS = 1 << 22
 PNG = picture()
@@ -206,14 +206,14 @@ MANY_PARTS = {
 
 
 @pytest.mark.parametrize("name", MANY_PARTS)
-def test_an_image_of_many_parts_is_taken_once_it_has_passed_the_door(name):
+def test_an_image_of_many_parts_is_taken_once_it_is_normalised(name):
     made = normalise(MANY_PARTS[name], max_pixels=PIXELS)
     checked_url(data_url(made.data, "png"), PIXELS, ())
     assert len(made.data) < 1 << 20
 
 
-@pytest.mark.parametrize("kind", DOOR_FORMATS)
-def test_everything_that_the_door_seals_is_taken(kind):
+@pytest.mark.parametrize("kind", SEALED_FORMATS)
+def test_every_image_that_is_sealed_is_taken(kind):
     rng, originals, num_sealed = random.Random(kind), fuzz_images.seeds(kind), 0
     for _ in range(400):
         data = fuzz_images.mutated(rng.choice(originals), kind, originals, rng)

@@ -11,9 +11,9 @@ import pytest
 from uvicorn.server import ServerState
 
 from serve.api import listener
-from serve.api.bodies import Bodies
+from serve.api.bodies import BodyReader
 from serve.api.schema import MAX_BODY_BYTES
-from tests.serve.api.stands import ADAPTER, chat, exchange, ingress, parsed, post, serving
+from tests.serve.api.fakes import ADAPTER, chat, exchange, ingress, parsed, post, serving
 
 
 def get(port, path, **headers):
@@ -84,7 +84,7 @@ def test_replica_that_is_lost_is_a_503_that_says_when_to_ask_again_and_nothing_o
 
 def test_a_fault_of_ours_is_a_500_that_is_logged_without_what_it_says(caplog):
     made = ingress()
-    made._known = lambda model: 1 / 0 if model == "base" else model
+    made.handle.remote = lambda kind, body: 1 / 0
     with serving(made) as port:
         status, _, body = post(port, chat(text="PATIENT"))
     assert (status, json.loads(body)["error"]["code"]) == (500, 500)
@@ -92,7 +92,7 @@ def test_a_fault_of_ours_is_a_500_that_is_logged_without_what_it_says(caplog):
     assert "PATIENT" not in caplog.text
 
 
-def test_answer_that_takes_too_long_is_ended_and_its_turn_is_free_again():
+def test_answer_that_takes_too_long_is_ended_and_its_slot_is_free_again():
     made = ingress(seconds=5, answer_timeout_s=0.3, capacity=1)
     with serving(made) as port:
         assert post(port, chat())[0] == 504
@@ -102,7 +102,7 @@ def test_answer_that_takes_too_long_is_ended_and_its_turn_is_free_again():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_that_goes_away_frees_its_turn(stream):
+def test_client_that_disconnects_frees_its_slot(stream):
     made = ingress(seconds=30, capacity=1)
     with serving(made) as port:
         body = json.dumps(chat(stream=stream)).encode()
@@ -119,7 +119,7 @@ def test_client_that_goes_away_frees_its_turn(stream):
     assert made.handle.cancelled == 1
 
 
-def test_client_that_does_not_read_its_answer_frees_its_turn_when_time_is_up():
+def test_client_that_does_not_read_its_answer_frees_its_slot_when_time_is_up():
     made = ingress(capacity=1, answer_timeout_s=1.0)
 
     async def endless():
@@ -186,7 +186,7 @@ def test_an_answer_that_is_read_slowly_arrives_whole(monkeypatch):
 def test_nothing_is_left_of_a_connection_that_breaks_off():
     async def play():
         config = listener.server(ingress().app()).config
-        protocol = listener.TimedProtocol(config, ServerState(), {})
+        protocol = listener.TimeoutProtocol(config, ServerState(), {})
         protocol.connection_made(MagicMock(is_closing=lambda: False, get_extra_info=lambda name: None))
         protocol.pause_writing()
         protocol.on_response_complete()
@@ -220,7 +220,7 @@ def test_body_above_the_limit_is_refused_whether_it_says_so_or_not():
 
 
 def test_four_hundred_half_sent_bodies_hold_up_nobody():
-    made = ingress(capacity=4, waiting=4, bodies=Bodies(read_timeout_s=3))
+    made = ingress(capacity=4, waiting=4, bodies=BodyReader(read_timeout_s=3))
     with serving(made) as port:
         half = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
@@ -236,7 +236,7 @@ def test_four_hundred_half_sent_bodies_hold_up_nobody():
 
 
 def test_bodies_together_have_a_limit():
-    made = ingress(bodies=Bodies(max_held_bytes=1 << 20))
+    made = ingress(bodies=BodyReader(max_held_bytes=1 << 20))
     with serving(made) as port:
         half = (
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n" + b"{" * 900_000

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serve.api.errors import Refused
 from serve.api.schema import MAX_BODY_BYTES, MAX_MESSAGES, MAX_PARTS
 from serve.api.validation import admit
-from tests.serve.api.stands import LIMITS, chat, data_url, picture
+from tests.serve.api.fakes import LIMITS, chat, data_url, picture
 
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -42,7 +42,7 @@ def test_the_request_that_the_readme_shows_is_admitted():
 def test_plain_text_is_admitted_as_it_is():
     body = PLAIN | {"max_tokens": 4, "temperature": 0.0, "stop": ["x"], "seed": 3}
     admitted = admit("chat", encoded(body), LIMITS)
-    assert (admitted.body, admitted.answers, admitted.tokens, admitted.streams) == (body, 1, 4, False)
+    assert (admitted.body, admitted.num_answers, admitted.num_tokens, admitted.streams) == (body, 1, 4, False)
 
 
 def test_image_that_comes_with_the_request_is_admitted():
@@ -100,7 +100,7 @@ def test_parts_of_other_types_are_refused(kind):
         ("temprature", 0, "Did you mean 'temperature'"),
         ("n", 100_000, "n: .*16"),
         ("n", "2", "n: .*integer"),
-        ("n", 2, "say max_tokens too"),
+        ("n", 2, "set max_tokens too"),
         ("n", True, "n: .*integer"),
         ("temperature", "hot", "temperature"),
         ("temperature", -1, "temperature"),
@@ -199,8 +199,8 @@ def test_a_refusal_repeats_no_value_of_the_request():
 
 
 def test_a_request_that_says_no_length_is_counted_with_the_longest():
-    assert admit("chat", encoded(PLAIN), LIMITS).tokens == LIMITS.max_answer_tokens
-    assert admit("chat", encoded(PLAIN | {"n": 4, "max_tokens": 1024}), LIMITS).tokens == 4096
+    assert admit("chat", encoded(PLAIN), LIMITS).num_tokens == LIMITS.max_answer_tokens
+    assert admit("chat", encoded(PLAIN | {"n": 4, "max_tokens": 1024}), LIMITS).num_tokens == 4096
 
 
 json_values = st.recursive(

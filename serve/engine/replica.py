@@ -15,13 +15,13 @@ from infra.imports import thrift
 from pipelines.inference.backends.engine_config import EngineConfig
 from serve.api import errors
 from serve.api.validation import Limits
-from serve.models import Weights
+from serve.catalogue import HostedModel
 
-_log = logging.getLogger("ray.serve")  # the one whose lines Serve writes down
-_SAYS_DAMAGED = "Failed to load image"  # in vLLM's words
+_log = logging.getLogger("ray.serve")  # the logger whose lines Serve writes to its files
+_VLLM_DAMAGED_IMAGE = "Failed to load image"
 _MEDIA_CODE = "/vllm/multimodal/media/"
-# What vLLM says of a request is told only where it is known to repeat nothing of it.
-_TOLD = re.compile(
+# vLLM's messages that repeat nothing of the request; all others stay here.
+_SAFE_MESSAGE = re.compile(
     r"This model's maximum context length is \d+ tokens(?:\. However, you requested \d+ output tokens and your prompt "
     r"contains (?:at least )?\d+ (?:input tokens|characters))?"
     r"|max_(?:completion_)?tokens=\d+ cannot be greater than max_model_len=\w*=?\d+"
@@ -30,7 +30,7 @@ _TOLD = re.compile(
     r"|n must be 1 when using greedy sampling"
     r"|min_tokens must be less than or equal to max_tokens"
 )
-_IMPORT_ATTEMPTS = 10  # Ray registers four parts, each of which another replica can be first with
+_IMPORT_ATTEMPTS = 10  # Ray registers four parts, and another replica may be first with each
 
 
 class ModelReplica:
@@ -38,7 +38,7 @@ class ModelReplica:
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
-        model: Weights,
+        model: HostedModel,
         config: EngineConfig,
         adapters: Mapping[str, str],
         max_lora_rank: int,
@@ -81,10 +81,10 @@ class ModelReplica:
 def _answer_to(error: Exception) -> tuple[int, str]:
     """The answer to a request on which the engine raised an error: the request's fault, or ours."""
     if _is_of_media(error):
-        return _refused(HTTPStatus.BAD_REQUEST, _SAYS_DAMAGED)
-    # vLLM's own errors about requests are told by name, so that only the engine's module imports vLLM.
+        return _refused(HTTPStatus.BAD_REQUEST, _VLLM_DAMAGED_IMAGE)
+    # vLLM's own errors about requests are recognised by name: this module does not import vLLM.
     if any(kind.__name__ in ("ValueError", "VLLMClientError") for kind in type(error).__mro__):
-        _log.warning("the engine took no request: %s", errors.place_of(error))
+        _log.warning("the engine refused a request: %s", errors.place_of(error))
         return _refused(HTTPStatus.BAD_REQUEST, str(error))
     _log.error("the engine failed on a request: %s", errors.place_of(error))
     is_dead = type(error).__name__ == "EngineDeadError"
@@ -103,12 +103,12 @@ def _is_of_media(error: BaseException | None) -> bool:
     return False
 
 
-def _refused(status: int, said: str) -> tuple[int, str]:
-    """An error's status and JSON; of what the engine said only that which is known to hold nothing of the request."""
-    if _SAYS_DAMAGED in said:
+def _refused(status: int, engine_message: str) -> tuple[int, str]:
+    """An error's status and JSON. The engine's message is passed on only where it repeats nothing of the request."""
+    if _VLLM_DAMAGED_IMAGE in engine_message:
         message = "An image is damaged: it does not decode."
-    elif told := _TOLD.search(said):
-        message = f"{told[0].rstrip('. ')}."
+    elif safe := _SAFE_MESSAGE.search(engine_message):
+        message = f"{safe[0].rstrip('. ')}."
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         message = "The engine failed on this request."
     else:
@@ -117,20 +117,20 @@ def _refused(status: int, said: str) -> tuple[int, str]:
 
 
 def _as_utf8(text: str) -> str:
-    """The text without half characters, which no answer can carry."""
+    """The text without half surrogate pairs, which UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()
 
 
 def import_engine() -> Any:
-    """The module `serve.engine`, imported where it is used.
+    """The module `serve.engine.server`, imported where it is used; raises ClusterError when Ray never lets it.
 
-    While it is imported, Ray registers its own parts in the cluster if it finds them missing there, and raises when
-    another replica has done so in between: then they are there, and the import is tried again.
+    While it is imported, Ray registers parts of its own in the cluster if they are missing, and raises when another
+    replica registers them at the same moment. Then they are there, and the import is tried again.
     """
     for _ in range(_IMPORT_ATTEMPTS):
         try:
             with thrift():
-                return importlib.import_module("serve.engine")
+                return importlib.import_module("serve.engine.server")
         except ValueError as error:
             if "is already registered" not in str(error):
                 raise

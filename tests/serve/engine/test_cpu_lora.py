@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from serve.cpu_lora import add_adapters, rows_by_slot
+from serve.engine.cpu_lora import add_adapters, rows_by_slot
 
 NUM_SLOTS, RANK, NUM_INPUTS, WIDTHS = 3, 4, 6, (5, 2, 2)
 

@@ -1,4 +1,4 @@
-"""PEFT folders for the pocket base as bytes, right ones and such as no library would write."""
+"""PEFT folders for the pocket base as bytes, valid ones, and such as no library would write."""
 
 import functools
 import json
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from infra.digests import digest_material
-from serve import base
-from serve.base import Base
+from serve.adapters import base_model
+from serve.adapters.base_model import Base
 
-POCKET = Path(__file__).parents[2] / "train" / "pocket" / "base"
+POCKET = Path(__file__).parents[3] / "train" / "pocket" / "base"
 PREFIX = "base_model.model."
 Q_PROJ = "model.language_model.layers.0.self_attn.q_proj"
 DOWN_PROJ = "model.language_model.layers.3.mlp.down_proj"
@@ -22,7 +22,7 @@ NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64",
 
 @functools.cache
 def pocket_base() -> Base:
-    return base.open_base(str(POCKET), digest_material(POCKET))
+    return base_model.open_base(str(POCKET), digest_material(POCKET))
 
 
 def config(**settings: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""JSON that others wrote -> its value, or one error that says what is wrong with it, in bounded memory and time."""
+"""JSON from an untrusted file -> its value, or an error that says what is wrong, in bounded memory and time."""
 
 import json
 import reprlib
@@ -19,7 +19,10 @@ def quoted(value: Any) -> str:
 
 
 def read_json(file: Path, max_bytes: int) -> dict[str, Any]:
-    """The JSON object in a file of at most this size; raises InputError as `parse_json` does, or when it is larger."""
+    """The JSON object in a file.
+
+    Raises InputError when the file is larger than max_bytes, and as `parse_json` does; OSError when it cannot be read.
+    """
     if (size := file.stat().st_size) > max_bytes:
         raise InputError(f"{file} has {size} bytes; at most {max_bytes} are read. Put the file itself there.")
     with file.open("rb") as stream:
@@ -27,14 +30,14 @@ def read_json(file: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def parse_json(file: Path, data: bytes) -> dict[str, Any]:
-    """The JSON object that these bytes of a file hold.
+    """The JSON object in these bytes. file: where they come from, for the error.
 
-    Raises InputError for all that readers of JSON understand differently: a name that comes twice, numbers that are
-    none, half a character, nesting that overflows a stack.
+    Raises InputError for what is no JSON object, and for what different readers of JSON understand differently: a name
+    that comes twice, NaN and infinity, half of a surrogate pair, nesting that overflows a stack.
     """
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # finds 1e999 and halves of characters
+        value = json.loads(data.decode(), object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # finds 1e999 and half surrogate pairs
     except RecursionError:
         raise InputError(f"{file} is nested too deeply to be read. Save it again from where it was made.") from None
     except ValueError as error:
@@ -45,7 +48,7 @@ def parse_json(file: Path, data: bytes) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
@@ -54,5 +57,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _no_number(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no number")

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pydantic
 import pytest
 
 from infra.errors import ClusterError
-from serve import replica as replica_module
-from serve.replica import ModelReplica
+from serve.engine import replica as replica_module
+from serve.engine.replica import ModelReplica
 
 
 class ChatRequest(pydantic.BaseModel):
@@ -46,9 +47,15 @@ class Server:
 
 
 def replica(*pieces):
-    made = object.__new__(ModelReplica)
-    made._engine = SimpleNamespace(REQUESTS={"chat": ChatRequest}, ErrorResponse=ErrorAnswer)
-    made._server = Server(*pieces)
+    async def start(llm_config):
+        return Server(*pieces)
+
+    engine = SimpleNamespace(
+        REQUESTS={"chat": ChatRequest}, ErrorResponse=ErrorAnswer, llm_config=lambda *settings: None, start=start
+    )
+    made = ModelReplica.__new__(ModelReplica)
+    with patch.object(replica_module, "import_engine", lambda: engine):
+        asyncio.run(made.__init__(None, None, {}, 0, None))  # as Serve makes one
     return made
 
 
@@ -62,8 +69,9 @@ def test_whole_answer_is_its_json():
 
 
 def test_stream_joins_what_arrived_together():
+    made = replica(["data: 1\n\n", "data: 2\n\n"], "data: [DONE]\n\n")
+
     async def read():
-        made = replica(["data: 1\n\n", "data: 2\n\n"], "data: [DONE]\n\n")
         return [piece async for piece in made.stream("chat", {"model": "m"})]
 
     assert asyncio.run(read()) == [(200, "data: 1\n\ndata: 2\n\n"), (200, "data: [DONE]\n\n")]
@@ -78,7 +86,7 @@ def test_error_of_the_engine_keeps_its_code_and_what_it_says_of_the_context():
 
 
 @pytest.mark.parametrize("code", [400, 422, 500])
-def test_error_of_the_engine_is_told_without_the_request(code):
+def test_error_of_the_engine_does_not_repeat_the_request(code):
     status, body = answer(replica(ErrorAnswer("cannot read data:image/png;base64,PATIENT", code)))
     assert status == code
     assert "PATIENT" not in json.dumps(body)
@@ -124,8 +132,9 @@ def test_dead_engine_is_a_503_so_that_clients_ask_again():
 
 
 def test_error_in_the_middle_of_a_stream_is_its_last_piece():
+    made = replica("data: 1\n\n", RuntimeError("PATIENT"))
+
     async def read():
-        made = replica("data: 1\n\n", RuntimeError("PATIENT"))
         return [piece async for piece in made.stream("chat", {"model": "m"})]
 
     pieces = asyncio.run(read())
@@ -148,16 +157,15 @@ def test_error_that_vllm_raises_while_it_decodes_an_image_is_the_requests_fault(
 
 
 def test_half_characters_of_an_answer_are_replaced():
-    assert answer(replica(ChatAnswer.model_construct(text="mill"))) == (200, {"text": "mill"})
-    assert replica_module._as_utf8("a\ud800b") == "a?b"
+    assert answer(replica('{"text": "a\ud800b"}')) == (200, {"text": "a?b"})
 
 
 def importing(monkeypatch, *outcomes):
-    """Imports that raise the errors among the outcomes in turn, and return what is none."""
+    """Imports that raise or return the outcomes, one after the other."""
     remaining = list(outcomes)
 
     def import_module(name):
-        assert name == "serve.engine"
+        assert name == "serve.engine.server"
         outcome = remaining.pop(0)
         if isinstance(outcome, Exception):
             raise outcome

@@ -1,4 +1,4 @@
-"""Who may ask, by the headers alone: before a body is read, and before anything is answered."""
+"""Whether a request may be made, by its headers alone: checked before its body is read and before any answer."""
 
 import hashlib
 import hmac
@@ -15,20 +15,23 @@ from serve.api.errors import Refused
 
 
 def digest_key(key: str) -> str:
-    """What the endpoint keeps of its key: enough to know it again, useless to whoever reads Ray's state."""
+    """What the endpoint keeps of its key: enough to recognise it, useless to anyone who reads Ray's state."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address is of the machine itself alone."""
+    """Whether only this machine itself can reach this name or address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def key_digest(host: str) -> str | None:
-    """The digest of the key that requests carry; raises ConfigError when others could reach an endpoint without one."""
+def required_key_digest(host: str) -> str | None:
+    """The digest of the key that requests must carry, from the environment; None on loopback without a key.
+
+    Raises ConfigError when other machines could reach the endpoint and there is no key.
+    """
     key = os.environ.get(API_KEY_VARIABLE)
     if not key and not is_loopback(host):
         raise ConfigError(
@@ -38,11 +41,11 @@ def key_digest(host: str) -> str | None:
     return digest_key(key) if key else None
 
 
-_OF_A_PROXY = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
-class Guard:
-    """Checks the headers of every request. key_digest: of the key that it must carry, None on loopback without one."""
+class AccessControl:
+    """Checks the headers of every request. key_digest: of the key that it must carry; None takes only this machine."""
 
     def __init__(self, key_digest: str | None) -> None:
         self._key_digest = key_digest
@@ -62,21 +65,22 @@ class Guard:
             raise Refused(HTTPStatus.UNAUTHORIZED, "This endpoint needs its API key: Authorization: Bearer KEY")
 
     def _check_host(self, headers: Headers) -> None:
-        """Without a key only this machine asks. A web page can have a name of its own point here (DNS rebinding); its
-        browser then names that host."""
+        """Without a key only this machine may ask. A web site can point its own name at this machine (DNS rebinding);
+        the browser then sends that name as the host.
+        """
         host = headers.get("host", "")
-        if any(name in headers for name in _OF_A_PROXY):
+        if any(name in headers for name in _PROXY_HEADERS):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
                 "A proxy passes on what others ask, so the endpoint needs a key: its owner exports PRECEPTOR_API_KEY.",
             )
         if not is_loopback(_hostname(host)):
             raise Refused(
-                HTTPStatus.MISDIRECTED_REQUEST, f"This endpoint is no {host[:80]!r}: ask it as 127.0.0.1 or localhost."
+                HTTPStatus.MISDIRECTED_REQUEST, f"This endpoint is not {host[:80]!r}: ask it as 127.0.0.1 or localhost."
             )
 
     def _check_origin(self, headers: Headers) -> None:
-        """Browsers name the site whose page asks; only a page of the endpoint's own may."""
+        """A browser names the site whose page asks; only the endpoint's own pages may."""
         origin = headers.get("origin")
         if origin is not None and _site(origin) != headers.get("host", "").lower():
             raise Refused(HTTPStatus.FORBIDDEN, "Web pages of other sites may not ask this endpoint.")

@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.api.errors import Refused
-from serve.api.queueing import Asked, FairQueue
+from serve.api.fair_queue import FairQueue, QueuedRequest
 
 
 class Line:
-    """Requests at a queue, which take their turns one after the other and are let go by name."""
+    """Requests at a queue, which get their slots one after the other and give them back by name."""
 
     def __init__(self, queue):
         self._queue = queue
-        self.served, self._let_go, self._tasks = [], {}, {}
+        self.served, self._done, self._tasks = [], {}, {}
 
     def start(self, name, client="a", user="", answers=1, tokens=100):
-        self._let_go[name] = asyncio.Event()
-        self._tasks[name] = asyncio.ensure_future(self._turn(name, Asked(client, user, answers, tokens)))
+        self._done[name] = asyncio.Event()
+        self._tasks[name] = asyncio.ensure_future(self._hold(name, QueuedRequest(client, user, answers, tokens)))
         return self._tasks[name]
 
     async def ask(self, name, **what):
@@ -28,13 +28,13 @@ class Line:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    async def _turn(self, name, asked):
-        async with self._queue.turn(asked):
+    async def _hold(self, name, asked):
+        async with self._queue.slots(asked):
             self.served.append(name)
-            await self._let_go[name].wait()
+            await self._done[name].wait()
 
     async def finish(self, name):
-        self._let_go[name].set()
+        self._done[name].set()
         await self._tasks[name]
         await asyncio.sleep(0)
 
@@ -115,7 +115,7 @@ def test_a_full_queue_takes_a_place_from_the_client_that_has_most_of_them():
     assert (sent_away.status, kept, refused.status) == (429, None, 429)
 
 
-def test_who_goes_away_leaves_its_place_and_its_turn_to_others():
+def test_a_client_that_disconnects_leaves_its_place_and_its_slot_to_others():
     async def play():
         line = Line(FairQueue(1, 10))
         for name in ("a", "b", "c", "d"):
@@ -128,7 +128,7 @@ def test_who_goes_away_leaves_its_place_and_its_turn_to_others():
     assert asyncio.run(play()) == ["a", "c", "d"]
 
 
-def test_who_goes_away_before_its_turn_makes_room_for_smaller_ones_behind_it():
+def test_a_request_that_is_given_up_while_it_waits_lets_smaller_ones_behind_it_through():
     async def play():
         line = Line(FairQueue(4, 10))
         await line.ask("three", answers=3)
@@ -180,18 +180,18 @@ def test_a_user_with_one_request_takes_the_place_of_a_user_of_the_same_client_wi
     assert (sent_away.status, kept) == (429, None)
 
 
-def test_nobody_is_remembered_who_does_not_wait():
+def test_a_client_without_waiting_requests_is_forgotten():
     async def play():
         queue = FairQueue(4, 8)
         for number in range(1000):
-            async with queue.turn(Asked(f"client {number}", f"user {number}", 1, 512)):
+            async with queue.slots(QueuedRequest(f"client {number}", f"user {number}", 1, 512)):
                 pass
         return queue._clients
 
     assert asyncio.run(play()) == {}
 
 
-def test_a_place_is_taken_from_a_client_that_goes_away_in_the_same_moment():
+def test_a_place_is_taken_from_a_client_that_disconnects_in_the_same_moment():
     async def play():
         line = Line(FairQueue(1, 3))
         for name in ("served", "1", "2", "3"):
@@ -207,18 +207,18 @@ def test_a_place_is_taken_from_a_client_that_goes_away_in_the_same_moment():
     assert asyncio.run(play()) == (None, ["1", "2", "one", "served"])
 
 
-def test_an_error_in_a_turn_frees_it():
+def test_an_error_frees_the_slot():
     async def play():
         queue = FairQueue(1, 0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                async with queue.turn(Asked("a", "", 1, 1)):
+                async with queue.slots(QueuedRequest("a", "", 1, 1)):
                     raise ZeroDivisionError
 
     asyncio.run(play())
 
 
-def test_more_answers_than_there_is_room_for_have_their_turn_alone():
+def test_a_request_for_more_answers_than_there_are_slots_has_the_engine_alone():
     async def play():
         line = Line(FairQueue(4, 10))
         await line.ask("one")
@@ -242,7 +242,7 @@ ONE = st.tuples(
 
 
 @given(st.lists(ONE, max_size=40))
-def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_room_is_never_exceeded(requests):
+def test_every_request_is_answered_or_refused_and_no_more_slots_are_used_than_there_are(requests):
     async def play():
         queue = FairQueue(4, 6)
         under_way, ended = 0, []
@@ -250,7 +250,10 @@ def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_ro
         async def one(client, user, answers, tokens, patience):
             nonlocal under_way
             try:
-                async with asyncio.timeout(None if patience else 0), queue.turn(Asked(client, user, answers, tokens)):
+                async with (
+                    asyncio.timeout(None if patience else 0),
+                    queue.slots(QueuedRequest(client, user, answers, tokens)),
+                ):
                     under_way += answers
                     assert under_way <= 4 or under_way == answers
                     for _ in range(patience):
@@ -264,10 +267,10 @@ def test_whatever_comes_and_goes_every_request_is_answered_or_refused_and_the_ro
 
         await asyncio.wait_for(asyncio.gather(*(one(*request) for request in requests)), 10)
         assert len(ended) == len(requests)
-        async with AsyncExitStack() as held:  # all of the room is there again, and nobody waits
+        async with AsyncExitStack() as held:  # all slots are free again, and nothing waits
             for _ in range(4):
-                await held.enter_async_context(queue.turn(Asked("z", "", 1, 1)))
-            assert queue._under_way == 4
+                await held.enter_async_context(queue.slots(QueuedRequest("z", "", 1, 1)))
+            assert queue.num_used_slots == 4
         assert (len(queue), queue._clients) == (0, {})
 
     asyncio.run(play())

@@ -1,8 +1,8 @@
-"""adapter_config.json -> what a LoRA adapter is, or which of its settings the engine would not serve rightly.
+"""adapter_config.json -> what a LoRA adapter computes, or the setting that the engine would not serve correctly.
 
-Of all that PEFT 0.21 writes, vLLM 0.29 reads r, lora_alpha, use_rslora, use_dora, bias and modules_to_save, and leaves
-the rest out in silence. So each setting is either understood here, or has no part in what a fitted adapter computes, or
-must be off.
+Of the settings that PEFT 0.21 writes, vLLM 0.29 reads r, lora_alpha, use_rslora, use_dora, bias and modules_to_save,
+and ignores all others without a word. So each setting is either understood here, or changes nothing in what a fitted
+adapter computes, or must be off.
 """
 
 import json
@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import InputError
-from serve.untrusted import quoted, read_json
+from serve.adapters.untrusted_json import quoted, read_json
 
 CONFIG_FILE = "adapter_config.json"
 MAX_RANK = 512
 _MAX_CONFIG_BYTES = 1_000_000
-_MAX_MATCHING_S = 5.0  # of which starting takes a hundredth on an idle machine
+_MAX_MATCHING_S = 5.0  # starting the process takes a hundredth of it on an idle machine
 _MATCHER = """
 import json, re, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
@@ -31,13 +31,13 @@ json.dump([name for name in names if re.fullmatch(pattern, name)], sys.stdout)
 """
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
-# A pattern that module names match in full, or their names or the ends of them.
+# A pattern that whole module names match, or a list of module names or the ends of them.
 Selection = (
     Annotated[str, Field(min_length=1, max_length=10_000)] | Annotated[list[str], Field(min_length=1, max_length=4096)]
 )
 
-# How an adapter was made, and by whom it is read; no part of what it computes once it is fitted.
-_IRRELEVANT = frozenset(
+# How an adapter was made, or how PEFT loads it; none changes what it computes once it is fitted.
+IRRELEVANT = frozenset(
     {
         "auto_mapping",  # which Python class the base was; the engine has its own
         "ensure_weight_tying",  # of saved modules and embeddings, which are refused
@@ -51,7 +51,8 @@ _IRRELEVANT = frozenset(
         "task_type",  # which wrapper PEFT puts around the model
     }
 )
-_UNSERVED = {
+# Settings that must be off, and why.
+UNSERVED = {
     "alora_invocation_tokens": "the engine would apply it to all tokens",
     "alpha_pattern": "the engine scales all layers alike",
     "arrow_config": "the engine routes no experts of LoRA",
@@ -97,11 +98,11 @@ class AdapterConfig(BaseModel):
 
     @property
     def scaling(self) -> float:
-        """What the product of an adapter's matrices is multiplied with, by PEFT and the engine alike."""
+        """The factor of the product of an adapter's matrices, for PEFT and the engine alike."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     def targeted(self, modules: Collection[str]) -> set[str]:
-        """Which of these modules PEFT would adapt. Raises ValueError for a pattern that is none or takes too long."""
+        """Which of these modules PEFT would adapt; raises ValueError for a pattern that is wrong or takes too long."""
         targeted = _selected(self.target_modules, modules)
         if self.exclude_modules:
             targeted -= _selected(self.exclude_modules, targeted)
@@ -121,8 +122,8 @@ def read_config(folder: Path) -> AdapterConfig:
     file = folder / CONFIG_FILE
     settings = read_json(file, _MAX_CONFIG_BYTES)
     for name, value in settings.items():
-        if value and name not in AdapterConfig.model_fields and name not in _IRRELEVANT:
-            reason = _UNSERVED.get(name, "what the engine makes of it is not known")
+        if value and name not in AdapterConfig.model_fields and name not in IRRELEVANT:
+            reason = UNSERVED.get(name, "what the engine makes of it is not known")
             raise InputError(f"{file} has {quoted(name)} = {quoted(value)}: {reason}. Fit the adapter without it.")
     try:
         return AdapterConfig.model_validate(settings)
@@ -131,7 +132,7 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def _first(error: ValidationError, settings: dict[str, Any]) -> str:
-    """The setting that is wrong, its value, and all that is said against it."""
+    """The first setting that is wrong, its value, and all reasons against it."""
     details = error.errors(include_url=False)
     name = str(details[0]["loc"][0])
     reasons = dict.fromkeys(str(detail["msg"]) for detail in details if detail["loc"][0] == name)
@@ -147,8 +148,8 @@ def _selected(selection: str | list[str], modules: Collection[str]) -> set[str]:
 
 
 def _matching(pattern: str, modules: Collection[str]) -> set[str]:
-    """Which names match in full, found in a process of its own: a pattern of others' making may take all time and
-    memory, and nothing else stops Python's `re`, which PEFT uses.
+    """Which names match as a whole. PEFT uses Python's `re`, where an untrusted pattern may take unlimited time and
+    memory; only a process of its own can be stopped then.
     """
     try:
         done = subprocess.run(
@@ -160,5 +161,5 @@ def _matching(pattern: str, modules: Collection[str]) -> set[str]:
             check=True,
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        raise ValueError(f"the pattern {quoted(pattern)} is none, or takes too long") from None
+        raise ValueError(f"the pattern {quoted(pattern)} is invalid, or takes too long") from None
     return set(json.loads(done.stdout))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from serve import adapter_config
-from serve.adapter_config import AdapterConfig, read_config
-from tests.serve.adapter_folders import POCKET, config, pocket_base
+from serve.adapters import config as adapter_config
+from serve.adapters.config import AdapterConfig, read_config
+from tests.serve.adapters.adapter_folders import POCKET, config, pocket_base
 
 # Neither is ever in a file: what PEFT sets at run time, and the one that it only computes with.
 NEVER_SAVED = {"runtime_config"}
@@ -21,8 +21,8 @@ NEVER_SAVED = {"runtime_config"}
 
 def test_each_setting_of_peft_is_decided():
     known = {field.name for field in dataclasses.fields(LoraConfig)} - NEVER_SAVED
-    read, left_out = set(AdapterConfig.model_fields), set(adapter_config._IRRELEVANT)
-    refused = set(adapter_config._UNSERVED)
+    read, left_out = set(AdapterConfig.model_fields), set(adapter_config.IRRELEVANT)
+    refused = set(adapter_config.UNSERVED)
     assert read | left_out | refused == known
     assert not (read & left_out or read & refused or left_out & refused)
 
@@ -74,7 +74,7 @@ def test_pattern_selects_what_peft_selects(pattern):
 def test_pattern_that_would_take_all_memory_is_refused_in_little():
     code = """if True:
         import resource
-        from serve.adapter_config import AdapterConfig
+        from serve.adapters.config import AdapterConfig
         config = AdapterConfig(peft_type="LORA", r=1, lora_alpha=1, target_modules="(?:a|){2000000000}")
         try:
             config.targeted(["model"])
@@ -86,4 +86,4 @@ def test_pattern_that_would_take_all_memory_is_refused_in_little():
     )
     kibibytes, reason = done.stdout.split(maxsplit=1)
     assert int(kibibytes) < 300 << 10
-    assert "is none, or takes too long" in reason
+    assert "is invalid, or takes too long" in reason

@@ -10,8 +10,8 @@ import pytest
 
 from infra.digests import digest_json, digest_material
 from infra.errors import InputError
-from serve.base import LANGUAGE_LINEARS, open_base
-from tests.serve.adapter_folders import POCKET, pocket_base
+from serve.adapters.base_model import LANGUAGE_LINEARS, open_base
+from tests.serve.adapters.adapter_folders import POCKET, pocket_base
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -99,7 +99,7 @@ def test_base_that_changed_since_the_fit_is_refused(folder):
 def test_model_of_another_kind_is_refused(folder):
     from safetensors.numpy import save_file
 
-    from tests.serve.adapter_folders import zeros
+    from tests.serve.adapters.adapter_folders import zeros
 
     save_file({"model.layers.0.self_attn.q_proj.weight": zeros(4, 4)}, folder / WEIGHTS)
     with pytest.raises(InputError, match="has no layer such as"):
@@ -127,7 +127,8 @@ def test_base_that_is_not_on_this_machine_says_what_to_type(source, tmp_path, mo
 
 
 def test_checking_imports_no_engine():
-    code = "import sys, serve.loading, serve.base; print({'torch', 'vllm', 'peft', 'ray'} & set(sys.modules))"
+    modules = "serve.adapters.folder, serve.adapters.base_model"
+    code = f"import sys, {modules}; print({{'torch', 'vllm', 'peft', 'ray'}} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=POCKET.parents[2], capture_output=True, text=True, check=True
     )

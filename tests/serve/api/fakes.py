@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from PIL import Image
 
 from serve.api import listener
-from serve.api.bodies import Bodies
-from serve.api.guard import Guard, digest_key
+from serve.api.access_control import AccessControl, digest_key
+from serve.api.bodies import BodyReader
+from serve.api.fair_queue import FairQueue
 from serve.api.ingress import Engine, Ingress
-from serve.api.queueing import FairQueue
 from serve.api.validation import Limits
 
 ADAPTER = "base:answer_only-0123456789"
@@ -75,8 +75,8 @@ def ingress(*, key=None, capacity=64, waiting=128, limits=LIMITS, answer_timeout
     handles = {name: Handle(name, **of_handle) for name in ("base", "teacher")}
     engines = {n: Engine(handle=h, queue=FairQueue(capacity, waiting)) for n, h in handles.items()}
     models = {"base": "base", ADAPTER: "base", "teacher": "teacher"}
-    guard = Guard(digest_key(key) if key else None)
-    made = Ingress(engines, models, guard, limits, answer_timeout_s=answer_timeout_s, bodies=bodies or Bodies())
+    guard = AccessControl(digest_key(key) if key else None)
+    made = Ingress(engines, models, guard, limits, answer_timeout_s=answer_timeout_s, bodies=bodies or BodyReader())
     made.handle = handles["base"]
     return made
 

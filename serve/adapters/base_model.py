@@ -1,4 +1,4 @@
-"""A base model -> the layers that an adapter may change, and their shapes. Read from the weights' headers alone."""
+"""A base model -> the layers that an adapter may change, and their shapes, from the headers of its weights alone."""
 
 import dataclasses
 import re
@@ -11,8 +11,8 @@ from huggingface_hub.errors import HFValidationError
 
 from infra.digests import digest_material
 from infra.errors import InputError
-from serve.tensors import read_header
-from serve.untrusted import quoted, read_json
+from serve.adapters.tensors import read_header
+from serve.adapters.untrusted_json import quoted, read_json
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -24,8 +24,10 @@ _WEIGHT = re.compile(rf"({LANGUAGE_LINEARS})\.weight")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Base:
-    """A base model. source: its folder or hub id. digest: of what adapters were fitted on, as their manifests have it.
-    layers: module name -> (output, input) features of each layer that can be adapted.
+    """A base model without its weights.
+
+    source: its folder or hub id. digest: as the manifests of its adapters say it. layers: module name ->
+    (output, input) features of each layer that can be adapted.
     """
 
     source: str
@@ -34,14 +36,14 @@ class Base:
 
 
 def open_base(source: str, digest: str, revision: str | None = None) -> Base:
-    """The base that adapters rest on, without its weights.
+    """The base that adapters were fitted on; its weights are not read.
 
     digest: of the folder when the adapters were fitted. revision: of a hub's model. Raises InputError when the base is
-    not on this machine, was changed since, or has no language layers that an engine can adapt.
+    not on this machine, was changed since then, or has no language layers that an engine can adapt.
     """
     folder = Path(source)
     try:
-        layers = _layers(_unchanged(folder, digest) if folder.is_dir() else _cached(source, revision))
+        layers = _read_layers(_unchanged(folder, digest) if folder.is_dir() else _cached(source, revision))
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error}.") from error
     if not layers:
@@ -53,6 +55,7 @@ def open_base(source: str, digest: str, revision: str | None = None) -> Base:
 
 
 def _unchanged(folder: Path, digest: str) -> Path:
+    """The folder; raises InputError when its content is not what the adapters were fitted on."""
     if (now := digest_material(folder)) != digest:
         raise InputError(
             f"{folder} was changed after the adapters were fitted on it (digest {now[:10]}, then {digest[:10]}). "
@@ -73,7 +76,7 @@ def _cached(source: str, revision: str | None) -> Path:
         ) from None
 
 
-def _layers(folder: Path) -> dict[str, tuple[int, int]]:
+def _read_layers(folder: Path) -> dict[str, tuple[int, int]]:
     layers = {}
     for file in _weight_files(folder):
         if not file.is_file():
@@ -85,11 +88,12 @@ def _layers(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """Its files of weights, one or as many as its index names; raises InputError for a name that leads elsewhere."""
     index = folder / _INDEX
     if not index.is_file():
         return [folder / _WEIGHTS]
     shards = read_json(index, _MAX_INDEX_BYTES).get("weight_map")
     names: list[Any] = list(shards.values()) if isinstance(shards, dict) else [shards]
-    if strange := [name for name in names if not isinstance(name, str) or PurePath(name).name != name]:
-        raise InputError(f"{index} names {quoted(strange[0])} for weights, which is no file beside it.")
+    if outside := [name for name in names if not isinstance(name, str) or PurePath(name).name != name]:
+        raise InputError(f"{index} names {quoted(outside[0])} for weights, which is no file beside it.")
     return [folder / name for name in sorted(set(names))]

@@ -1,6 +1,7 @@
 """A model folder and its adapters -> a Ray Serve LLM server with a running vLLM engine. [edge]
 
-Imported only inside a replica: importing vLLM costs ten seconds of a core, and neither driver nor ingress needs it.
+Imported only inside a replica: importing vLLM takes ten seconds of a core, and neither driver nor ingress needs it.
+What is changed about Ray's server is here: `SkipModelDownload` and `SingleProcessEngine`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from pipelines.inference.backends.engine_config import EngineConfig, keep_in_one_process
 from pipelines.inference.backends.engine_process import started_with_thrift
 from serve.api.validation import Limits
-from serve.models import Weights
+from serve.catalogue import HostedModel
 
 __all__ = ["REQUESTS", "ErrorResponse", "llm_config", "start"]
 
@@ -27,16 +28,19 @@ REQUESTS = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
 _NO_DOMAIN = "no.domain.is.allowed.invalid"  # vLLM reads an empty list as: every domain is allowed
 
 
-class LocalModel(CallbackBase):
-    """Leaves out the download step: the model is a folder, and one more worker process takes ten seconds to start."""
+class SkipModelDownload(CallbackBase):
+    """Skips Ray's download of the model: it is a folder, and the process for it would take ten seconds to start."""
 
     async def on_before_node_init(self) -> None:
         """Called by Ray before it would look for the model on a hub."""
         self.ctx.run_init_node = False
 
 
-class OneProcessEngine(VLLMEngine):
-    """Ray's vLLM engine, whose single CPU worker runs in the engine's own process."""
+class SingleProcessEngine(VLLMEngine):
+    """Ray's vLLM engine with its CPU worker in the engine's own process, which starts and answers sooner.
+
+    A private method of Ray's is overridden, since only there does vLLM's finished config pass by.
+    """
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
         keep_in_one_process(vllm_engine_config)
@@ -46,19 +50,19 @@ class OneProcessEngine(VLLMEngine):
 
 async def start(config: LLMConfig) -> LLMServer:
     """A server whose engine is up and has loaded every adapter."""
-    server: LLMServer = LLMServer.sync_init(config, engine_cls=OneProcessEngine)
+    server: LLMServer = LLMServer.sync_init(config, engine_cls=SingleProcessEngine)
     await server.start()
     return server
 
 
 def llm_config(
-    model: Weights,
+    model: HostedModel,
     config: EngineConfig,
     adapters: Mapping[str, str],
     max_lora_rank: int,
     limits: Limits,
 ) -> LLMConfig:
-    """The settings of one engine in Ray Serve LLM's words. adapters: name -> folder."""
+    """The settings of one engine, as Ray Serve LLM takes them. adapters: name -> folder."""
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": model.source},
         accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
@@ -67,15 +71,15 @@ def llm_config(
             "revision": model.revision,
             "trust_remote_code": False,
             "allowed_media_domains": list(limits.image_domains) or [_NO_DOMAIN],
-            # The length of an answer whose request does not say: vLLM's own is all that is left of the context.
+            # For a request that sets no length: vLLM's default is all that is left of the context.
             "override_generation_config": {"max_new_tokens": limits.max_answer_tokens},
-            # vLLM's cache of prepared images is in two processes, which differ once a request was refused or given up
-            # between them: the next one with that image then fails. It would take 4 GiB, too.
+            # vLLM keeps its cache of prepared images in two processes. They differ once a request was refused or
+            # cancelled between them, and the next request with that image fails. It would also take 4 GiB.
             "mm_processor_cache_gb": 0,
             **_lora_arguments(config, adapters, max_lora_rank),
         },
         experimental_configs={"stream_batching_interval_ms": 0},
-        callback_config={"callback_class": LocalModel},
+        callback_config={"callback_class": SkipModelDownload},
         log_engine_metrics=False,
     )
 
@@ -89,4 +93,4 @@ def _lora_arguments(config: EngineConfig, adapters: Mapping[str, str], max_lora_
         "max_loras": len(modules),
         "max_lora_rank": max_lora_rank,
         "lora_modules": modules,
-    } | ({} if config.gpus else {"worker_cls": "serve.cpu_worker.Worker"})
+    } | ({} if config.gpus else {"worker_cls": "serve.engine.cpu_worker.Worker"})

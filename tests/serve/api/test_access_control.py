@@ -3,12 +3,12 @@
 import pytest
 from starlette.datastructures import Headers
 
+from serve.api.access_control import AccessControl, digest_key, is_loopback
 from serve.api.errors import Refused
-from serve.api.guard import Guard, digest_key, is_loopback
-from tests.serve.api.stands import chat, ingress, post, serving
+from tests.serve.api.fakes import chat, ingress, post, serving
 
-LOCAL = Guard(None)
-KEYED = Guard(digest_key("secret"))
+LOCAL = AccessControl(None)
+KEYED = AccessControl(digest_key("secret"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:8000", "[::1]:8000", "127.8.9.1"])
@@ -67,7 +67,7 @@ def test_anything_but_a_bearer_s_key_is_refused(given):
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/openapi.json", "/nothing"])
-def test_without_the_key_nothing_is_said_and_no_body_is_read(path):
+def test_without_the_key_there_is_no_answer_but_the_refusal_and_no_body_is_read(path):
     made = ingress(key="secret")
     with serving(made) as port:
         status, _, body = post(port, b"{", path=path, Content_Length=1 << 24, timeout_s=1)  # most of it never comes
@@ -85,5 +85,5 @@ def test_with_the_key_all_is_as_without():
     ("host", "own"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("::", False), ("0.0.0.0", False), ("x", False)],
 )
-def test_loopback_is_told_from_what_others_reach(host, own):
+def test_loopback_is_known_from_addresses_that_others_reach(host, own):
     assert is_loopback(host) is own

@@ -1,8 +1,8 @@
-"""LoRA on the CPU, right and fast for batches in which base and adapter requests meet. [edge]
+"""LoRA on the CPU, correct and fast for batches with tokens of the base and of several adapters. [edge]
 
-vLLM 0.29 marks a token of the base by slot -1 and then indexes the stacked adapters with it, so that in a mixed batch
-the base is answered with the last adapter's weights; and it copies an adapter's matrices once for each token. Here each
-adapter's rows are multiplied together, and the base's rows are left alone. `cpu_worker.py` puts it in vLLM's place.
+vLLM 0.29 gives a token of the base slot -1 and then indexes the stacked adapters with it, so that in a mixed batch the
+base answers with the last adapter's weights; and it copies an adapter's matrices once for each token. Here the rows of
+one adapter are multiplied together, and the base's rows are left alone. `cpu_worker.py` has vLLM call this.
 
 Shapes: T tokens, I and O a layer's input and output features, R rank, S adapter slots.
 """
@@ -15,7 +15,7 @@ Rows: TypeAlias = slice | torch.Tensor
 
 
 def rows_by_slot(slots_T: torch.Tensor) -> list[tuple[int, Rows]]:
-    """(slot, its rows) for every adapter in a step; the base's rows, slot -1, belong to none."""
+    """(slot, its rows) of every adapter in a step. The base's rows have slot -1 and are left out."""
     present = torch.unique(slots_T).tolist()
     if len(present) == 1 and present[0] >= 0:
         return [(present[0], slice(0, len(slots_T)))]
@@ -33,7 +33,7 @@ def add_adapters(
 ) -> None:
     """Add each adapter's part to its rows of y_TO, in place.
 
-    Layers that were fused stand side by side in O: of each, a_S1RI and b_S1OR in the stacks, and its width.
+    Fused layers stand side by side in O: a_stacks and b_stacks hold a_S1RI and b_S1OR of each, widths its part of O.
     """
     for slot, rows in rows_by_slot:
         x, y = x_TI[rows], y_TO[rows]

@@ -1,10 +1,10 @@
-"""A local folder and the base it rests on -> an adapter that the engine serves rightly, or the reason why not.
+"""A PEFT folder and its base -> an adapter that the engine serves correctly, or the reason why not.
 
-Read are one JSON file and one of safetensors; whatever could hold code is refused unread. What an engine would refuse
-in the middle of a start, or load and leave out in silence, is refused here first.
+Only a JSON file and a safetensors file are read; any file that could hold code is refused unread. What an engine would
+refuse in the middle of its start, or would load and silently ignore, is refused here first.
 
-A file that is changed between this check and the engine's own reading is not noticed here. Adapters come out of sealed
-artifacts, of which every byte is compared with its seal when the deploy begins.
+A file that is changed between this check and the engine's own reading is not noticed here. Adapters come from sealed
+artifacts: every byte is compared with the seal when the deploy begins.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from infra.errors import InputError
 from infra.manifest import MANIFEST
-from serve.adapter_config import CONFIG_FILE, MAX_RANK, AdapterConfig, read_config
-from serve.base import Base
-from serve.tensors import FLOATS, Tensor, magnitudes, read_header
-from serve.untrusted import quoted, read_json
+from serve.adapters.base_model import Base
+from serve.adapters.config import CONFIG_FILE, MAX_RANK, AdapterConfig, read_config
+from serve.adapters.tensors import FLOATS, Tensor, largest_values, read_header
+from serve.adapters.untrusted_json import quoted, read_json
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 LOADABLE_RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_RANK)
@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterFolder:
-    """A checked PEFT folder. rank: of its LoRA matrices. modules: names of the base's layers that it adapts."""
+    """A checked PEFT folder. rank: of its LoRA matrices. modules: the base's layers that it adapts, by their names."""
 
     path: Path
     rank: int
@@ -90,7 +90,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _check_base(folder: Path, config: AdapterConfig, base: Base) -> None:
-    """Raise InputError when the adapter says that it was fitted on another base. A path says nothing: folders move."""
+    """Raise InputError when config or manifest name another base. A folder's path proves nothing: folders move."""
     named = config.base_model_name_or_path or base.source
     if _HUB_ID.fullmatch(base.source) and _HUB_ID.fullmatch(named) and named != base.source:
         raise InputError(f"{folder / CONFIG_FILE} names the base {quoted(named)}, and {base.source} is served.")
@@ -144,27 +144,28 @@ def _check_shapes(file: Path, pairs: dict[str, dict[str, Tensor]], rank: int, ba
 
 
 def _check_targets(folder: Path, config: AdapterConfig, adapted: set[str], base: Base) -> None:
-    """Raise InputError when PEFT, which goes by the config, and the engine, which goes by the tensors, would differ."""
+    """Raise InputError when PEFT, which follows the config, and the engine, which follows the tensors, would differ."""
     try:
         targeted = config.targeted(base.layers)
     except ValueError as error:
         raise InputError(f"{folder / CONFIG_FILE}: {error}. Name the modules in a list.") from None
-    if odd := adapted ^ targeted:
-        first = min(odd)
+    if unequal := adapted ^ targeted:
+        first = min(unequal)
         how = "has weights and is no target" if first in adapted else "is a target and has no weights"
         raise InputError(
-            f"{folder}: {first} {how} of the adapter ({len(odd)} such layers); {CONFIG_FILE} has target_modules = "
+            f"{folder}: {first} {how} of the adapter ({len(unequal)} such layers); {CONFIG_FILE} has target_modules = "
             f"{quoted(config.target_modules)}. Save config and weights together again."
         )
 
 
 def _check_values(file: Path, pairs: dict[str, dict[str, Tensor]], scaling: float) -> None:
-    """Raise InputError for what is no number, what overflows once it is scaled, and an adapter without effect."""
+    """Raise InputError for NaN, for values that overflow when they are scaled, and for an adapter without effect."""
+    values = largest_values(file, [tensor for pair in pairs.values() for tensor in pair.values()])
     has_effect = False
     for module, pair in pairs.items():
-        largest_a, largest_b = magnitudes(file, [pair["A"], pair["B"]])
+        largest_a, largest_b = values[pair["A"].name], values[pair["B"].name]
         for side, largest in (("A", largest_a), ("B", largest_b), ("B, scaled,", largest_b * scaling)):
-            if not largest <= _LARGEST_VALUE:  # nor NaN
+            if not largest <= _LARGEST_VALUE:  # also true of NaN
                 raise InputError(f"{file} has {largest} in lora_{side} of {module}: its fit went wrong. Fit it again.")
         has_effect |= largest_a > 0 and largest_b > 0
     if not has_effect:
