@@ -12,11 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, recipes, run_lock
+from infra import credentials, recipes, run_lock, runner
 from infra.errors import PreceptorError, in_one_line, prerequisite
 from infra.progress import Progress
 from infra.redaction import redacted
-from infra.stage import carry_out, check_materials, current_outputs
 
 
 def main(
@@ -36,7 +35,7 @@ def main(
         credentials.load()
         configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
         run_dir, config = run_directory(options), configs[stage]
-        check_materials(config)
+        runner.check_prerequisites(config)
         if options.dry_run:
             from infra import forecast, forecast_table
 
@@ -45,9 +44,9 @@ def main(
             forecast_table.show(told, as_json=options.json)
             return
         progress = Progress(stage)
-        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
+        is_up_to_date = not config.service and runner.current_outputs(config, run_dir) is not None
         with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
-            carry_out(config, run_dir, progress)
+            runner.carry_out(config, run_dir, progress)
 
 
 def stage_parser(stage: str) -> argparse.ArgumentParser:

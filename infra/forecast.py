@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra import ancestry, manifest, resources, stage
+from infra import ancestry, manifest, resources, runner
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure, total
@@ -163,9 +163,9 @@ def _why_now(own: StageConfig, output: str, run_dir: Path, remade: set[str]) -> 
     inputs = {name: each for name, each in found.items() if each is not None}
     if len(inputs) < len(found):
         return None  # it follows from what makes them
-    if stage.current_outputs(own, run_dir) is not None:
+    if runner.current_outputs(own, run_dir) is not None:
         return None
-    return _difference(artifact, stage.made_from(own, output, inputs))
+    return _difference(artifact, runner.made_from(own, output, inputs))
 
 
 def _difference(artifact: Artifact, now: Mapping[str, Any]) -> str:
@@ -178,7 +178,7 @@ def _difference(artifact: Artifact, now: Mapping[str, Any]) -> str:
     ]
     said += [f"{name} was made again" for name in _changed(then, now, "inputs")]
     said += [f"another {name}" for name in _changed(then, now, "materials")]
-    said += [f"the wording of {name} changed" for name in _changed(then, now, "wording")]
+    said += [f"the prompt {name} changed" for name in _changed(then, now, "prompts")]
     if then.get("contract") != now["contract"]:
         said.append("this version makes it otherwise")
     if not said and then.get("paths") != now.get("paths"):

@@ -22,7 +22,8 @@ from infra.digests import digest_json
 from infra.errors import ArtifactError, ClusterError, InputError, first_line, prerequisite
 from infra.imports import thrift
 from infra.manifest import Tally, write_json
-from infra.stage import Task, made_from
+from infra.runner import made_from
+from infra.stage import Task
 from pipelines.records import TrainingExample, tables
 from train.card import model_card
 from train.recipes import FitConfig

@@ -69,7 +69,7 @@ class ExamineConfig(StageConfig):
 
         return estimate.estimate(self, run_dir)
 
-    def wording(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from infra import stage
+from infra import materials
 from infra.digests import digest_json
 from pipelines.inference import prompts
 from pipelines.records import Arm, Condition, Question
@@ -42,7 +42,7 @@ class Teacher:
 def teacher_digest(config: TeachConfig) -> str:
     """Digest of the teacher: of its folder, or of its name where it is elsewhere, and of the revision that is named."""
     if not config.endpoint:
-        return stage.material_digest(config, "teacher")
+        return materials.digest(config, "teacher")
     digest = digest_json({"id": config.teacher})
     return digest_json([digest, config.revision]) if config.revision else digest
 

@@ -80,7 +80,7 @@ class TeachConfig(StageConfig):
         # What a dry run is told decides nothing about the rationales.
         return {"rationales": replace(self, expected_output_tokens=300, expected_tokens_per_s=None)}
 
-    def wording(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:

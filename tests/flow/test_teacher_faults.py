@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import manifest, stage
+from infra import manifest, runner
 from infra.progress import Progress
 from pipelines import recipes
 from pipelines.records import Fate, Rationale, Verdict, tables
@@ -106,7 +106,7 @@ class Teaching:
         tally = manifest.find(self.run_dir / "rationales").tally
         assert tally["reasons"] | tally["quarantined"] == failed
         assert tally["rows"]["asked"] == NUM_QUESTIONS == tally["rows"]["explained"] + sum(failed.values())
-        stage.carry_out(recipes.pocket().verify, self.run_dir, Progress("verify"))
+        runner.carry_out(recipes.pocket().verify, self.run_dir, Progress("verify"))
         fates = Counter(verdict.fate for verdict in tables.read(self.run_dir / "verdicts", Verdict))
         assert fates.total() == NUM_QUESTIONS
         assert fates[Fate.FAILED] + fates[Fate.QUARANTINED] == sum(failed.values())
