@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from infra import allowed
+from infra.config_validation import shown
 from infra.errors import ConfigError, nearest
 
 _NO_SUCH_FIELD = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -43,7 +43,7 @@ def call(recipe: str, kinds: Iterable[type]) -> Any:
         known = [name for name, each in vars(module).items() if inspect.isfunction(each) and name[0] != "_"]
         raise ConfigError(f"{path} has no function {name!r}.{nearest(name, known)}")
     if not callable(function):
-        raise ConfigError(f"{recipe} is {allowed.shown(function)}, and has to be a function that returns a recipe")
+        raise ConfigError(f"{recipe} is {shown(function)}, and has to be a function that returns a recipe")
     raise ConfigError(
         f"{recipe} asks for {', '.join(_required(function))}, and a recipe is called with nothing: give defaults"
     )
