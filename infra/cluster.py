@@ -27,7 +27,7 @@ from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from infra import credentials, journal, leftovers, privacy, reach, run_lock, surroundings, worker
+from infra import cluster_address, credentials, journal, leftovers, privacy, process_environment, run_lock, worker_setup
 from infra.errors import ClusterError
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 from infra.resources import ClusterShape, Workers, total
@@ -71,9 +71,9 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    if own := os.environ.get(reach.OWN_VARIABLE):
+    if own := os.environ.get(cluster_address.JOB_CLUSTER_VARIABLE):
         os.environ["RAY_ADDRESS"] = own
-    if reach.named():
+    if cluster_address.named_by_user():
         _init()
         return
     running = ExitStack()
@@ -130,7 +130,7 @@ def cluster() -> Iterator[Addresses]:
 
     A local Ray is stopped at the end, with all that its jobs left running.
     """
-    if reach.named():
+    if cluster_address.named_by_user():
         yield Addresses(None, None)
         return
     with _local(dashboard=True) as context:
@@ -147,8 +147,10 @@ def private() -> Iterator[Path]:
     folder, token = _new_folder()
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(token)}
     with (
-        leftovers.held(folder),
-        _variables(_ON_LOOPBACK | surroundings.without_proxy() | authentication | _NO_OTHER_CLUSTER),
+        leftovers.locked(folder),
+        _environment_variables(
+            _ON_LOOPBACK | process_environment.no_proxy_variables() | authentication | _NO_OTHER_CLUSTER
+        ),
         patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),  # Ray has read its variable when it was imported
     ):
         authentication_token_setup.AuthenticationTokenLoader.instance().reset_cache()
@@ -161,7 +163,7 @@ def _new_folder() -> tuple[Path, Path]:
     """A folder for Ray's files and the token in it. Raises ClusterError when there cannot be one."""
     # Not in TMPDIR, which may be too long for the path of a socket.
     within = os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
-    leftovers.remove(Path(within), f"{_FOLDER_PREFIX}*")
+    leftovers.remove_unlocked(Path(within), f"{_FOLDER_PREFIX}*")
     try:
         folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=within))
         token = folder / "token"
@@ -176,7 +178,7 @@ def _new_folder() -> tuple[Path, Path]:
 
 
 @contextmanager
-def _variables(values: dict[str, str | None]) -> Iterator[None]:
+def _environment_variables(values: dict[str, str | None]) -> Iterator[None]:
     """Environment variables for as long as the body runs; None for one that must not be set."""
 
     def put(all_of_them: dict[str, str | None]) -> None:
@@ -212,14 +214,14 @@ def job_environment(credentials_file: Path | None, run_token: str) -> dict[str, 
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
-        "env_vars": variables | worker.SETUP_HOOK,
+        "env_vars": variables | worker_setup.SETUP_HOOK,
     }
 
 
 def _init(**settings: Any) -> BaseContext:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with reach.telling_why(settings.get("address"), for_jobs=False):
+        with cluster_address.explaining_failures(settings.get("address"), for_jobs=False):
             return ray.init(logging_level=logging.ERROR, **settings)
     finally:
         # Ray has put a handler of its own there, under which a polite kill aborts us with our drafts left behind.
@@ -269,14 +271,17 @@ def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseC
     """A Ray of our own; in the end it is stopped. shape: its first node is said to be one of these."""
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with private() as folder, _variables({LOCAL_VARIABLE: "1"}):
+    with private() as folder, _environment_variables({LOCAL_VARIABLE: "1"}):
         if (too_long := len(os.fsencode(folder)) + len(_LONGEST_SOCKET) - _LONGEST_PATH) > 0:
             raise ClusterError(
                 f"RAY_TMPDIR={folder.parent} is {too_long} bytes too long for the path of a socket. Name a shorter "
                 "one: export RAY_TMPDIR=FOLDER"
             )
+        # The agent, which starts the jobs, gets a free port: its default is one fixed port, and a second cluster on the
+        # machine would come up without an agent and take no job. The autoscaler, which has no node to add, is left out:
+        # its start and its end take a second each.
         try:
-            with _as_a_guest():
+            with _hidden_parameters(dashboard_agent_listen_port=None, no_monitor=True):
                 context = _init(
                     address="local",
                     num_cpus=shape.cpus if shape else max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
@@ -284,7 +289,7 @@ def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseC
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=not dashboard and shape is None,
-                    runtime_env={"env_vars": worker.SETUP_HOOK | _with_our_packages()},
+                    runtime_env={"env_vars": worker_setup.SETUP_HOOK | _with_our_packages()},
                     # Ray opens its own folder to everybody.
                     _temp_dir=str(folder / "r"),
                 )
@@ -300,17 +305,13 @@ def _with_our_packages() -> dict[str, str]:
 
 
 @contextmanager
-def _as_a_guest() -> Iterator[None]:
-    """Let a local Ray start without what only a cluster of its own machines needs; `ray.init` has no argument for it.
-
-    Its agent, which starts the jobs, listens on a free port: its default is one fixed port, and a second cluster on the
-    machine would come up without an agent and take no job. Its autoscaler, a process that has no node to add, stays
-    away: its start and its end take a second each.
-    """
+def _hidden_parameters(**hidden: Any) -> Iterator[None]:
+    """Let `ray.init` start a Ray with parameters that it has no arguments for, by a patch of Ray's own constructor of
+    them."""
     construct = RayParams.__init__
 
-    def as_a_guest(self: RayParams, *arguments: Any, **named: Any) -> None:
-        construct(self, *arguments, **{"dashboard_agent_listen_port": None, "no_monitor": True, **named})
+    def with_hidden(self: RayParams, *arguments: Any, **named: Any) -> None:
+        construct(self, *arguments, **{**hidden, **named})
 
-    with patch.object(RayParams, "__init__", as_a_guest):
+    with patch.object(RayParams, "__init__", with_hidden):
         yield

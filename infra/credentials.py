@@ -45,7 +45,7 @@ def handed_over(folder: Path) -> Iterator[Path | None]:
     path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
     try:
         _write(path, given)
-        with leftovers.held(path):
+        with leftovers.locked(path):
             yield path
     finally:
         with suppress(OSError):
@@ -54,7 +54,7 @@ def handed_over(folder: Path) -> Iterator[Path | None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the files that killed processes left in a folder."""
-    leftovers.remove(folder, f"{_PREFIX}*")
+    leftovers.remove_unlocked(folder, f"{_PREFIX}*")
 
 
 def _write(path: Path, given: dict[str, str]) -> None:

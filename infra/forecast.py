@@ -143,7 +143,7 @@ def _state(config: StageConfig, run_dir: Path, remade: set[str]) -> State:
     if now and not remade & set(config.inputs()):  # as the run does
         found = {name: manifest.find(run_dir / name) for name in config.inputs()}
         inputs = {name: each for name, each in found.items() if each is not None}
-        ancestry.check(inputs, run_dir, among_themselves=config.service)
+        ancestry.check(inputs, run_dir, inputs_only=config.service)
     told = now or follows
     same = set(told.values())
     why = same.pop() if len(same) == 1 and len(makes) == len(outputs) else _each(told)

@@ -21,7 +21,7 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from infra import reach
+from infra import cluster_address
 from infra.cluster import LOCAL_VARIABLE
 from infra.errors import ArtifactError, ClusterError, PreceptorError, first_line
 from infra.redaction import redacted
@@ -68,7 +68,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     """
     for module in _CHATTER:
         logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
-    with reach.telling_why(address):
+    with cluster_address.explaining_failures(address):
         client = _Client(address)
         client.list_jobs()  # the version, which Ray has asked for, is told to everybody
         return client

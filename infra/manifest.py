@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from infra import folders, stamps
+from infra import digest_cache, folders
 from infra.digests import digest_file, digest_json
 from infra.errors import ArtifactError
 
@@ -161,9 +161,9 @@ def _found(path: Path, every_byte: bool, but_below: tuple[str, ...]) -> Artifact
         with folders.open_file(path / MANIFEST) as stream:
             manifest = read(stream)
         _check_names(path, manifest, there, again)
-        checked = stamps.read(path, manifest.digest)
+        checked = digest_cache.read(path, manifest.digest)
         for name, entry in manifest.files.items():
-            is_checked = checked.get(name) == stamps.stamp(there[name])
+            is_checked = checked.get(name) == digest_cache.stamp(there[name])
             is_trusted = is_checked and (not every_byte or name.startswith(but_below))
             if not is_trusted and digest_file(path / name) != entry["sha256"]:
                 raise ArtifactError(f"{path / name} was changed after it was sealed. {again}")
@@ -172,8 +172,8 @@ def _found(path: Path, every_byte: bool, but_below: tuple[str, ...]) -> Artifact
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error}). {again}") from error
     sealed = {name: there[name] for name in manifest.files}
-    if checked != {name: stamps.stamp(status) for name, status in sealed.items()}:
-        stamps.write(path, manifest.digest, sealed)
+    if checked != {name: digest_cache.stamp(status) for name, status in sealed.items()}:
+        digest_cache.write(path, manifest.digest, sealed)
     return Artifact(path, manifest)
 
 
@@ -283,7 +283,7 @@ def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], ta
     for within in {folder / parent for name in (*files, MANIFEST) for parent in PurePosixPath(name).parents}:
         folders.sync(within)
     folders.put_in_place(folder, place)
-    stamps.write(place, manifest.digest, there)
+    digest_cache.write(place, manifest.digest, there)
     return Artifact(place, manifest)
 
 

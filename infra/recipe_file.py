@@ -32,7 +32,7 @@ def call(recipe: str, kinds: Iterable[type]) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass of the user's looks its annotations up
     try:
-        with _without_rules(kinds):
+        with _without_post_init(kinds):
             spec.loader.exec_module(module)
             function = getattr(module, name, None)
             if callable(function) and not _required(function):
@@ -80,9 +80,9 @@ def _why(error: BaseException) -> str:
 
 
 @contextmanager
-def _without_rules(kinds: Iterable[type]) -> Iterator[None]:
-    """Let configs be made whose fields contradict each other. All that is wrong is found once all of them are there,
-    and a rule that meets a text where it compares numbers would end in an error of Python's own."""
+def _without_post_init(kinds: Iterable[type]) -> Iterator[None]:
+    """Switch `__post_init__` of these classes off, so that a recipe can make configs that break its rules: all that is
+    wrong is found afterwards, and a rule that compares numbers would fail on a text with an error of Python's own."""
     rules: dict[Any, Any] = {kind: vars(kind)["__post_init__"] for kind in kinds if "__post_init__" in vars(kind)}
     try:
         for kind in rules:

@@ -65,7 +65,7 @@ def sealed_inputs(config: StageConfig, run_dir: Path) -> dict[str, Artifact]:
                 f"python -m pipelines.flow RECIPE --run-dir {shlex.quote(str(run_dir))}"
             )
         inputs[name] = artifact
-    ancestry.check(inputs, run_dir, among_themselves=config.service)
+    ancestry.check(inputs, run_dir, inputs_only=config.service)
     return inputs
 
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra import privacy, surroundings
+from infra import privacy, process_environment
 from infra.manifest import Artifact
 from infra.progress import Progress
 from infra.resources import ClusterShape, Workers
 
 privacy.silence()  # before any engine is imported
-surroundings.settle()
+process_environment.set_up()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

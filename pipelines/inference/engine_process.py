@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from infra.imports import thrift
+from infra.imports import pause_garbage_collection, skip_optional_imports
 
 _PRELOAD = "LD_PRELOAD"
 
@@ -28,7 +28,7 @@ def started_with_thrift() -> Iterator[None]:
     """
     waiting = _Core()
     try:
-        with thrift():
+        with skip_optional_imports(), pause_garbage_collection():
             from vllm.v1.engine import utils
 
             usual = utils.get_mp_context
@@ -114,7 +114,8 @@ def _do_what_comes(receiver: Connection) -> None:
 
     setproctitle.getproctitle()  # finds the title in front of the first variable, so it looks before any is changed
     with ExitStack() as thrifty:
-        thrifty.enter_context(thrift())
+        thrifty.enter_context(skip_optional_imports())
+        thrifty.enter_context(pause_garbage_collection())
         from vllm.v1.engine import core
 
         try:

@@ -505,29 +505,30 @@ def test_the_run_of_a_run_folder_is_what_the_last_runs_of_its_outputs_are(runs, 
     ]
 
 
-def test_the_run_of_a_run_folder_is_running_while_an_output_is_made(runs, monkeypatch):
+@contextlib.contextmanager
+def being_made(runs: Path, monkeypatch):
+    """An output is being made, and recorded in MLflow as far as it is, before the body and after it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
     recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
     recorder.start = lambda: None
     recording = tracking.Recording(recorder.folder)
     with recorder.journal("first", "one", runs / "r" / "one", "key"):
         recording.record_all()
-        assert parent(runs / "mlflow.db").info.status == "RUNNING"
+        yield
     recording.record_all()
+
+
+def test_the_run_of_a_run_folder_is_running_while_an_output_is_made(runs, monkeypatch):
+    with being_made(runs, monkeypatch):
+        assert parent(runs / "mlflow.db").info.status == "RUNNING"
     found = parent(runs / "mlflow.db").info
     assert found.status == "FAILED"
     assert found.end_time >= found.start_time > 0
 
 
 def test_a_run_of_a_run_folder_that_somebody_deleted_holds_nothing_up(runs, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
-    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
-    recorder.start = lambda: None
-    recording = tracking.Recording(recorder.folder)
-    with recorder.journal("first", "one", runs / "r" / "one", "key"):
-        recording.record_all()
+    with being_made(runs, monkeypatch):
         MlflowClient(f"sqlite:///{runs}/mlflow.db").delete_run(parent(runs / "mlflow.db").info.run_id)
-    recording.record_all()
     assert [run.info.status for run in recorded(runs / "mlflow.db")] == ["FAILED"]
     assert left(runs / "r") == []
 
