@@ -29,10 +29,10 @@ def resolve(
 ) -> dict[str, Any]:
     """Stage name -> config, for all stages of these packages, with `path.to.field=value` overrides applied.
 
-    only: the one stage that is run, so that an override of another would change nothing.
+    only: the one stage that is run; an override of another stage is refused, since it would change nothing.
 
-    A recipe of the user's own and whatever is overridden are checked as a whole: types, bounds, and rules between
-    fields. Raises ConfigError with all that is wrong, or for an unknown recipe.
+    A recipe of the user's own, and each stage that is overridden, is checked as a whole: types, bounds, and rules
+    between fields. Raises ConfigError with all that is wrong, or for an unknown recipe.
     """
     if ":" in recipe:
         stages = _stages_of_file(recipe, packages)
@@ -55,14 +55,15 @@ def changed(config: Any, stage: str, overrides: Sequence[str]) -> Any:
 
 
 def run_name(recipe: str) -> str:
-    """The name of a recipe's run folder: of a file, its own and the function's. Two files never share one."""
+    """The name of a recipe's run folder; for a recipe file, made of the file's name and the function's. Two files never
+    share one."""
     file, _, function = recipe.rpartition(":")
     if not file:
         return function
     path = Path(file).resolve()
     name = re.sub(r"[^\w.-]", "_", f"{path.stem}-{function}")
-    is_told = path == Path.cwd() / f"{path.stem}.py" and name == f"{path.stem}-{function}"
-    return name if is_told else f"{name}-{digest_json(str(path))[:8]}"
+    is_unique = path == Path.cwd() / f"{path.stem}.py" and name == f"{path.stem}-{function}"
+    return name if is_unique else f"{name}-{digest_json(str(path))[:8]}"
 
 
 def _refuse_credentials(value: Any, path: str) -> None:

@@ -55,10 +55,10 @@ class StageConfig:
         return {}
 
     def check(self) -> None:
-        """Raise ConfigError for what the environment lacks, as far as that can be told before anything runs."""
+        """Raise ConfigError for what the environment lacks, as far as that is known before anything runs."""
 
     def revisions(self) -> dict[str, str | None]:
-        """Name of a material -> the revision of the hub's model that is meant, where one is named."""
+        """Name of a material -> the revision of the hub's model, or None if no revision is named."""
         return {}
 
     def prompt_digests(self) -> dict[str, str]:
@@ -70,7 +70,7 @@ class StageConfig:
         return ()
 
     def rehearsed(self, models: Path, num_questions: int) -> "StageConfig":
-        """The same settings as far as a machine without a GPU can follow them in a minute, with small models.
+        """The same settings, with small models, and reduced to what a machine without a GPU does in a minute.
 
         models: folder of the small `teacher` and `base`. num_questions: of each split.
         """
@@ -79,20 +79,19 @@ class StageConfig:
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
     ) -> dict[str, Any]:
-        """What it costs to make these outputs, or all, for a dry run.
+        """What it costs to make these outputs, or all of them, for a dry run.
 
-        `tokens`, `hours` and `disk_gib` as Figures where the stage can tell them better than by the last time,
-        `notes` as sentences for people, and whatever else there is to know, as JSON. cluster: which the recipe is for.
+        `tokens`, `hours` and `disk_gib` as Figures if the stage has better estimates than the last run, `notes` as
+        sentences for people, and anything else as JSON. cluster: the one that the recipe is made for.
         """
         return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """What `run` is given: settings, sealed inputs by name, a draft folder to write into, and a way to say how far it
-    is.
+    """What `run` is given: settings, sealed inputs by name, a draft folder to write into, and a way to report progress.
 
-    metric: logs a number under a name at a step while the stage runs.
+    metric: a function of name, value and step that logs a number while the stage runs.
     """
 
     config: Any
