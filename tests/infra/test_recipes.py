@@ -307,7 +307,7 @@ def test_what_a_recipe_of_one_s_own_names_rightly_is_left_as_it_is(tmp_path):
 def test_a_stage_of_a_class_of_the_user_s_own_stays_of_that_class(tmp_path):
     body = """
         from dataclasses import dataclass
-        from pipelines.settings import VerifyConfig
+        from pipelines.verification.config import VerifyConfig
         @dataclass(frozen=True, kw_only=True)
         class Mine(VerifyConfig):
             extra: int = 1
