@@ -1,4 +1,4 @@
-"""Whether sealed artifacts rest on one another: each says by digest what it was made from, and all have to agree."""
+"""Whether sealed artifacts belong together: each names by digest what it was made from, and all have to agree."""
 
 import functools
 import shlex
@@ -11,21 +11,21 @@ from infra.errors import ArtifactError
 from infra.manifest import Artifact, Manifest
 
 
-def check(inputs: Mapping[str, Artifact], run_dir: Path, *, among_themselves: bool = False) -> None:
-    """Raise ArtifactError when an input, or what it was made from, was made from another artifact than the one of that
-    name in the run folder: numbers of two lineages would stand side by side.
+def check(inputs: Mapping[str, Artifact], run_dir: Path, *, inputs_only: bool = False) -> None:
+    """Raise ArtifactError when an input, or an artifact behind it, was made from another version of an artifact than
+    the run folder holds now: a report would compare numbers of two lineages.
 
-    The first stage that has to run again is named. among_themselves: what is no input need not be the artifact that is
-    there now, as for a service, which shows what is finished while something else is made.
+    The error names the stage that has to run again first. inputs_only: compare the inputs with each other alone, as for
+    a service, which serves finished adapters while the run folder already holds newer examples.
     """
 
     @functools.cache
     def known(name: str) -> Manifest | None:
         if name in inputs:
             return inputs[name].manifest
-        return None if among_themselves else _stated(run_dir / name)
+        return None if inputs_only else _stated(run_dir / name)
 
-    asked_of: dict[str, tuple[str, str]] = {}  # name -> its digest, and who was made from it
+    read_as: dict[str, tuple[str, str]] = {}  # name -> the digest that was read, and the artifact that was made from it
     visited: set[str] = set()
 
     def visit(name: str) -> None:
@@ -34,13 +34,13 @@ def check(inputs: Mapping[str, Artifact], run_dir: Path, *, among_themselves: bo
             return
         visited.add(name)
         for read, digest in _read_by(own).items():
-            visit(read)  # what is out of date nearer to the sources is made again first
+            visit(read)  # first, since an artifact nearer to the sources has to be made again first
             there = known(read)
             if there is not None and there.digest != digest:
                 raise _disagreement(
                     f"{run_dir / name} was made from another {read} than the one that is there now", own, run_dir
                 )
-            other, by = asked_of.setdefault(read, (digest, name))
+            other, by = read_as.setdefault(read, (digest, name))
             if other != digest:
                 raise _disagreement(f"{run_dir / name} and {by} were made from two different {read}", own, run_dir)
 
@@ -56,8 +56,8 @@ def _disagreement(what: str, of: Manifest, run_dir: Path) -> ArtifactError:
 
 
 def _stated(place: Path) -> Manifest | None:
-    """What the manifest at a place says; None where there is none that can be read. No other file is looked at: the
-    stage does not read this artifact."""
+    """The manifest at a place, or None if there is none that can be read. The artifact's other files are not checked,
+    since the stage does not read them."""
     try:
         with folders.open_file(place / manifest.MANIFEST) as stream:
             return manifest.read(stream)

@@ -1,7 +1,7 @@
 """Ray: the cluster that RAY_ADDRESS names, or one of our own on this machine for as long as it is needed. [edge]
 
-Whoever reaches a Ray runs code as its user. So our own one listens on loopback alone, takes only who has its token, and
-keeps its files, the token and logs among them, in a folder that nobody else can enter.
+Anybody who can connect to a Ray runs code as its user. So our own Ray listens on loopback alone, asks for a token, and
+keeps its files (token and logs, too) in a folder that only the user can enter.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from ray._private.parameter import RayParams
 from ray._private.worker import BaseContext
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from infra import credentials, journal, leftovers, privacy, reach, run_lock, surroundings, worker
+from infra import cluster_address, credentials, journal, leftovers, privacy, process_environment, run_lock, worker_setup
 from infra.errors import ClusterError
 from infra.manifest import CODE_REVISION_VARIABLE, code_revision
 from infra.resources import ClusterShape, Workers, total
@@ -38,24 +38,24 @@ _SHIPPED = ("pipelines", "train", "serve", "infra")
 _MIN_LOGICAL_CPUS = 8
 _OBJECT_STORE_BYTES = 1 << 30
 _MORE_NODES_BYTES = 100 << 20  # of a logical node's object store
-_PLACED_WITHIN_S = 15.0  # a placement group that has room is there in a moment, on a machine that is busy too
+_PLACED_WITHIN_S = 15.0  # a placement group that fits is placed much sooner, even on a busy machine
 _FOLDER_PREFIX = "preceptor-ray-"
 _LONGEST_PATH = 107  # of a socket, in bytes
 _LONGEST_SOCKET = "/r/session_2026-11-26_04-26-16_460401_4194304/sockets/plasma_store"
 
-# What makes Ray and all that runs on it listen on loopback alone. Ray itself would replace 127.0.0.1 by an address that
-# others reach, unless it believes to be on Windows or macOS, where that is refused.
+# Makes Ray and all that runs on it listen on loopback alone. Otherwise Ray replaces 127.0.0.1 by an address that other
+# machines can reach, as it does everywhere but on Windows and macOS.
 _ON_LOOPBACK = {
     ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
     "VLLM_HOST_IP": "127.0.0.1",
 }
-# Ray's client of jobs would prefer either to the address that it is given: jobs and the token would go elsewhere.
+# Not set, since Ray's job client would prefer either to the address that it is given, and send jobs and token there.
 _NO_OTHER_CLUSTER = dict.fromkeys(("RAY_ADDRESS", ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE))
 
-# Set before a local Ray starts, since its daemons read them once. Ray runs its workers at nice 15, which on a small
-# machine lets everything else go before the engine; and it starts some for tasks that it does not know of yet.
+# Set before a local Ray starts, since its daemons read them once. By default Ray runs its workers at nice 15, so that
+# on a small machine everything else runs before the engine; and it starts workers before there are tasks for them.
 _LOCAL_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
@@ -64,16 +64,16 @@ _LOCAL_ENVIRONMENT = {
 
 
 def connect() -> None:
-    """Connect this process to the cluster of its job, to the one RAY_ADDRESS names, or to a local one that ends with
-    it.
+    """Connect this process to the cluster of its job, to the one that RAY_ADDRESS names, or to a local one, which ends
+    when this process ends.
 
     Raises ClusterError when Ray cannot be reached or does not start.
     """
     if ray.is_initialized():
         return
-    if own := os.environ.get(reach.OWN_VARIABLE):
+    if own := os.environ.get(cluster_address.JOB_CLUSTER_VARIABLE):
         os.environ["RAY_ADDRESS"] = own
-    if reach.named():
+    if cluster_address.named_by_user():
         _init()
         return
     running = ExitStack()
@@ -87,8 +87,8 @@ def is_on_loopback() -> bool:
 
 
 def require_all(stages: Mapping[str, Sequence[Workers]]) -> None:
-    """Raise ClusterError for the first stage whose workers a local Ray has no room for, before any of them runs. A
-    cluster of the user's is not asked: it may grow."""
+    """Raise ClusterError for the first stage whose workers do not fit on a local Ray, before any stage runs. The user's
+    own cluster is not checked: it may grow."""
     if not ray.is_initialized():
         return
     for name, asked in stages.items():
@@ -97,9 +97,10 @@ def require_all(stages: Mapping[str, Sequence[Workers]]) -> None:
 
 
 def require(say: Callable[[str], None], *, cpus: float, gpus: float, what: str = "the stage") -> None:
-    """See to it that a stage does not wait for ever for what the connected cluster does not have.
+    """Keep a stage from waiting for ever for resources that the connected cluster does not have.
 
-    A local Ray never grows: raises ClusterError when it is too small. Another one may: then says what is waited for.
+    A local Ray never grows: raises ClusterError when it is too small. Another cluster may grow: then `say` gets a line
+    about what the stage waits for.
     """
     held = ray.cluster_resources()
     missing = [
@@ -118,7 +119,7 @@ def require(say: Callable[[str], None], *, cpus: float, gpus: float, what: str =
 
 @dataclasses.dataclass(frozen=True)
 class Addresses:
-    """Where a cluster takes jobs, and where their drivers connect; None for what RAY_ADDRESS or the job itself says."""
+    """Where jobs are submitted, and where their drivers connect; each is None where RAY_ADDRESS or the job decides."""
 
     jobs: str | None
     drivers: str | None
@@ -130,7 +131,7 @@ def cluster() -> Iterator[Addresses]:
 
     A local Ray is stopped at the end, with all that its jobs left running.
     """
-    if reach.named():
+    if cluster_address.named_by_user():
         yield Addresses(None, None)
         return
     with _local(dashboard=True) as context:
@@ -139,16 +140,18 @@ def cluster() -> Iterator[Addresses]:
 
 @contextmanager
 def private() -> Iterator[Path]:
-    """Whatever Ray is started meanwhile, by this process, is reachable from this machine alone, and with a token alone.
+    """A Ray that this process starts in the body can be reached from this machine alone, and only with a token.
 
-    Yields a folder that only the user can enter, for Ray's files. Unless the body raises it is removed in the end, else
-    its logs are kept until this is called again.
+    Yields a folder for Ray's files that only the user can enter. It is removed at the end; if the body raises, it is
+    kept for its logs until this is called again.
     """
     folder, token = _new_folder()
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(token)}
     with (
-        leftovers.held(folder),
-        _variables(_ON_LOOPBACK | surroundings.without_proxy() | authentication | _NO_OTHER_CLUSTER),
+        leftovers.locked(folder),
+        _environment_variables(
+            _ON_LOOPBACK | process_environment.no_proxy_variables() | authentication | _NO_OTHER_CLUSTER
+        ),
         patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),  # Ray has read its variable when it was imported
     ):
         authentication_token_setup.AuthenticationTokenLoader.instance().reset_cache()
@@ -161,7 +164,7 @@ def _new_folder() -> tuple[Path, Path]:
     """A folder for Ray's files and the token in it. Raises ClusterError when there cannot be one."""
     # Not in TMPDIR, which may be too long for the path of a socket.
     within = os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108 - what is made in it is private
-    leftovers.remove(Path(within), f"{_FOLDER_PREFIX}*")
+    leftovers.remove_unlocked(Path(within), f"{_FOLDER_PREFIX}*")
     try:
         folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=within))
         token = folder / "token"
@@ -176,7 +179,7 @@ def _new_folder() -> tuple[Path, Path]:
 
 
 @contextmanager
-def _variables(values: dict[str, str | None]) -> Iterator[None]:
+def _environment_variables(values: dict[str, str | None]) -> Iterator[None]:
     """Environment variables for as long as the body runs; None for one that must not be set."""
 
     def put(all_of_them: dict[str, str | None]) -> None:
@@ -200,8 +203,9 @@ def credentials_for(addresses: Addresses, folder: Path) -> AbstractContextManage
 
 
 def job_environment(credentials_file: Path | None, run_token: str) -> dict[str, object]:
-    """The runtime environment of a job: our packages and no other file, privacy, the code's revision, by what it is let
-    into the run folder, and where the credentials are, if they are in a file. Everybody who sees the cluster sees it.
+    """The runtime environment of a job: our packages and no other file, the privacy settings, the code's revision, the
+    token that lets it into the run folder, and the path of the credentials file, if there is one. Everybody who can see
+    the cluster can see this environment.
     """
     variables = {name: os.environ[name] for name in privacy.SILENCE}
     if credentials_file is not None:
@@ -212,23 +216,23 @@ def job_environment(credentials_file: Path | None, run_token: str) -> dict[str, 
     return {
         "working_dir": str(PROJECT),
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in _SHIPPED)],
-        "env_vars": variables | worker.SETUP_HOOK,
+        "env_vars": variables | worker_setup.SETUP_HOOK,
     }
 
 
 def _init(**settings: Any) -> BaseContext:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with reach.telling_why(settings.get("address"), for_jobs=False):
+        with cluster_address.explaining_failures(settings.get("address"), for_jobs=False):
             return ray.init(logging_level=logging.ERROR, **settings)
     finally:
-        # Ray has put a handler of its own there, under which a polite kill aborts us with our drafts left behind.
+        # Ray has set a handler of its own, with which SIGTERM would abort this process and leave its drafts behind.
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
 @contextmanager
 def logical(shape: ClusterShape) -> Iterator[None]:
-    """A local Ray with the nodes, CPUs and GPUs of a cluster in name alone: what is placed on it is placed as there."""
+    """A local Ray that claims to have a cluster's nodes, CPUs and GPUs: workers are placed as they would be there."""
     with _local(dashboard=False, shape=shape) as context, ExitStack() as nodes:
         for _ in range(shape.nodes - 1):
             parameters = RayParams(
@@ -247,9 +251,8 @@ def logical(shape: ClusterShape) -> Iterator[None]:
 
 
 def without_place(asked: Sequence[Workers]) -> str | None:
-    """Reserve the placement groups of workers that run at the same time on the connected Ray, and give them back.
-
-    The first one that is not placed, in words; None when all are.
+    """Which of these workers, which run at the same time, the connected Ray cannot place, in words; None if it can
+    place all of them. Their placement groups are reserved and given back.
     """
     groups: list[PlacementGroup] = []
     try:
@@ -266,17 +269,20 @@ def without_place(asked: Sequence[Workers]) -> str | None:
 
 @contextmanager
 def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseContext]:
-    """A Ray of our own; in the end it is stopped. shape: its first node is said to be one of these."""
+    """A Ray of our own, stopped at the end. shape: of the cluster that it claims to be; this starts its first node."""
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with private() as folder, _variables({LOCAL_VARIABLE: "1"}):
+    with private() as folder, _environment_variables({LOCAL_VARIABLE: "1"}):
         if (too_long := len(os.fsencode(folder)) + len(_LONGEST_SOCKET) - _LONGEST_PATH) > 0:
             raise ClusterError(
                 f"RAY_TMPDIR={folder.parent} is {too_long} bytes too long for the path of a socket. Name a shorter "
                 "one: export RAY_TMPDIR=FOLDER"
             )
+        # The agent, which starts the jobs, gets a free port: its default is one fixed port, and a second cluster on the
+        # machine would come up without an agent and take no job. The autoscaler, which has no node to add, is left out:
+        # its start and its end take a second each.
         try:
-            with _as_a_guest():
+            with _hidden_parameters(dashboard_agent_listen_port=None, no_monitor=True):
                 context = _init(
                     address="local",
                     num_cpus=shape.cpus if shape else max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
@@ -284,8 +290,8 @@ def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseC
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=not dashboard and shape is None,
-                    runtime_env={"env_vars": worker.SETUP_HOOK | _with_our_packages()},
-                    # Ray opens its own folder to everybody.
+                    runtime_env={"env_vars": worker_setup.SETUP_HOOK | _with_our_packages()},
+                    # A folder within ours, since Ray lets everybody into its own folder.
                     _temp_dir=str(folder / "r"),
                 )
             yield context
@@ -294,23 +300,19 @@ def _local(dashboard: bool, shape: ClusterShape | None = None) -> Iterator[BaseC
 
 
 def _with_our_packages() -> dict[str, str]:
-    """The variable by which a worker finds what it runs first, before Ray tells it where the driver's code is."""
+    """The variable by which a worker finds its setup function, which runs before Ray adds the driver's code."""
     paths = [str(PROJECT), os.environ.get("PYTHONPATH")]
     return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 @contextmanager
-def _as_a_guest() -> Iterator[None]:
-    """Let a local Ray start without what only a cluster of its own machines needs; `ray.init` has no argument for it.
-
-    Its agent, which starts the jobs, listens on a free port: its default is one fixed port, and a second cluster on the
-    machine would come up without an agent and take no job. Its autoscaler, a process that has no node to add, stays
-    away: its start and its end take a second each.
-    """
+def _hidden_parameters(**hidden: Any) -> Iterator[None]:
+    """Let `ray.init` start a Ray with parameters that it has no arguments for, by a patch of Ray's own constructor of
+    them."""
     construct = RayParams.__init__
 
-    def as_a_guest(self: RayParams, *arguments: Any, **named: Any) -> None:
-        construct(self, *arguments, **{"dashboard_agent_listen_port": None, "no_monitor": True, **named})
+    def with_hidden(self: RayParams, *arguments: Any, **named: Any) -> None:
+        construct(self, *arguments, **{**hidden, **named})
 
-    with patch.object(RayParams, "__init__", as_a_guest):
+    with patch.object(RayParams, "__init__", with_hidden):
         yield

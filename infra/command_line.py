@@ -1,4 +1,4 @@
-"""The command line of a stage, and what the flow's has in common with it.
+"""The command line of a stage, and the parts that it shares with the flow's; how a command ends on errors and signals.
 
 `python -m PACKAGE.MODULE RECIPE --run-dir DIR [--set path.to.field=value] [--dry-run]`.
 """
@@ -12,11 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from infra import credentials, recipes, run_lock
+from infra import credentials, recipes, run_lock, runner
 from infra.errors import PreceptorError, in_one_line, prerequisite
 from infra.progress import Progress
 from infra.redaction import redacted
-from infra.stage import carry_out, check_materials, current_outputs
 
 
 def main(
@@ -27,7 +26,7 @@ def main(
 ) -> None:
     """The command line of a stage's module; exits non-zero with one clear message when the user must mend something.
 
-    parser: its `stage_parser`, where the module has added words of its own.
+    parser: the module's `stage_parser`, if it has added options of its own.
     """
     parser = parser or stage_parser(stage)
     with reporting_errors(stage):
@@ -36,22 +35,22 @@ def main(
         credentials.load()
         configs = recipes.resolve(options.recipe, [package], options.set, only=stage)
         run_dir, config = run_directory(options), configs[stage]
-        check_materials(config)
+        runner.check_prerequisites(config)
         if options.dry_run:
             from infra import forecast, forecast_table
 
             price, shape = options.gpu_hour_price, configs.get("cluster")
-            told = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
-            forecast_table.show(told, as_json=options.json)
+            facts = forecast.forecast(options.recipe, run_dir, {stage: config}, shape, price)
+            forecast_table.show(facts, as_json=options.json)
             return
         progress = Progress(stage)
-        is_up_to_date = not config.service and current_outputs(config, run_dir) is not None
+        is_up_to_date = not config.service and runner.current_outputs(config, run_dir) is not None
         with nullcontext() if is_up_to_date else run_lock.held(run_dir, f"the stage {stage}", progress.say):
-            carry_out(config, run_dir, progress)
+            runner.carry_out(config, run_dir, progress)
 
 
 def stage_parser(stage: str) -> argparse.ArgumentParser:
-    """What is understood by the stage's module, which is the one that Python was started with."""
+    """The parser of a stage's command; the stage's module is the one that Python was started with."""
     module = sys.modules["__main__"]
     arrow = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(" [edge]")
     name = module.__spec__.name.removesuffix(".__main__") if module.__spec__ else Path(sys.argv[0]).stem
@@ -59,7 +58,7 @@ def stage_parser(stage: str) -> argparse.ArgumentParser:
 
 
 def argument_parser(program: str, description: str, *, dry_run: bool = True) -> argparse.ArgumentParser:
-    """The words that every stage and the flow understand. dry_run: whether that is one of them."""
+    """A parser with the options that every stage and the flow share. dry_run: whether `--dry-run` is one of them."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("recipe", help="a recipe's name, or path/to/file.py:function")
     parser.add_argument("--run-dir", help="folder of this run; default runs/RECIPE, or runs/FILE-FUNCTION")
@@ -78,15 +77,15 @@ def argument_parser(program: str, description: str, *, dry_run: bool = True) -> 
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's options; exits with the usage for words of a dry run where none is asked for."""
+    """The command line's options; exits with the usage for options of a dry run without `--dry-run`."""
     options = parser.parse_args(arguments)
     if not options.dry_run and (options.json or options.gpu_hour_price is not None):
-        parser.error("--json and --gpu-hour-price say how a dry run is told: add --dry-run")
+        parser.error("--json and --gpu-hour-price say how a dry run is printed: add --dry-run")
     return options
 
 
 def run_directory(options: argparse.Namespace) -> Path:
-    """The run's folder, absolute, since jobs run elsewhere, and without `..`, since one folder is to have one name."""
+    """The run's folder: absolute, since jobs run elsewhere, and without `..`, so that one folder has one name."""
     named = options.run_dir or f"runs/{recipes.run_name(options.recipe)}"
     if "://" in named:
         raise PreceptorError(f"--run-dir {named}: only folders of a local or shared file system hold a run so far")
@@ -98,7 +97,7 @@ def run_directory(options: argparse.Namespace) -> Path:
 
 
 class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
-    """Prints an error as the user needs it and exits 1: ours as their message, anything else with its traceback."""
+    """Prints an error and exits 1: a PreceptorError as its message alone, any other with its traceback."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -121,12 +120,12 @@ class reporting_errors:  # reads as a statement: with reporting_errors("teach"):
 
 
 def interrupt_on_sigterm() -> None:
-    """Let a polite kill, or a terminal that is closed, end this process as Ctrl-C does, so that drafts are removed and
-    jobs and children stopped."""
+    """Let SIGTERM, or the end of the terminal, end this process as Ctrl-C does: drafts are removed, jobs and children
+    are stopped."""
 
     def interrupt(signal_number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, interrupt)

@@ -1,7 +1,7 @@
-"""Credentials on their way to a cluster: in a file that only the user reads, in the place of a job's environment.
+"""Credentials on their way to a cluster: in a file that only the user can read, instead of a job's environment.
 
-A job's environment stands in Ray's logs, which everybody reads, and in its Jobs API. A local Ray needs no file: its
-processes inherit the environment of the one that starts it.
+A job's environment stands in Ray's logs, which everybody can read, and in its Jobs API. A local Ray needs no file: its
+processes inherit the environment of the process that starts it.
 """
 
 import json
@@ -16,12 +16,12 @@ from infra import leftovers
 from infra.errors import ConfigError
 
 FILE_VARIABLE = "PRECEPTOR_CREDENTIALS_FILE"
-VARIABLES = (  # not those of MLflow, which the jobs of a flow never ask: its driver does
+VARIABLES = (  # not those of MLflow: the driver of a flow talks to it, and the jobs do not
     "PRECEPTOR_API_KEY",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
-    # No secrets, but the keys above open no other store.
+    # These are no secrets, but the keys above belong to this store.
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
@@ -33,10 +33,10 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @contextmanager
 def handed_over(folder: Path) -> Iterator[Path | None]:
-    """A file in `folder` with the credentials that this process was given, for as long as the body runs; None when it
-    was given none.
+    """A file in `folder` with the credentials of this process's environment, while the body runs; None when there are
+    none.
 
-    Raises ConfigError when the folder cannot keep others from reading.
+    Raises ConfigError when others could read the file.
     """
     given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     if not given:
@@ -45,7 +45,7 @@ def handed_over(folder: Path) -> Iterator[Path | None]:
     path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
     try:
         _write(path, given)
-        with leftovers.held(path):
+        with leftovers.locked(path):
             yield path
     finally:
         with suppress(OSError):
@@ -54,7 +54,7 @@ def handed_over(folder: Path) -> Iterator[Path | None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the files that killed processes left in a folder."""
-    leftovers.remove(folder, f"{_PREFIX}*")
+    leftovers.remove_unlocked(folder, f"{_PREFIX}*")
 
 
 def _write(path: Path, given: dict[str, str]) -> None:
@@ -68,7 +68,7 @@ def _write(path: Path, given: dict[str, str]) -> None:
 
 
 def load() -> None:
-    """Take the credentials that the job was given into this process's environment; without a file, nothing.
+    """Put the job's credentials into this process's environment; does nothing without a credentials file.
 
     Raises ConfigError for a file that is not there, or that another user owns or may read.
     """
@@ -84,8 +84,8 @@ def load() -> None:
 
 
 def load_in_worker() -> None:
-    """As `load`, in a process that Ray starts for a job, and without errors: the job has read the file before, and a
-    replica outlives the flow and its file."""
+    """As `load`, in a process that Ray starts for a job, but without errors: the job has read the file before, and a
+    replica lives longer than the flow and its file."""
     with suppress(FileNotFoundError, ConfigError):
         if named := os.environ.get(FILE_VARIABLE):
             os.environ.update(_read(Path(named)))

@@ -28,10 +28,10 @@ def digest_file(path: Path) -> str:
 
 
 def digest_material(path: Path) -> str:
-    """Digest of a file or folder of the world: every name and content below it, in sorted order.
+    """Digest of a file or folder from outside the run: every name and content below it, in sorted order.
 
-    A file of over 1 GiB (the shards of a large model) counts by its size and its first and last MiB: reading half a
-    terabyte to find that nothing changed would cost more than the stage. Links are followed, as a hub's cache has them.
+    Of a file above 1 GiB (the shards of a large model) only size, first and last MiB are read: reading half a terabyte
+    to find that nothing changed would cost more than the stage. Links are followed, since a hub's cache has them.
     Raises FileNotFoundError, and OSError for a pipe, socket or device.
     """
     files = linked_files(path) if path.is_dir() else {".": path}

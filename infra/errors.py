@@ -8,7 +8,7 @@ from infra.redaction import redacted
 
 _ERROR_LINE = re.compile(
     r"\s*(?:\(\w+ pid=\d+\) )?(?!ray\.)[\w.]*(?:Error|Exception): \S"
-)  # as the last line of a traceback has it
+)  # the last line of a traceback
 
 
 class PreceptorError(Exception):
@@ -51,7 +51,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def prerequisite(error: BaseException | None) -> PreceptorError | None:
-    """The user's error inside an engine's wrapping of it, if there is one."""
+    """The error that the user can mend, possibly wrapped by an engine's errors; None if there is none."""
     for cause in causes(error):
         if isinstance(cause, PreceptorError):
             return cause
@@ -69,12 +69,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What went wrong first: engines put a remote traceback into their message, and its first error is the cause."""
+    """The first error of all: engines put a remote traceback into their message, and its first error is the cause."""
     found = list(causes(error))
     for cause in reversed(found):
-        told = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
-        if told:
-            return told[0]
+        errors = [line.strip() for line in str(cause).splitlines() if _ERROR_LINE.match(line)]
+        if errors:
+            return errors[0]
     innermost = found[-1]
     lines = str(innermost).strip().splitlines() or [""]
     return f"{type(innermost).__name__}: {lines[-1]}"

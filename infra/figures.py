@@ -1,4 +1,4 @@
-"""Numbers of a forecast: each says where it is from, and one that nobody knows yet says why."""
+"""Numbers of a forecast: each says what it is based on, or why it is not known yet."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True)
 class Figure:
-    """value: the number, rounded to three digits that count, or None. why: what it rests on, or why there is none."""
+    """value: the number, rounded to three significant digits, or None. why: what it is based on, or why it is None."""
 
     value: float | None
     why: str
 
     def as_json(self) -> dict[str, Any]:
-        """As `--json` has it."""
+        """As `--json` prints it."""
         return {"value": self.value, "why": self.why}
 
 
@@ -26,7 +26,7 @@ def figure(value: float, why: str) -> Figure:
 
 
 def total(figures: Iterable[Figure]) -> Figure:
-    """The sum of what is known; `why` says whether that is all."""
+    """The sum of the known figures; `why` says whether any are missing."""
     figures = list(figures)
     known = [each.value for each in figures if each.value is not None]
     if not known and figures:

@@ -1,5 +1,5 @@
-"""Folders of this machine: what lies in them, and how one takes another's place with no moment in which neither is
-there."""
+"""Folders of this machine: the files in them, and how a new folder replaces an older one so that one of them is there
+at every moment."""
 
 import ctypes
 import errno
@@ -19,7 +19,13 @@ from infra.errors import ArtifactError, PreceptorError
 
 _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _NO_EXCHANGE = frozenset(
-    {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}  # as NFS, FUSE, sandboxes and layers say
+    {
+        errno.EINVAL,
+        errno.ENOSYS,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EXDEV,
+    }  # from NFS, FUSE, sandboxes and layered file systems
 )
 _POLL_S = 0.01
 _LONGEST_WAIT_S = 10.0  # for another process that is between its two renames
@@ -42,8 +48,8 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def plain_files(folder: Path) -> dict[str, os.stat_result]:
-    """Every file below a folder, by its name from there on. Raises ArtifactError for what is neither a plain file nor a
-    folder: what a link leads to can change unseen, and a pipe can be read once."""
+    """Every file below a folder, by its path relative to the folder. Raises ArtifactError for anything but plain files
+    and folders: the target of a link can change unseen, and a pipe can be read only once."""
     found = {}
     for name, status in _below(folder):
         if not stat.S_ISREG(status.st_mode):
@@ -57,7 +63,7 @@ def plain_files(folder: Path) -> dict[str, os.stat_result]:
 
 
 def _below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a folder but folders; links are not followed."""
+    """Everything below a folder except folders; links are not followed."""
     waiting = [""]
     while waiting:
         within = waiting.pop()
@@ -71,10 +77,11 @@ def _below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def linked_files(folder: Path) -> dict[str, Path]:
-    """Every file below a folder of the world, by its name from there on, links followed: a hub's cache is made of them.
+    """Every file below a folder from outside the run, by its path relative to the folder. Links are followed, since a
+    hub's cache is made of them.
 
-    A folder that links lead to again counts once, and what leads nowhere not at all. Raises OSError for a pipe, socket
-    or device.
+    A folder that several links lead to counts once, and broken links are left out. Raises OSError for a pipe, socket or
+    device.
     """
     found: dict[str, Path] = {}
     waiting, seen = [folder], set()
@@ -100,9 +107,9 @@ class BusyError(PreceptorError):
 
 @contextmanager
 def locked(lock: Path, timeout_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; the lock ends with the process that holds it, however that ends.
+    """Hold a lock file; the lock ends with its process, even if that is killed.
 
-    Raises BusyError when another process holds it all that time.
+    Raises BusyError when another process holds it for the whole timeout.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + timeout_s
@@ -126,7 +133,9 @@ def only_writer(place: Path) -> AbstractContextManager[None]:
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A text file to write, which takes its place when the body ends: a reader sees the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")  # two may write the same at once
+    partial = path.with_name(
+        f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
+    )  # two processes may write the same file at once
     try:
         with partial.open("w") as stream:
             yield stream
@@ -136,20 +145,20 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 def new_draft(place: Path) -> Path:
-    """A name beside a place for a folder that may be removed at any time when nobody writes there."""
+    """A path beside a place for a new draft folder; anybody may remove a draft while nobody writes there."""
     return place.with_name(f".{place.name}.draft-{uuid.uuid4().hex[:8]}")
 
 
 def clear(place: Path) -> None:
-    """Remove what killed writers left beside a place, and put back what one had set aside; called by its only
-    writer."""
+    """Remove the drafts that killed writers left beside a place, and put back a folder that one had set aside. Called
+    by the place's only writer."""
     _put_back(place)
     for leftover in place.parent.glob(f".{place.name}.draft-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def restore(place: Path) -> None:
-    """Where a writer was killed between its two renames, put the older folder back; where one is between them, wait.
+    """Put the older folder back if a writer was killed between its two renames; wait if a writer is between them now.
 
     Raises ArtifactError when that cannot be done.
     """
@@ -181,7 +190,7 @@ def _put_back(place: Path) -> None:
 
 
 def put_in_place(draft: Path, place: Path) -> None:
-    """Give a folder its place, over an older one: whoever looks, or whenever it is killed, one of them is there whole.
+    """Move a folder to its place, over an older one: at every moment, and after a kill, one of them is there whole.
 
     Called by the place's only writer. Raises OSError, with the older one in its place.
     """
@@ -208,13 +217,13 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _replace_in_two_steps(draft: Path, place: Path) -> None:
-    """Where folders cannot be exchanged: a kill in between leaves the older one aside, and `restore` finds it."""
+    """For file systems that cannot exchange folders: after a kill in between, `restore` finds the older one aside."""
     aside = _aside(place)
     place.rename(aside)
     try:
         draft.rename(place)
     finally:
-        _put_back(place)  # away from that name at once, lest it come back when the new one is deleted
+        _put_back(place)  # at once, so that it does not come back when the new one is deleted
     for leftover in place.parent.glob(f".{place.name}.draft-*"):
         _remove(leftover)
 
@@ -227,7 +236,7 @@ def _remove(path: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """See to it that the names in a folder outlive the machine."""
+    """Write the names in a folder to the disk, so that they survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,9 @@
 """Settings and a run folder -> what would run, why, and what it would cost. Nothing is run or written.
 
-A stage `runs` when what it would make is not there or was made otherwise; what rests on it `follows`, unless it comes
-out as it was. A stage alone `waits` for what another has to make first. The others are `up to date` or `not needed`.
-Light: no engine is imported but where a stage's own estimate lays a model out.
+A stage `runs` when an output is missing or was made from something else than now. A stage that reads the output of such
+a stage `follows`; it will be skipped if that output comes out the same as before. A stage by itself `waits` for inputs
+that another stage has to make first. All others are `up to date` or `not needed`. No engine is imported, except where a
+stage's own estimate needs a model's shapes.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra import ancestry, manifest, resources, stage
+from infra import ancestry, manifest, resources, runner
 from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure, total
@@ -19,7 +20,7 @@ from infra.manifest import Artifact
 from infra.resources import ClusterShape
 from infra.stage import StageConfig
 
-FORMAT = 1  # of `--json`: raised when a name in it goes or changes its meaning
+FORMAT = 1  # of `--json`: raised when a name is removed or changes its meaning
 RUNS, FOLLOWS, WAITS = "runs", "follows", "waits"
 UP_TO_DATE, NOT_NEEDED = "up to date", "not needed"
 FIGURES = ("tokens", "hours", "gpu_hours", "disk_gib", "price")
@@ -31,7 +32,7 @@ _NO_PRICE = "no price of a GPU-hour is given: --gpu-hour-price PRICE"
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What becomes of a stage, and why. makes: the settings of each output that would be made."""
+    """The status of a stage, and why. makes: the settings of each output that would be made."""
 
     status: str
     why: str
@@ -50,17 +51,17 @@ def forecast(
     cluster: ClusterShape | None = None,
     gpu_hour_price: float | None = None,
 ) -> dict[str, Any]:
-    """What a dry run tells, as `--json` prints it. stages: in their order, None for one that is not needed.
+    """The report of a dry run, as `--json` prints it. stages: in their order, None for one that is not needed.
 
-    format: of these names. recipe, run_dir, config, config_digest: what was asked, resolved. cluster: that the recipe
-    is made for, in words. gpu_hour_price: as it was given. pending: the stages that run, follow or wait. writes: every
-    folder that the stages make.
-    stages: each one's status, why, and the outputs that it makes; its resources, in words, and all cpus and gpus that
-    they add up to; tokens that a model reads or writes, hours, gpu_hours, disk_gib and price, each with a value and
-    why, or null where there is nothing to tell; notes for people, and details of its own. total: the sums of those.
+    format: version of these names. recipe, run_dir, config, config_digest: what was asked for, resolved. cluster: the
+    one that the recipe is made for, in words. gpu_hour_price: as given. pending: the stages that run, follow or wait.
+    writes: every folder that the stages make.
+    stages: the status of each, why, and the outputs that it makes; its resources in words, and the sums of their cpus
+    and gpus; tokens that a model reads or writes, hours, gpu_hours, disk_gib and price, each with a value and why, or
+    null if the stage has none; notes for people, and details of its own. total: the sums of those.
 
-    Raises ArtifactError or InputError, as the run would, for an artifact that was changed, inputs that do not rest on
-    one another, or a material that is gone.
+    Raises ArtifactError or InputError, as the run would, for an artifact that was changed, inputs that do not belong
+    together, or a material that is gone.
     """
     if gpu_hour_price is not None and not 0 <= gpu_hour_price < float("inf"):
         raise ConfigError(f"--gpu-hour-price {gpu_hour_price}: allowed is a number of at least 0")
@@ -68,7 +69,7 @@ def forecast(
     settings = json.loads(json.dumps(settings))
     states = _states(stages, run_dir)
     rows: dict[str, dict[str, Any]] = {}
-    for name in reversed(list(stages)):  # what is served runs as long as what asks it, which comes after it
+    for name in reversed(list(stages)):  # a service runs as long as the stage after it, which uses it
         rows[name] = _row(stages[name], states[name], run_dir, cluster, gpu_hour_price, rows.get(_next(name, stages)))
     rows = {name: rows[name] for name in stages}
     return {
@@ -99,7 +100,7 @@ def _next(name: str, stages: Mapping[str, Any]) -> str:
 
 
 def _states(stages: Mapping[str, Any], run_dir: Path) -> dict[str, State]:
-    """What becomes of each stage, in their order."""
+    """The state of each stage, in their order."""
     remade: set[str] = set()
     states: dict[str, State] = {}
     for name, config in stages.items():
@@ -116,7 +117,7 @@ def _states(stages: Mapping[str, Any], run_dir: Path) -> dict[str, State]:
 
 
 def _state_of_service(config: StageConfig, asks: str, asking: State | None) -> State:
-    """Of what leaves something running: it is needed while that is asked."""
+    """The state of a service: it is needed while the stage after it runs."""
     if asking is None:
         return State(RUNS, "it is started each time", config.outputs())
     if not asking.is_pending:
@@ -125,7 +126,7 @@ def _state_of_service(config: StageConfig, asks: str, asking: State | None) -> S
 
 
 def _state(config: StageConfig, run_dir: Path, remade: set[str]) -> State:
-    """Of a stage, from its outputs: several may be up to date, and one may not."""
+    """The state of a stage, from the states of its outputs, some of which may be up to date."""
     outputs = config.outputs()
     lacks = [name for name in config.inputs() if name not in remade and manifest.find(run_dir / name) is None]
     if lacks:
@@ -140,36 +141,36 @@ def _state(config: StageConfig, run_dir: Path, remade: set[str]) -> State:
     makes = {output: outputs[output] for output in outputs if output in now or output in follows}
     if not makes:
         return State(UP_TO_DATE, "")
-    if now and not remade & set(config.inputs()):  # as the run does
+    if now and not remade & set(config.inputs()):  # the run would check the same
         found = {name: manifest.find(run_dir / name) for name in config.inputs()}
         inputs = {name: each for name, each in found.items() if each is not None}
-        ancestry.check(inputs, run_dir, among_themselves=config.service)
-    told = now or follows
-    same = set(told.values())
-    why = same.pop() if len(same) == 1 and len(makes) == len(outputs) else _each(told)
+        ancestry.check(inputs, run_dir, inputs_only=config.service)
+    reasons = now or follows
+    same = set(reasons.values())
+    why = same.pop() if len(same) == 1 and len(makes) == len(outputs) else _each(reasons)
     return State(RUNS if now else FOLLOWS, why, makes)
 
 
-def _each(told: Mapping[str, str]) -> str:
-    return "; ".join(f"{output}: {why}" for output, why in told.items())
+def _each(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{output}: {why}" for output, why in reasons.items())
 
 
 def _why_now(own: StageConfig, output: str, run_dir: Path, remade: set[str]) -> str | None:
-    """Why an output would be made whatever runs before it; None when it is as its settings and inputs are now."""
+    """Why an output would be made even if no stage before it ran; None when it is current."""
     artifact = manifest.find(run_dir / output)
     found = {name: manifest.find(run_dir / name) for name in own.inputs()}
     if artifact is None:
         return NOT_MADE
     inputs = {name: each for name, each in found.items() if each is not None}
     if len(inputs) < len(found):
-        return None  # it follows from what makes them
-    if stage.current_outputs(own, run_dir) is not None:
+        return None  # its missing inputs are made by other stages, which it follows
+    if runner.current_outputs(own, run_dir) is not None:
         return None
-    return _difference(artifact, stage.made_from(own, output, inputs))
+    return _difference(artifact, runner.made_from(own, output, inputs))
 
 
 def _difference(artifact: Artifact, now: Mapping[str, Any]) -> str:
-    """What is different from when an artifact was made, in words."""
+    """What has changed since an artifact was made, in words."""
     then = artifact.made_from
     said = []
     before, after = then.get("config", {}), now["config"]
@@ -178,7 +179,7 @@ def _difference(artifact: Artifact, now: Mapping[str, Any]) -> str:
     ]
     said += [f"{name} was made again" for name in _changed(then, now, "inputs")]
     said += [f"another {name}" for name in _changed(then, now, "materials")]
-    said += [f"the wording of {name} changed" for name in _changed(then, now, "wording")]
+    said += [f"the prompt {name} changed" for name in _changed(then, now, "prompts")]
     if then.get("contract") != now["contract"]:
         said.append("this version makes it otherwise")
     if not said and then.get("paths") != now.get("paths"):
@@ -199,7 +200,7 @@ def _row(
     gpu_hour_price: float | None,
     asks: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """One stage of the forecast. asks: the row of the stage behind it."""
+    """One stage of the forecast. asks: the row of the stage after it, which uses it if it is a service."""
     row: dict[str, Any] = {"status": state.status, "why": state.why, "makes": list(state.makes)}
     if config is None:
         return row | {"resources": "", "cpus": 0, "gpus": 0} | dict.fromkeys(FIGURES) | {"notes": [], "details": {}}
@@ -212,7 +213,7 @@ def _row(
     estimate = config.estimate(run_dir, list(state.makes), cluster)
     tokens = estimate.pop("tokens", None) or figure(0, "no model reads or writes")
     hours = during = estimate.pop("hours", None) or _last_time(state, run_dir, "hours")
-    if config.service:  # in the hours of what asks it, which are counted there
+    if config.service:  # its hours are those of the stage that uses it, and are counted there
         hours, during = None, asks["hours"] if asks else Figure(None, "it is up until it is stopped")
     gpu_hours = _times(during, gpus, f"{gpus} GPUs for {_during(config)}") if gpus else figure(0, "it asks for no GPU")
     price = Figure(None, _NO_PRICE)
@@ -232,7 +233,7 @@ def _times(of: Figure, factor: float, why: str) -> Figure:
 
 
 def _last_time(state: State, run_dir: Path, name: str) -> Figure:
-    """What the outputs took and hold that are there now, as a measure of those that will be made."""
+    """The hours or size of the outputs that are there now, as an estimate of those that will be made."""
     found = [manifest.find(run_dir / output) for output in state.makes]
     made = [each.manifest for each in found if each is not None]
     if not made or len(made) < len(found):

@@ -1,4 +1,4 @@
-"""A forecast -> a table that people read in a terminal of 100 columns."""
+"""A forecast -> a table for a terminal of 100 columns."""
 
 import json
 import os
@@ -17,30 +17,30 @@ _INDENT = " " * 13
 _THOUSAND, _LEAST = 1000, 0.001
 
 
-def show(told: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a forecast, for people or for machines."""
+def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a forecast, for people or as JSON. facts: as `infra.forecast.forecast` returns them."""
     try:
-        print(json.dumps(told, indent=2) if as_json else table(told), flush=True)
-    except BrokenPipeError:  # by `| head`, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes once more when it ends
+        print(json.dumps(facts, indent=2) if as_json else table(facts), flush=True)
+    except BrokenPipeError:  # `| head` has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # since Python flushes once more at its end
 
 
-def table(told: Mapping[str, Any]) -> str:
-    """All of it: a line for each stage with its numbers, why it would run and what it asks for, the sums, and what the
-    numbers rest on."""
-    stages = told["stages"]
-    figures = [name for name in _COLUMNS if name != "price" or told["gpu_hour_price"] is not None]
+def table(facts: Mapping[str, Any]) -> str:
+    """The whole report: a line for each stage with its numbers, why it would run and what it asks for; the sums; and
+    what the numbers are based on."""
+    stages = facts["stages"]
+    figures = [name for name in _COLUMNS if name != "price" or facts["gpu_hour_price"] is not None]
     lines = [
-        f"{told['recipe']} in {told['run_dir']}",
-        f"config {told['config_digest'][:12]}, made for {told['cluster'] or 'no certain cluster'}",
+        f"{facts['recipe']} in {facts['run_dir']}",
+        f"config {facts['config_digest'][:12]}, made for {facts['cluster'] or 'no certain cluster'}",
         "",
         _line("stage", "", "CPUs", "GPUs", [_COLUMNS[name] for name in figures]),
     ]
     for name, row in stages.items():
         lines += _stage(name, row, figures)
     if len(stages) > 1:
-        lines.append(_line("all", "", "", "", [_sum(name, told) for name in figures]))
-    return "\n".join([*lines, *_explained(stages, figures), "", _ending(told)])
+        lines.append(_line("all", "", "", "", [_sum(name, facts) for name in figures]))
+    return "\n".join([*lines, *_explained(stages, figures), "", _ending(facts)])
 
 
 def _stage(name: str, row: Mapping[str, Any], figures: Sequence[str]) -> Iterator[str]:
@@ -61,17 +61,17 @@ def _wrapped(text: str, indent: str = _INDENT) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _sum(name: str, told: Mapping[str, Any]) -> str:
+def _sum(name: str, facts: Mapping[str, Any]) -> str:
     """The sum of a column; `>` where a part of it is not known."""
-    whole = all(row[name] is None or row[name]["value"] is not None for row in told["stages"].values())
-    figure = told["total"][name]
+    whole = all(row[name] is None or row[name]["value"] is not None for row in facts["stages"].values())
+    figure = facts["total"][name]
     if whole or figure["value"] is None:
         return _number(figure)
     return f"> {_number(figure)}" if figure["value"] >= _LEAST else _UNKNOWN
 
 
 def _number(figure: Mapping[str, Any]) -> str:
-    """With three digits that count."""
+    """With three significant digits."""
     value = figure["value"]
     if not value:
         return _UNKNOWN if value is None else _NOTHING
@@ -89,13 +89,13 @@ def _digits(value: float) -> str:
 
 
 def _explained(stages: Mapping[str, Any], figures: Sequence[str]) -> Iterator[str]:
-    """What each number rests on, and why others are not known; what many share is said once."""
+    """What each number is based on, or why it is not known; a reason that several share is printed once."""
     whys: dict[str, list[str]] = {}
     notes: list[str] = []
     for name, row in stages.items():
         for each in figures:
-            is_told = each in _FROM_HOURS and row["hours"] and row["hours"]["why"] == row[each]["why"]
-            if row[each] is not None and row[each]["value"] != 0 and not is_told:
+            is_said_already = each in _FROM_HOURS and row["hours"] and row["hours"]["why"] == row[each]["why"]
+            if row[each] is not None and row[each]["value"] != 0 and not is_said_already:
                 whys.setdefault(row[each]["why"], []).append(f"{_COLUMNS[each]} of {name}")
         notes += [f"{name}: {note}" for note in row["notes"]]
     if whys:
@@ -120,14 +120,14 @@ def _listed(of: Sequence[str]) -> str:
     return "; ".join(f"{columns} of {', '.join(stages)}" for columns, stages in grouped.items())
 
 
-def _ending(told: Mapping[str, Any]) -> str:
-    pending = told["pending"]
-    waits = any(row["status"] == WAITS for row in told["stages"].values())
+def _ending(facts: Mapping[str, Any]) -> str:
+    pending = facts["pending"]
+    waits = any(row["status"] == WAITS for row in facts["stages"].values())
     runs = (
         f"{', '.join(pending)} would {'wait' if waits else 'run'}"
         if pending
         else "Nothing would run: all is up to date"
     )
-    price = "" if told["gpu_hour_price"] is not None else " Its price: --gpu-hour-price PRICE."
+    price = "" if facts["gpu_hour_price"] is not None else " Its price: --gpu-hour-price PRICE."
     whole = f"{runs}; nothing was. All of it, with the resolved config: --json.{price}"
     return "\n".join(textwrap.wrap(whole, WIDTH, break_on_hyphens=False))

@@ -1,26 +1,35 @@
-"""Importing what a fit or an engine stands on, which is most of the time that it takes to start."""
+"""Quicker imports of what a fit or an engine stands on: importing takes most of the time that one needs to start."""
 
 import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Transformers, PEFT, DeepSpeed and vLLM import these where they find them, for what no fit or engine has a use for.
-_UNWANTED = ("mlflow", "scipy", "sklearn")
+# Transformers, PEFT, DeepSpeed and vLLM import these where they are installed, for what no fit or engine uses.
+_OPTIONAL = ("mlflow", "scipy", "sklearn")
 
 
 @contextmanager
-def thrift() -> Iterator[None]:
-    """What is imported in here finds none of the unwanted, as if they were not installed, and afterwards they are.
+def skip_optional_imports() -> Iterator[None]:
+    """Hide optional libraries from what is imported in the body, as if they were not installed; those that are imported
+    already stay."""
+    hidden = [name for name in _OPTIONAL if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # Python does not find what None stands for
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
-    Python's search for garbage waits: it would look through all that was imported again and again, and all of it stays.
-    """
-    hidden = [name for name in _UNWANTED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # what None stands for is not found
+
+@contextmanager
+def pause_garbage_collection() -> Iterator[None]:
+    """Collect no garbage in the body: while large libraries are imported, the collector would look through all of their
+    objects again and again, and they all stay."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
-        for name in hidden:
-            del sys.modules[name]
+        if was_enabled:
+            gc.enable()

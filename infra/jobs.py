@@ -21,12 +21,12 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from infra import reach
+from infra import cluster_address
 from infra.cluster import LOCAL_VARIABLE
 from infra.errors import ArtifactError, ClusterError, PreceptorError, first_line
 from infra.redaction import redacted
 
-_ANSWER_TIMEOUT_S = (5.0, 60.0)  # to connect, and until the next byte; Ray's own client waits for ever
+_ANSWER_TIMEOUT_S = (5.0, 60.0)  # to connect, and for the next byte; Ray's own client waits for ever
 _AGENT_TIMEOUT_S = 120.0
 _PATIENCE_S = 300.0  # with a cluster that does not answer: a head, proxy or network that starts again
 _LOCAL_PATIENCE_S = 5.0  # with a Ray on this machine
@@ -40,9 +40,9 @@ _SHORT_LOG_LINES = 10_000
 _TRACEBACK_LINES_SHOWN = 6
 _NOISE = re.compile(r"INFO|WARNING|Warning|^\s*$|^\x1b\[36m|^Running entrypoint for job|^\[\d{4}-\d\d-\d\d ")
 _UNKNOWN = "does not exist"  # as the Jobs API says of a job that it does not know
-_LOST = (RuntimeError, OSError, aiohttp.ClientError, RayError)  # what a client raises for all that can be amiss
+_LOST = (RuntimeError, OSError, aiohttp.ClientError, RayError)  # all that Ray's client raises when a request fails
 _STARTED_FOR = "preceptor_run"
-_CHATTER = (  # which is not the stages' progress
+_CHATTER = (  # loggers of Ray whose lines would stand between the stages' progress
     "dashboard.modules.job.sdk",
     "dashboard.modules.dashboard_sdk",
     "_private.runtime_env.working_dir",
@@ -64,13 +64,13 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the Jobs API at this address, or at the cluster that RAY_ADDRESS names.
 
-    Raises ClusterError within seconds when none answers there, or takes no job of ours.
+    Raises ClusterError within seconds when no cluster answers there, or when it refuses us.
     """
     for module in _CHATTER:
         logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
-    with reach.telling_why(address):
+    with cluster_address.explaining_failures(address):
         client = _Client(address)
-        client.list_jobs()  # the version, which Ray has asked for, is told to everybody
+        client.list_jobs()  # asks for authentication; the version, which Ray has asked for, does not
         return client
 
 
@@ -78,8 +78,8 @@ def connect(address: str | None) -> JobSubmissionClient:
 class Cluster:
     """Where all jobs of a flow run, and what they have in common.
 
-    drivers: the address for drivers on this machine, None for a cluster of the user's. token: of the flow, by which a
-    later one finds the jobs if this one is killed.
+    drivers: the address for drivers on this machine, None for the user's own cluster. token: of the flow; if this flow
+    is killed, a later one finds its jobs by the token.
     """
 
     client: JobSubmissionClient
@@ -95,13 +95,12 @@ class Cluster:
 
 
 def run(cluster: Cluster, stage: str, arguments: Sequence[str], log: Path) -> None:
-    """Run a command as a Ray job until it ends. Its lines that start with `stage: ` are shown, all of them go to the
-    log.
+    """Run a command as a Ray job until it ends. Lines that start with `stage: ` are shown, and all lines go to the log.
 
-    An interrupt stops the job, then goes on. Raises StageError when the job does not succeed.
+    An interrupt stops the job, and is then raised. Raises StageError when the job does not succeed.
     """
-    # Our own interpreter where the driver runs on this machine; and the address said outright, since where several
-    # clusters share a machine, Ray tells a job's driver the address of the latest one.
+    # Where the driver runs on this machine: our own interpreter, and the address of our cluster, since where several
+    # clusters share a machine, Ray gives a job's driver the address of the latest one.
     drivers = cluster.drivers
     start = ["env", f"RAY_ADDRESS={drivers}", f"{LOCAL_VARIABLE}=1", sys.executable] if drivers else ["python"]
     job_id = f"{stage}-{uuid.uuid4().hex[:12]}"
@@ -150,12 +149,12 @@ def _written(log: Path) -> Iterator[Callable[[str], None]]:
     try:
         yield write
     finally:
-        with suppress(OSError):  # what a full disk has refused would be written once more
+        with suppress(OSError):  # closing writes again what a full disk has refused
             stream.close()
 
 
 def _submit(cluster: Cluster, job_id: str, entrypoint: str) -> None:
-    """Submit once the cluster takes jobs: a young cluster's Jobs API answers before its agent is there."""
+    """Submit a job, again until the cluster's agent is there: the Jobs API of a new cluster answers before that."""
     deadline = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
@@ -174,7 +173,7 @@ def _submit(cluster: Cluster, job_id: str, entrypoint: str) -> None:
 
 
 class _Lines:
-    """A job's lines, each taken once, however often its log is read from the start."""
+    """A job's lines; each is taken once, even if the log is read from its start several times."""
 
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take = take
@@ -182,12 +181,12 @@ class _Lines:
         self.start()
 
     def start(self) -> None:
-        """What follows comes from the log's start."""
+        """The next text comes from the log's start."""
         self._seen = 0
         self._rest = ""
 
     def add(self, text: str) -> None:
-        """Take the whole lines of the text that comes next."""
+        """Take the complete lines of the next text."""
         *whole, self._rest = (self._rest + text).split("\n")
         for line in whole:
             self._seen += 1
@@ -196,13 +195,13 @@ class _Lines:
                 self._take(line)
 
     def end(self) -> None:
-        """Take the last line, which may not be whole."""
+        """Take the last line, which may be incomplete."""
         if self._rest:
             self.add("\n")
 
 
 def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStatus:
-    """Take a job's lines as they come until it ends, over as many connections as that takes.
+    """Take a job's lines as they come until it ends; a broken connection is made again.
 
     Raises ClusterError when the cluster is silent for too long, or has forgotten the job.
     """
@@ -235,14 +234,14 @@ def _follow(cluster: Cluster, stage: str, job_id: str, lines: _Lines) -> JobStat
                 raise ClusterError(
                     f"Ray lost the job of {stage}: {broken}. Run the same command again, and it goes on."
                 ) from error
-        time.sleep(_PAUSE_S + _PAUSES_PER_READ * reading_s)  # a log that has grown long is all read again
+        time.sleep(_PAUSE_S + _PAUSES_PER_READ * reading_s)  # longer for a long log, since all of it is read again
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, lines: _Lines) -> None:
     """Take lines as they come, until the job has ended.
 
-    Ray's own tail tells the end two to three seconds late, so the job is asked for its status beside it, the longer it
-    runs the less often; and of a short log what is missing is read at once.
+    Ray's own tail ends two to three seconds late. So the job's status is asked for meanwhile, less often the longer it
+    runs, and when the job has ended, the rest of a short log is read at once.
     """
 
     async def take_all() -> None:
@@ -264,7 +263,7 @@ async def _tail(client: JobSubmissionClient, job_id: str, lines: _Lines) -> None
 
 
 def stop_leftovers(cluster: Cluster, token: str) -> None:
-    """Stop what a flow that was killed has left running on the cluster, by its token."""
+    """Stop the jobs that a killed flow has left running on the cluster. token: of that flow."""
     try:
         left = [
             job.submission_id
@@ -279,8 +278,8 @@ def stop_leftovers(cluster: Cluster, token: str) -> None:
 
 
 def _stop(cluster: Cluster, stage: str, job_id: str) -> None:
-    """Stop the job and wait for its end, so that no child of it outlives us; again until it is so, whatever the user
-    presses meanwhile. Where that fails, say what may still run."""
+    """Stop the job and wait for its end, so that no child of it outlives us. Ctrl-C does not interrupt this. If the job
+    cannot be stopped, a line says that it may still run."""
     started = time.monotonic()
     asked_at = -_STOP_AGAIN_S
     reason = "it does not end"

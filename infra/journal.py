@@ -1,8 +1,8 @@
-"""What a stage has to tell MLflow, written to a file first: a stage asks nothing of MLflow and never ends for it.
+"""What is to be recorded in MLflow, written to a file first: a stage never waits for MLflow, and never fails with it.
 
-Each output has a journal in `.unrecorded/`: the stage's name, its numbers as they come, and how it ended, the sealed
-manifest included. A child process (`infra.tracking`) brings the journals into MLflow while the stage works, and removes
-those that are there whole. One that is left over is recorded by the child of the next run, whoever left it.
+Each output has a journal in `.unrecorded/`: the stage's name, its numbers as they come, and how it ended, with the
+sealed manifest. A child process (`infra.tracking`) brings the journals into MLflow while the stage works, and removes
+those that are recorded completely. A journal that is left over is recorded by the child of the next run.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ FOLDER = ".unrecorded"
 STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 DRIVER_VARIABLE = "PRECEPTOR_DRIVER_RECORDS"  # set in the jobs of a flow, whose driver has a recorder for all of them
 SUFFIX = ".jsonl"
-_STARTS_WITHIN_S = 150.0  # Python, MLflow's imports, a new store's tables: work of a machine that may be busy
-_SPEAKS_WITHIN_S = 20.0  # it prints a line after each request, and gives most of them up after 3 or 4 s by itself
-_ENDS_WITHIN_S = 30.0  # even if it gets on all the time
+_STARTS_WITHIN_S = 150.0  # Python, MLflow's imports and a new store's tables, on a busy machine
+_SPEAKS_WITHIN_S = 20.0  # it prints a line after each request, and most requests time out after 3 or 4 s
+_ENDS_WITHIN_S = 30.0  # even while it still records
 _TRIES_AGAIN_AFTER_S = 60.0
 _POLL_S = 0.02
 _PROJECT = str(Path(__file__).parents[1])
@@ -39,7 +39,7 @@ _LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own are 7
     "RES_OPTIONS": "timeout:2 attempts:1",  # the C library asks a name server that is silent for 10 s
 }
-_NEEDLESS = ("files", "packages")  # of a manifest: long, and nothing that is recorded
+_NEEDLESS = ("files", "packages")  # parts of a manifest that are long, and not recorded
 
 
 def folder(run_dir: Path, place: Path) -> Path:
@@ -49,7 +49,7 @@ def folder(run_dir: Path, place: Path) -> Path:
 
 
 class Journal:
-    """The journal of one output. No method raises for what the disk does: `warn` is told, once."""
+    """The journal of one output. No method raises for an error of the disk: the recorder warns once."""
 
     def __init__(self, recorder: "Recorder", header: dict[str, Any]) -> None:
         self._recorder = recorder
@@ -60,7 +60,7 @@ class Journal:
         self._write()
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
-        """Note a number at a step; what is no number is left out."""
+        """Note a number at a step; anything that is no number is left out with a warning."""
         try:
             point = [str(name), float(value), int(step), _now_ms()]
         except (TypeError, ValueError, OverflowError) as error:
@@ -87,8 +87,9 @@ class Journal:
         self._write(line)
 
     def _write(self, *lines: dict[str, Any]) -> None:
-        """Append lines, to a new file where there is none: there was no room for it, and there may be now; or a
-        recorder on another machine, which locks of some file systems do not reach, has taken this stage for dead."""
+        """Append lines, to a new file if there is none: the disk may have been full before; or a recorder on another
+        machine, which the locks of some file systems do not reach, may have removed it since it took this stage for
+        dead."""
         try:
             if self._descriptor is None or not self._path.exists():
                 self._let_go()
@@ -104,19 +105,22 @@ class Journal:
         self._descriptor = None
 
     def close(self) -> None:
-        """Let go of the file. Without an end, it says that the stage failed."""
+        """Close the file. A journal without an end gets one that says that the stage failed."""
         if not self._ended:
             self.failed()
         self._let_go()
 
 
 def _new(journal: Path, header: dict[str, Any]) -> int:
-    """A new journal, locked by this process for as long as it lives, and seen by others only with its header in it."""
+    """A new journal, locked while this process lives. It gets its name when its header is written, so that others never
+    see it without one."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     path = journal.with_suffix("")
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks; an end that is written tells as much
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks; there, the written end shows that the stage is gone
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _append(descriptor, header)
         path.rename(journal)
@@ -128,7 +132,7 @@ def _new(journal: Path, header: dict[str, Any]) -> int:
 
 
 def _append(descriptor: int, line: dict[str, Any]) -> None:
-    text = f"\n{json.dumps(line)}\n".encode()  # its own line even after one that a full disk cut off
+    text = f"\n{json.dumps(line)}\n".encode()  # on a new line, even after a line that a full disk has cut off
     if os.write(descriptor, text) < len(text):
         raise OSError("no space left on the device")
 
@@ -140,8 +144,8 @@ def _now_ms() -> int:
 class Recorder:
     """The child process that brings the journals of a folder into MLflow, seen from the stage.
 
-    It is started by the first journal, once again a while after it ended in failure, and waited for at the end as long
-    as it gets on. Whatever becomes of it, the stage hears one warning at most.
+    The first journal starts it. If it fails, it is started again after a while. At the end the stage waits for it as
+    long as it makes progress. If something goes wrong, the stage prints one warning.
     """
 
     def __init__(self, run_dir: Path, journals: Path, progress: Progress) -> None:
@@ -156,7 +160,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def journal(self, stage: str, output: str, place: Path, key: str) -> Iterator[Journal]:
-        """The journal of one output that is being made. key: of the artifact's manifest, if it will be sealed."""
+        """The journal of an output while it is made. key: the one that the artifact's manifest will have."""
         header = {
             "stage": stage,
             "output": output,
@@ -184,7 +188,7 @@ class Recorder:
             )
 
     def start(self) -> None:
-        """Start the child unless it runs, or has just failed, or a flow's driver has one."""
+        """Start the child, unless it runs, has failed a moment ago, or a flow's driver has one."""
         if (
             os.environ.get(DRIVER_VARIABLE)
             or self._is_running()
@@ -214,7 +218,7 @@ class Recorder:
             self.warn(self._said if code > 0 and self._said else f"its process ended with {code}")
 
     def finish(self) -> None:
-        """Have everything recorded, waiting for it for a few seconds at most while nothing moves."""
+        """Have everything recorded; waits at most a few seconds without progress."""
         with contextlib.suppress(OSError):
             if any(self.folder.glob(f"*{SUFFIX}")):
                 self.start()
@@ -234,7 +238,7 @@ class Recorder:
         if self._listener is not None:
             self._listener.join()
         for pipe in (self._child.stdin, self._child.stdout):
-            with contextlib.suppress(OSError):  # an end that was never sent is still in it
+            with contextlib.suppress(OSError):  # closing tries to send what is still in the pipe
                 pipe.close()  # type: ignore[union-attr]
         self._child = None
 
@@ -242,7 +246,7 @@ class Recorder:
         assert child.stdin
         assert self._listener
         with contextlib.suppress(OSError):  # it has ended already
-            child.stdin.write(b"end\n")  # not its closing alone: a fork of ours may hold it open
+            child.stdin.write(b"end\n")  # closing alone is not enough: a fork of ours may keep the pipe open
             child.stdin.flush()
         finished = time.monotonic()
         while self._listener.is_alive():
@@ -276,7 +280,7 @@ def _child(run_dir: Path, journals: Path) -> "subprocess.Popen[bytes]":
 
 @contextlib.contextmanager
 def recorder(run_dir: Path, journals: Path, progress: Progress) -> Iterator[Recorder]:
-    """A recorder of the journals in this folder; at its end, what earlier runs left there is recorded too."""
+    """A recorder of the journals in this folder, also of those that earlier runs left there."""
     child = Recorder(run_dir, journals, progress)
     try:
         yield child
@@ -295,7 +299,7 @@ class Entry:
 
 
 def read(path: Path) -> Entry | None:
-    """Read a journal; lines that are not whole are left out. None when it is gone or nothing in it can be used."""
+    """Read a journal without its incomplete lines; None when it is gone or has no header."""
     header: dict[str, Any] | None = None
     metrics: list[tuple[str, float, int, int]] = []
     ended = None
@@ -320,7 +324,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether the stage that wrote this journal is gone: a process that lives holds its lock."""
+    """Whether the stage that wrote this journal is gone: a living process holds its lock."""
     try:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,5 @@
-"""What a process leaves behind when it is killed: locked while the process lives, and removed by the next one."""
+"""Temporary files that a killed process leaves behind: each is locked while its process lives, and a later process
+removes those that are not locked."""
 
 import fcntl
 import os
@@ -8,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_YOUNG_S = 60.0  # what was made and not locked yet
+_YOUNG_S = 60.0  # a younger one may have been made a moment ago, and not be locked yet
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Lock a file or folder that this process has made, for the body or until the process ends, however it does."""
+def locked(path: Path) -> Iterator[None]:
+    """Lock a file or folder that this process has made: for the body, or until the process is killed."""
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -22,8 +23,8 @@ def held(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remove(folder: Path, pattern: str) -> None:
-    """Remove the user's own files and folders of this pattern that nobody holds any more."""
+def remove_unlocked(folder: Path, pattern: str) -> None:
+    """Remove the user's own files and folders that match a pattern and that no living process has locked."""
     for path in folder.glob(pattern):
         try:
             status = path.lstat()
@@ -31,7 +32,7 @@ def remove(folder: Path, pattern: str) -> None:
                 continue
             descriptor = _open(path)
         except OSError:
-            continue  # it has gone meanwhile, or is a link
+            continue  # it is gone, or is a link
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.is_dir():

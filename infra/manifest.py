@@ -1,7 +1,7 @@
 """Manifests and seals: an artifact is a folder whose manifest.json was written last.
 
-A stage writes into a draft beside the artifact's place; sealing digests every file, writes the manifest and renames the
-folder. What has no manifest is not finished, and is never read.
+A stage writes into a draft folder beside the artifact's place. Sealing digests every file, writes the manifest and
+renames the folder. A folder without a manifest is not finished, and is never read.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from infra import folders, stamps
+from infra import digest_cache, folders
 from infra.digests import digest_file, digest_json
 from infra.errors import ArtifactError
 
@@ -30,7 +30,7 @@ _DISK_ERRORS = frozenset(
 )
 _MOST_BYTES = 64 << 20  # of a manifest: a few hundred thousand files
 _MOST_LEVELS = 40
-_ATTEMPTS = 10  # of reading an artifact whose place others take
+_ATTEMPTS = 10  # to read an artifact while others replace it
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("stage", "key", "digest"), str),
@@ -54,7 +54,7 @@ _PACKAGES = (
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """What a stage says about its work: rows out, rows kept back by reason, and figures such as tokens or seconds.
+    """What a stage counts: rows out, rows kept back by reason, and figures such as tokens or seconds.
 
     quarantined: rows kept back, by reason, for a file that cannot be used and should be looked at.
     """
@@ -124,10 +124,10 @@ def key(made_from: Mapping[str, Any]) -> str:
 def find(path: Path, *, every_byte: bool = False, but_below: Sequence[str] = ()) -> Artifact | None:
     """The sealed artifact at this path, or None. Raises ArtifactError when it was changed after it was sealed.
 
-    Names, sizes and times are compared, which is quick: a file whose inode was touched since its digest was last taken
-    is digested again. So every write is noticed but one that is under way while this looks, or that a machine made
-    whose clock stood still. With every_byte all files are digested, before a read, but for those in the folders
-    `but_below`: whoever reads these digests what it reads.
+    Names, sizes and times are compared, which is quick: a file is digested again if its inode has changed since it was
+    last checked. So every write is noticed, except one that happens during this check, or one by a machine whose clock
+    stood still. With every_byte all files are digested, as before they are read, except those in the folders
+    `but_below`, whose reader digests them itself.
     """
     for attempts_left in reversed(range(_ATTEMPTS)):
         folders.restore(path)
@@ -140,7 +140,7 @@ def find(path: Path, *, every_byte: bool = False, but_below: Sequence[str] = ())
         else:
             is_between = artifact is None and folders.is_set_aside(path)
             if not attempts_left or (not is_between and _identity(path) == before):
-                return artifact  # else another one took its place meanwhile
+                return artifact  # otherwise it was replaced meanwhile
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -161,9 +161,9 @@ def _found(path: Path, every_byte: bool, but_below: tuple[str, ...]) -> Artifact
         with folders.open_file(path / MANIFEST) as stream:
             manifest = read(stream)
         _check_names(path, manifest, there, again)
-        checked = stamps.read(path, manifest.digest)
+        checked = digest_cache.read(path, manifest.digest)
         for name, entry in manifest.files.items():
-            is_checked = checked.get(name) == stamps.stamp(there[name])
+            is_checked = checked.get(name) == digest_cache.stamp(there[name])
             is_trusted = is_checked and (not every_byte or name.startswith(but_below))
             if not is_trusted and digest_file(path / name) != entry["sha256"]:
                 raise ArtifactError(f"{path / name} was changed after it was sealed. {again}")
@@ -172,8 +172,8 @@ def _found(path: Path, every_byte: bool, but_below: tuple[str, ...]) -> Artifact
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error}). {again}") from error
     sealed = {name: there[name] for name in manifest.files}
-    if checked != {name: stamps.stamp(status) for name, status in sealed.items()}:
-        stamps.write(path, manifest.digest, sealed)
+    if checked != {name: digest_cache.stamp(status) for name, status in sealed.items()}:
+        digest_cache.write(path, manifest.digest, sealed)
     return Artifact(path, manifest)
 
 
@@ -190,7 +190,7 @@ def _check_names(path: Path, manifest: Manifest, there: Mapping[str, os.stat_res
 
 
 def read(stream: BinaryIO) -> Manifest:
-    """The manifest that a file holds. Raises ValueError, saying what is wrong, for any bytes that are none."""
+    """The manifest in a file. Raises ValueError, which says what is wrong, for any bytes that are no manifest."""
     data = stream.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise ValueError(f"it has more than {_MOST_BYTES >> 20} MiB")
@@ -253,7 +253,7 @@ def draft(place: Path) -> Iterator[Path]:
         raise ArtifactError(f"{place} is being written by another process; wait for it, or stop it.") from None
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
-            raise  # a stage's own trouble, which more space would not mend
+            raise  # an error of the stage itself, which more space would not mend
         raise ArtifactError(
             f"{place} could not be written: {error}. Free space or choose another --run-dir."
         ) from error
@@ -264,7 +264,8 @@ def draft(place: Path) -> Iterator[Path]:
 def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], tally: Tally, seconds: float) -> Artifact:
     """Digest the draft's files, write the manifest last, and put the folder in its place, over an older artifact.
 
-    All of it is on the disk before it has the place. Raises ArtifactError when the draft holds links or pipes.
+    Everything is on the disk before the folder gets its place. Raises ArtifactError when the draft holds links or
+    pipes.
     """
     there = folders.plain_files(folder)
     files = {name: {"bytes": there[name].st_size, "sha256": _synced_digest(folder / name)} for name in sorted(there)}
@@ -283,7 +284,7 @@ def seal(folder: Path, place: Path, *, stage: str, made_from: dict[str, Any], ta
     for within in {folder / parent for name in (*files, MANIFEST) for parent in PurePosixPath(name).parents}:
         folders.sync(within)
     folders.put_in_place(folder, place)
-    stamps.write(place, manifest.digest, there)
+    digest_cache.write(place, manifest.digest, there)
     return Artifact(place, manifest)
 
 

@@ -1,4 +1,4 @@
-"""Nobody is told: no library here reports its usage, fetches from a hub, or logs prompts."""
+"""Variables by which no library reports its usage, fetches from a hub, or logs prompts."""
 
 import os
 

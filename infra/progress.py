@@ -24,7 +24,7 @@ class Progress:
         print(f"{self.stage}: {words}", flush=True)
 
     def count(self, done: int, unit: str) -> None:
-        """Say that `done` units are finished of nobody knows how many; prints when a line is due."""
+        """Say that `done` units are finished of an unknown number; prints when a line is due."""
         now = time.monotonic()
         if done <= self._done or not self._started:
             self._started = self._printed = now
@@ -36,7 +36,7 @@ class Progress:
     def __call__(self, done: int, total: int, unit: str, **counts: int | float | str) -> None:
         """Say that `done` of `total` units are finished, with further counts; prints when a line is due."""
         now = time.monotonic()
-        if done <= self._done or not self._started:  # a new count; the time before its first unit is start-up, not work
+        if done <= self._done or not self._started:  # a new count; time before its first unit is start-up
             self._started = self._printed = now
         self._done = done
         if done < total and now - self._printed < self._every_s:

@@ -1,4 +1,4 @@
-"""Text -> the same text without its secrets: for messages, traces and logs, which others read."""
+"""Text -> the same text without its secrets: for messages, traces and logs, which others can read."""
 
 import re
 
@@ -15,7 +15,7 @@ _VALUE = (
     r"|\\{0,3}['\"]?[^\s'\"&;<>]+)"
 )
 
-# Each keeps its first group, in the place of all that follows it.
+# The first group of each is kept, and `***` replaces what follows it.
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -32,7 +32,7 @@ _WORD = re.compile(r"[^\s'\"<>]+")
 
 
 def redacted(text: str) -> str:
-    """The text with `***` in the place of every secret that its form gives away.
+    """The text with `***` in place of everything that looks like a secret.
 
     These are the user part of a URI (`s3://KEY:SECRET@bucket`), values by a name such as `token`, `password` or
     `signature` (in a URI's query, an environment or JSON), HTTP credentials, the
@@ -45,8 +45,8 @@ def redacted(text: str) -> str:
 
 
 def _without_user(word: str) -> str:
-    """A URI without its user part. A secret may hold `/` and `@` unescaped, so with a `:` in it, which a password
-    follows, all up to the last `@` goes."""
+    """A URI without its user part. A secret may hold `/` and `@` unescaped: if there is a `:`, as before a password,
+    everything up to the last `@` is removed."""
     scheme, separator, rest = word.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     end = (rest if ":" in authority else authority).rfind("@")

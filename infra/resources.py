@@ -1,6 +1,6 @@
-"""What a stage asks a cluster for, and whether a cluster of a given shape has room for it. Light: Ray is not needed.
+"""The workers that a stage asks a cluster for, and whether they fit on a cluster of a given shape. Imports no Ray.
 
-Data, from which the words of a dry run, sums, and placement groups are made.
+A dry run's words, sums and placement groups are all made from this data.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class ClusterShape:
 class Workers:
     """Workers of one kind that a stage runs at the same time; each has all of its CPUs and GPUs on one node.
 
-    what: what a user calls one of them. count: how many are wanted; None for as many as the cluster has CPUs for.
-    least: how few the stage starts with; None for all of them.
+    what: the user's word for them. count: how many are wanted; None for as many as the cluster has CPUs for. least: how
+    many the stage needs to start; None for all of them.
     """
 
     what: str
@@ -40,7 +40,7 @@ class Workers:
 
     @property
     def fewest(self) -> int:
-        """How many the stage cannot do without."""
+        """How many the stage needs at least."""
         return self.least or self.count or 1
 
     def bundles(self) -> list[dict[str, float]]:
@@ -58,15 +58,15 @@ class Workers:
 
 
 def total(asked: Sequence[Workers]) -> tuple[int, int]:
-    """CPUs and GPUs that these workers cannot do without, all together."""
+    """CPUs and GPUs that these workers need at least, all together."""
     return sum(each.fewest * each.cpus for each in asked), sum(each.fewest * each.gpus for each in asked)
 
 
 def lacking(shape: ClusterShape, asked: Sequence[Workers]) -> str | None:
-    """Why workers that run at the same time have no room on a cluster of this shape, in words; None when they have.
+    """Why workers that run at the same time do not fit on a cluster of this shape, in words; None when they fit.
 
-    Sums alone would pass what is scattered: three workers of 3 GPUs do not fit on two nodes of 5. The largest are
-    placed first, each on the first node that has room for it.
+    Sums are not enough: three workers of 3 GPUs do not fit on two nodes of 5. The largest workers are placed first,
+    each on the first node that has room for it.
     """
     cpus, gpus = total(asked)
     if cpus > shape.nodes * shape.cpus or gpus > shape.nodes * shape.gpus:

@@ -1,8 +1,9 @@
-"""One writer for a run folder: the flow, or a stage by itself; and who that is, for everybody else.
+"""One writer for a run folder, the flow or a stage by itself; other processes are told which one it is.
 
 The lock is a file in the run folder with its holder's name. The holder keeps it locked (flock, which NFS passes on to
-its server), so that it is free as soon as the holder is gone, however that ends. Where no lock reaches the other
-machine it is a lease: the holder writes into it all the time, and who wants it looks for a while whether that goes on.
+its server), so that it is free as soon as the holder ends, even if it is killed. Where locks do not reach the other
+machine, the file is a lease: its holder writes into it every few seconds, and a process that wants the folder watches
+for a while whether these writes go on.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ TOKEN_VARIABLE = "PRECEPTOR_RUN"  # noqa: S105 - it names the flow that a job wo
 _BEATS_EVERY_S = 5.0
 _SILENT_FOR_S = 20.0
 _POLL_S = 0.5
-_NAMES_ITSELF_WITHIN_S = 2.0  # who has just made the file
+_NAMES_ITSELF_WITHIN_S = 2.0  # a process that has just made the file
 _MOST_BYTES = 4096
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -34,7 +35,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a run folder. token: of this very hold. boot: of its kernel, see `_boot`. beat: grows as it lives."""
+    """The process that holds a run folder. token: of this hold. boot: of its kernel, see `_boot`. beat: grows with each
+    write while it lives."""
 
     token: str
     what: str
@@ -48,7 +50,7 @@ class Holder:
 
 @dataclasses.dataclass(frozen=True)
 class Hold:
-    """The run folder is ours. token: by which our jobs are let in. killed: the token of a holder that was killed."""
+    """This process holds the run folder. token: lets its jobs in. killed: token of the last holder if it was killed."""
 
     token: str
     killed: str | None
@@ -56,9 +58,10 @@ class Hold:
 
 @contextlib.contextmanager
 def held(run_dir: Path, what: str, say: Callable[[str], None]) -> Iterator[Hold]:
-    """Hold a run folder for as long as the body runs, or be let in as a job of the flow that holds it.
+    """Hold a run folder while the body runs; a job of the flow that holds it already is let in.
 
-    Raises ArtifactError, with who holds it, since when, and what to type; also when the folder cannot be written.
+    Raises ArtifactError when another process holds it (it says which, since when, and what to type), or when the folder
+    cannot be written.
     """
     path = run_dir / NAME
     if token := os.environ.get(TOKEN_VARIABLE):
@@ -92,7 +95,9 @@ def held(run_dir: Path, what: str, say: Callable[[str], None]) -> Iterator[Hold]
             beating.join()
         now = _read(path)
         with contextlib.suppress(OSError):
-            if _is_at(descriptor, path) and (now is None or now.token == own.token):  # else it is another machine's
+            if _is_at(descriptor, path) and (
+                now is None or now.token == own.token
+            ):  # otherwise another machine has taken it
                 path.unlink()
         os.close(descriptor)
 
@@ -109,7 +114,7 @@ def _let_in(path: Path, token: str) -> None:
 
 
 def _take(run_dir: Path, path: Path, say: Callable[[str], None]) -> tuple[int, Holder | None]:
-    """An open lock file that is ours, and the holder that was killed with it, if one was."""
+    """The lock file, open and ours; and its holder before, if that was killed."""
     while True:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -126,11 +131,11 @@ def _take(run_dir: Path, path: Path, say: Callable[[str], None]) -> tuple[int, H
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its last holder has removed it meanwhile
+        os.close(descriptor)  # its holder before has removed it meanwhile
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """The lock file, and whether we have made it: only one can, on whatever machine."""
+    """The lock file, and whether this process has made it: only one process can, over all machines."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
@@ -139,7 +144,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _lock(descriptor: int, run_dir: Path) -> bool:
-    """Lock the file; False on a file system without locks. Raises ArtifactError when a process that lives has it."""
+    """Lock the file; False on a file system without locks. Raises ArtifactError when a living process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -152,7 +157,7 @@ def _lock(descriptor: int, run_dir: Path) -> bool:
 
 
 def _read_once_named(path: Path) -> Holder | None:
-    """Who is named in the file; None for a process that was killed before it could write, or one that has ended."""
+    """The holder that the file names; None if it was killed before it wrote its name, or has ended."""
     until = time.monotonic() + _NAMES_ITSELF_WITHIN_S
     while (holder := _read(path)) is None and path.exists() and time.monotonic() < until:
         time.sleep(_POLL_S)
@@ -160,7 +165,7 @@ def _read_once_named(path: Path) -> Holder | None:
 
 
 def _wait_until_silent(path: Path, run_dir: Path, before: Holder, say: Callable[[str], None]) -> None:
-    """Raise ArtifactError if a holder that our lock does not reach writes into the file within a while."""
+    """Raise ArtifactError if the holder, whom our lock may not reach, still writes into the file."""
     say(f"flow: looking for {_SILENT_FOR_S:.0f} s whether {run_dir} is still in use by {_named(before)}")
     until = time.monotonic() + _SILENT_FOR_S
     while time.monotonic() < until:
@@ -173,7 +178,7 @@ def _wait_until_silent(path: Path, run_dir: Path, before: Holder, say: Callable[
 
 
 def _check_again(run_dir: Path, path: Path, own: Holder) -> None:
-    """Raise ArtifactError if another machine has taken the file of the same dead holder in the same moment."""
+    """Raise ArtifactError if another machine has taken the dead holder's file at the same time."""
     time.sleep(2 * _POLL_S)
     now = _read(path)
     if now is None or now.token != own.token:
@@ -184,14 +189,14 @@ def _beat(descriptor: int, path: Path, own: Holder, ended: threading.Event) -> N
     beat = 0
     while not ended.wait(_BEATS_EVERY_S):
         if (now := _read(path)) is not None and now.token != own.token:
-            return  # this machine slept, and another has taken its folder
+            return  # this machine was asleep, and another has taken the folder
         beat += 1
-        with contextlib.suppress(OSError):  # a full disk; whoever looks meanwhile is told by the lock
+        with contextlib.suppress(OSError):  # a full disk; the lock still says that the folder is in use
             _write(descriptor, dataclasses.replace(own, beat=beat))
 
 
 def _write(descriptor: int, holder: Holder) -> None:
-    """All at one stroke and always of one length, so that nobody reads a half."""
+    """In one write, always of the same length, so that nobody reads half of it."""
     text = json.dumps(dataclasses.asdict(holder)).encode()[:_MOST_BYTES].ljust(_MOST_BYTES)
     if os.pwrite(descriptor, text, 0) < _MOST_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -199,7 +204,7 @@ def _write(descriptor: int, holder: Holder) -> None:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that a lock file names; opened anew, since NFS looks for what others wrote when a file is opened."""
+    """The holder that a lock file names. The file is opened anew, since only then NFS looks for what others wrote."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -211,7 +216,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the file that we have open is still the one with that name."""
+    """Whether the open file is still the one at this path."""
     with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False
@@ -239,12 +244,12 @@ def _refused(run_dir: Path, error: OSError) -> ArtifactError:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # nobody's name, as in a container
+    except (OSError, KeyError):  # the user has no name, as in a container
         return str(os.geteuid())
 
 
 def _boot() -> str:
-    """What tells one running kernel from another: locks reach all of its processes, whatever containers they are in."""
+    """An id of the running kernel: locks reach all of its processes, in all containers."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""Where files of the world lie: a path of this machine or s3://bucket/prefix, read in the same words.
+"""Files from outside a run, at a path of this machine or at s3://bucket/prefix, behind the same functions.
 
-A store has a limited time for each answer, and none is asked but S3: other schemes are refused by name, before anything
-looks for their servers or credentials.
+Each answer of a store has a time limit. S3 is the only store: other schemes are refused by name, before anything looks
+for their servers or credentials.
 """
 
 import dataclasses
@@ -27,17 +27,17 @@ from infra.manifest import MANIFEST
 from infra.redaction import redacted
 
 _COPY_BYTES = 1 << 20
-_CONNECT_S, _SILENT_S, _ATTEMPTS = 4.0, 4.0, 3  # of a store: until it accepts, until its next byte, how often asked
-_ANSWER_S = 30.0  # for all of that, and a second more for each MiB
+_CONNECT_S, _SILENT_S, _ATTEMPTS = 4.0, 4.0, 3  # to connect to a store, for its next byte, and how often to try
+_ANSWER_S = 30.0  # for all attempts together, and a second more for each MiB
 _MANY_ANSWERS_S = 600.0  # for a prefix's whole listing, which is asked for in many parts
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-_]{0,254}", re.IGNORECASE)
-_OPTIONS = re.compile(r"\?[a-z_]+=")  # as Arrow would take them: secrets, another endpoint
+_OPTIONS = re.compile(r"\?[a-z_]+=")  # Arrow would read secrets and another endpoint from them
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file below a folder: its name from there on, its size in bytes, and when it was changed (nanoseconds)."""
+    """A file below a folder: its path relative to the folder, size in bytes, and time of change in nanoseconds."""
 
     name: str
     size: int
@@ -50,7 +50,7 @@ def is_remote(uri: str) -> bool:
 
 
 def is_whole(uri: str) -> bool:
-    """Whether this is an absolute path or a URI, which means the same wherever it is read."""
+    """Whether this is an absolute path or a URI, and so means the same in every folder."""
     return is_remote(uri) or uri.startswith("/")
 
 
@@ -101,7 +101,7 @@ def open_binary(uri: str) -> BinaryIO:
 
 
 class _Remote(io.RawIOBase):
-    """A store's file, each read of which has its limited time."""
+    """A file of a store; each read has a time limit."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Remote(io.RawIOBase):
 
 
 def listing(uri: str) -> Iterator[Entry]:
-    """Every plain file below a folder, in no certain order; links to folders are not followed."""
+    """Every plain file below a folder, in any order; links to folders are not followed."""
     if not is_remote(uri):
         yield from _local_listing(Path(uri))
         return
@@ -153,8 +153,8 @@ def _local_listing(folder: Path) -> Iterator[Entry]:
 
 
 def digest_listing(uri: str) -> str:
-    """Digest of what a folder holds by names, sizes and times: for data sets, which are too large to be read just to
-    find that nothing changed. A single file counts likewise."""
+    """Digest of the names, sizes and times of the files in a folder, or of a single file: for data sets, which are too
+    large to read just to find that nothing changed."""
     entries = listing(uri) if kind(uri) == "folder" else iter(())
     if not is_remote(uri) and Path(uri).is_file():
         status = Path(uri).stat()
@@ -172,13 +172,13 @@ def digest(uri: str) -> str:
 
 
 def remove(uri: str) -> None:
-    """Delete all that lies below a folder of a store; raises InputError when the store does not take it."""
+    """Delete everything below a folder of a store; raises InputError when the store refuses."""
     store, path = _store(uri)
     _answer(uri, lambda: store.delete_dir(path), _MANY_ANSWERS_S)
 
 
 def upload(folder: Path, uri: str) -> None:
-    """Copy a sealed artifact into a store, its manifest last; raises InputError when the store does not take it."""
+    """Copy a sealed artifact into a store, its manifest last; raises InputError when the store refuses."""
     store, path = _store(uri)
     for name in sorted(plain_files(folder), key=lambda name: (name == MANIFEST, name)):
         sink = _answer(uri, partial(store.open_output_stream, f"{path}/{name}"))
@@ -189,9 +189,9 @@ def upload(folder: Path, uri: str) -> None:
 
 
 def _answer(uri: str, ask: Callable[[], T], limit_s: float = _ANSWER_S) -> T:
-    """What a store answers; InputError when it does not, in time or at all.
+    """The answer of a store; raises InputError when it fails, or takes longer than the limit.
 
-    Asked for in another thread: in the store's own code no signal is heard, so that Ctrl-C would wait for it.
+    The store is asked in another thread: its own code hears no signals, so Ctrl-C would have to wait for it.
     """
     answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -233,7 +233,8 @@ def _store(uri: str) -> tuple[Any, str]:
 
 
 def _s3(bucket: str) -> Any:
-    """S3 as the environment says. Only where it says neither endpoint nor region is Amazon asked for the bucket's."""
+    """S3 with the environment's settings. Amazon is asked for the bucket's region only if neither endpoint nor region
+    is set."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     scheme, _, host = endpoint.rpartition("://")

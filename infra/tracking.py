@@ -1,8 +1,8 @@
 """Journals -> lineage in MLflow: each stage is a run under the run of its run folder, with the digests of all it read
 and made. [edge]
 
-The run of a run folder is what its outputs are: running while one is made, failed or killed where the last try to make
-one was, and finished when all of them are.
+The run of a run folder has the status of its outputs: running while one is made, failed or killed if the last try to
+make one failed or was killed, and finished when all of them are.
 
 `python -m infra.tracking store` makes a new SQLite store whole, where there is none. `python -m infra.tracking follow
 FOLDER` records the journals of a folder until its standard input says the end; it prints a line after each request, and
@@ -40,33 +40,33 @@ _OUTPUT = "preceptor.output"
 _REFUSED = "preceptor.refused"
 _PARENT = "mlflow.parentRunId"
 _MAX_PARAMETER_CHARACTERS = 6000
-_MAX_TAG_CHARACTERS = 5000  # 8000 for today's MLflow; a server may be older
+_MAX_TAG_CHARACTERS = 5000  # 8000 in today's MLflow, but a server may be older
 _MAX_NAME_CHARACTERS = 250
-_MAX_METRICS = 200  # of a request, so that one takes less than a second
-_MAX_OTHERS = 100  # parameters or tags of a request; MLflow takes no more
+_MAX_METRICS = 200  # in a request, so that one takes less than a second
+_MAX_OTHERS = 100  # parameters or tags in a request; MLflow allows no more
 _NOT_OF_A_NAME = re.compile(r"[^\w./ -]")
 _CHILDREN_ASKED_FOR = 1000  # at a time
-_STATES = ("RUNNING", "FAILED", "KILLED", "FINISHED")  # the first that one of a run folder's outputs has is its own
+_STATES = ("RUNNING", "FAILED", "KILLED", "FINISHED")  # a run folder has the first that one of its outputs has
 _POLL_S = 1.0
-_LOCK_TIMEOUT_S = 15.0  # for the others to record a journal each, on a busy machine
-_LAST_PASS_S = 120  # this process ends then, even if nobody waits for it any more
+_LOCK_TIMEOUT_S = 15.0  # others record one journal each meanwhile, on a busy machine
+_LAST_PASS_S = 120  # this process ends after that time, even if nobody waits for it
 
 
 class Recording:
-    """Brings the journals of one folder into MLflow; each step can be done again without a trace of the first time."""
+    """Brings the journals of one folder into MLflow; a step that is done twice leaves the same records as once."""
 
     def __init__(self, folder: Path) -> None:
         self._uri = tracking_store.opened()
-        _say("ready")  # what follows depends on the store, and not on how fast this machine is
+        _say("ready")  # from here on, waiting depends on the store, not on this machine
         self._folder = folder
         self._client = MlflowClient(tracking_uri=self._uri)
         self._runs: dict[Path, str] = {}
         self._parents: dict[str, str] = {}
 
     def record_all(self) -> None:
-        """Record what is new in every journal, and remove those that are recorded whole.
+        """Record what is new in every journal, and remove those that are recorded completely.
 
-        Raises PreceptorError, once the others are recorded, for one that holds something else than a stage writes.
+        Raises PreceptorError for a journal with anything that no stage writes, after the others are recorded.
         """
         tracking_store.check(self._uri)
         strange = None
@@ -80,7 +80,7 @@ class Recording:
             raise strange
 
     def _record_one(self, path: Path) -> None:
-        gone = journal.is_abandoned(path)  # asked first: what is read then has the end, if one was written
+        gone = journal.is_abandoned(path)  # asked before reading, so that the text read has the end, if one was written
         entry = journal.read(path)
         if entry is not None:
             self._record(entry, gone=gone)
@@ -106,7 +106,7 @@ class Recording:
         _say("recorded")
 
     def _run(self, entry: Entry) -> tuple[str, int]:
-        """The run of a journal, and how many of its numbers it has already."""
+        """The run of a journal, and how many of the journal's numbers it already has."""
         known = self._runs.get(entry.path)
         try:
             before = json.loads(_progress(entry.path).read_text())
@@ -114,7 +114,7 @@ class Recording:
             before = {"run": None, "sent": 0}
         run_id = known or self._find_or_create(entry)
         self._runs[entry.path] = run_id
-        return run_id, before["sent"] if before["run"] == run_id else 0  # it may be another store than last time
+        return run_id, before["sent"] if before["run"] == run_id else 0  # the store may be another one than last time
 
     def _find_or_create(self, entry: Entry) -> str:
         experiment = self._experiment(Path(entry.header["run_dir"]))
@@ -141,7 +141,7 @@ class Recording:
         return str(run.info.run_id)
 
     def _settle(self, child: str) -> None:
-        """Let the run of the run folder say what the last runs of its outputs have become, this one among them."""
+        """Set the status of the run folder's run from the last runs of its outputs."""
         parent = self._parents[child]
         last = {}
         for run in self._children(parent):
@@ -157,7 +157,7 @@ class Recording:
         _say("settled")
 
     def _children(self, parent: str) -> Iterator[Any]:
-        """The runs of outputs under the run of a run folder, the oldest first; none where somebody has deleted it."""
+        """The runs of outputs under a run folder's run, oldest first; none if somebody has deleted that run."""
         experiment = str(self._client.get_experiment_by_name(EXPERIMENT).experiment_id)
         if not self._client.search_runs([experiment], f"attributes.run_id = '{parent}'", max_results=1):
             return
@@ -186,7 +186,7 @@ class Recording:
         return str(experiment.experiment_id)
 
     def _parent(self, experiment: str, run_dir: str) -> str:
-        """The run of the run folder. MLflow's filters have no way to write a quote, so LIKE finds any character."""
+        """The run of the run folder. MLflow's filters cannot hold a quote, so LIKE matches any character there."""
         run_dir = _text(run_dir)
         pattern = re.sub(r"['\"\\`]", "_", run_dir)
         token = None
@@ -201,7 +201,7 @@ class Recording:
         return str(run.info.run_id)
 
     def _send(self, run_id: str, entities: Sequence[Any]) -> None:
-        """Log metrics, parameters or tags, all of a kind; what MLflow does not take is named in a tag."""
+        """Log metrics, parameters or tags, all of one kind; a tag names those that MLflow refuses."""
         kind = {Metric: "metrics", Param: "params", RunTag: "tags"}
         refused: list[str] = []
         for batch in _batches(entities, _MAX_METRICS if entities and isinstance(entities[0], Metric) else _MAX_OTHERS):
@@ -238,13 +238,13 @@ def _remove(path: Path) -> None:
 
 
 def _as_killed(entry: Entry) -> dict[str, Any]:
-    """How a stage ended that did not live to write it: it may have sealed its artifact before."""
+    """How a killed stage ended: it may have sealed its artifact before it could write so."""
     with suppress(OSError, ValueError), open_file(Path(entry.header["place"]) / manifest.MANIFEST) as stream:
         stated = manifest.read(stream)
         at_ms = os.fstat(stream.fileno()).st_mtime_ns // 1_000_000
         if stated.key == entry.header["key"] and at_ms >= entry.header["started_ms"]:
             return {"end": "FINISHED", "manifest": vars(stated), "at_ms": at_ms}
-    return {"end": "KILLED", "at_ms": None}  # nothing there that was sealed
+    return {"end": "KILLED", "at_ms": None}  # it has sealed nothing
 
 
 def _numbers(stated: Mapping[str, Any], at_ms: int) -> list[Metric]:
@@ -281,13 +281,13 @@ def _tags(stated: Mapping[str, Any], entry: Entry) -> list[RunTag]:
 
 
 def _name(name: str) -> str:
-    """A name that MLflow takes: some characters, no longer than it may be, and a path that stays where it is."""
+    """A name that MLflow allows: in its characters and length, and no path that leads upwards."""
     path = posixpath.normpath(_NOT_OF_A_NAME.sub("_", name)).lstrip("/").replace("..", "__")
     return (path if path.strip(". ") else "_")[:_MAX_NAME_CHARACTERS].rstrip("/")
 
 
 def _text(value: str) -> str:
-    """Characters that can be stored; a file's name may have bytes that are none."""
+    """The text in characters that can be stored; a file's name may have bytes that are no characters."""
     return value.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
@@ -295,18 +295,18 @@ def _say(word: str) -> None:
     try:
         print(word, flush=True)
     except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nobody listens any more, and there is work to end
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nobody listens any more, but the work goes on
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in one line; of a server that was not reached, MLflow says each layer that noticed."""
+    """What went wrong, in one line; for a server that is not reached, MLflow's own message names every layer."""
     if isinstance(error.__context__, OSError) and (uri := os.environ.get(journal.STORE_VARIABLE)):
         return f"{uri} does not answer: {type(error.__context__).__name__}"
     return first_line(error)
 
 
 def _follow(folder: Path) -> None:
-    """Record until the stage says the end, or is gone, and then a last time."""
+    """Record until the stage says the end or is gone, and then once more."""
     stage = os.getppid()
     recording = Recording(folder)
     ended = False

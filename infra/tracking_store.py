@@ -1,7 +1,7 @@
-"""The SQLite store of MLflow: made whole under a lock and another name, and looked at before it is used.
+"""The SQLite store of MLflow: made under a lock and another name, renamed when complete, and checked before its use.
 
-MLflow makes a new store table by table and trusts what it finds: two processes that start at once, or a full disk,
-leave a store that none can open ever after.
+MLflow itself makes a new store table by table and trusts what it finds: two processes that start at once, or a full
+disk, leave a store that can never be opened again.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ _OPTIONS = frozenset(("timeout", "check_same_thread", "isolation_level", "cached
 
 
 def enter() -> None:
-    """Go to the folder of a SQLite store, and call the store by its name alone from now on: no character of the
-    folder's name is part of the URI then, of which MLflow would make folders."""
+    """Change to the folder of a SQLite store, and from then on use the file's name alone: MLflow would misread some
+    characters of the folder's name in the URI, and make folders of them."""
     if (path := _sqlite_file(_named())) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.chdir(path.parent)
@@ -34,11 +34,13 @@ def enter() -> None:
 
 
 def opened() -> str:
-    """The tracking URI, after a SQLite store was made where there was none. Raises PreceptorError when it is of no
-    use."""
+    """The tracking URI; a SQLite store is made if there is none. Raises PreceptorError when the store cannot be
+    used."""
     uri = _named()
     if not uri.startswith("http"):
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # a second, before anybody waits for a store
+        importlib.import_module(
+            "mlflow.store.tracking.sqlalchemy_store"
+        )  # takes a second; done before others have to wait for the lock
     if (path := _sqlite_file(uri)) is None:
         return uri
     if _is_missing(path):
@@ -65,8 +67,8 @@ def check(uri: str) -> None:
 
 
 def files(uri: str, run_dir: Path) -> str | None:
-    """Where an experiment keeps its files: beside a SQLite store; beside the run folders for another database, of which
-    MLflow would take the folder that this process runs in; and for any other store where that says."""
+    """Where an experiment keeps its files: beside a SQLite store; beside the run folders for another database, where
+    MLflow would use the current folder; None for any other store, which decides itself."""
     if (path := _sqlite_file(uri)) is not None:
         return _files(path)
     return _files(run_dir) if _DATABASE.match(uri) else None
@@ -79,7 +81,7 @@ def _files(beside: Path) -> str:
 def _sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite store; None for any other, and for one in memory.
 
-    Raises PreceptorError for a URI that would have the store lie elsewhere than it seems to.
+    Raises PreceptorError for a URI whose store would lie elsewhere than it seems.
     """
     from sqlalchemy.engine import make_url
 
@@ -102,12 +104,12 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether nothing is there: SQLite makes an empty file before it writes the first byte, and may not get further."""
+    """Whether there is no store: SQLite makes an empty file first, and may have been killed then."""
     return not path.exists() or (path.is_file() and path.stat().st_size == 0)
 
 
 def _create(path: Path) -> None:
-    """Make a store with all tables and the default experiment beside its place, and then put it there."""
+    """Make a store with all tables and the default experiment beside its place, and then rename it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     partial = path.with_name(f".{path.name}.partial")
@@ -119,7 +121,7 @@ def _create(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    # The version too: MLflow changes the tables of an older store in place, without a lock.
+    # The version is checked too: MLflow would change the tables of an older store in place, without a lock.
     uri = f"{path.absolute().as_uri()}?mode=rw"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as connection:
@@ -137,7 +139,7 @@ def _check(path: Path) -> None:
 
 @functools.cache
 def _schema_revision() -> str:
-    """The version of the tables that this MLflow wants; it reads all of its migrations to tell."""
+    """The version of the tables that this MLflow needs; finding it reads all migrations."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     return str(_get_latest_schema_revision())

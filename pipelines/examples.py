@@ -38,7 +38,7 @@ class ComposeConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {f"examples/{arm}": replace(self, arms=(arm,)) for arm in self.arms}
 
-    def wording(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:

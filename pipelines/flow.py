@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import command_line, credentials, forecast, forecast_table, journal, recipes, run_lock, stage
+from infra import command_line, credentials, forecast, forecast_table, journal, recipes, run_lock, runner
 from infra.errors import ConfigError
 from infra.progress import Progress, Screen
 from infra.resources import Workers
@@ -69,7 +69,7 @@ def _check(configs: dict[str, StageConfig]) -> None:
     """Find now what would otherwise be found after an engine has worked for hours. Raises ConfigError or InputError."""
     for name in STAGES:
         if configs[name] is not None:
-            stage.check_materials(configs[name])
+            runner.check_prerequisites(configs[name])
     for finding in findings(configs):
         raise ConfigError(finding)
 
@@ -108,7 +108,7 @@ def _is_pending(name: str, configs: dict[str, StageConfig], run_dir: Path) -> bo
     if config is None:
         return False
     made = configs["examination"] if config.service else config
-    return stage.current_outputs(made, run_dir) is None
+    return runner.current_outputs(made, run_dir) is None
 
 
 def resolve(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _command(config: StageConfig, recipe: str, run_dir: Path, overrides: Sequenc
     """What Python is given to run a stage's own module, with the overrides that concern it."""
     recipe = str(Path(recipe).absolute()) if ":" in recipe else recipe
     settings = [word for text in overrides if text.partition(".")[0] == config.stage for word in ("--set", text)]
-    return ["-m", config.module.removesuffix(".stage"), recipe, "--run-dir", str(run_dir), *settings]
+    return ["-m", config.command, recipe, "--run-dir", str(run_dir), *settings]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

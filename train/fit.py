@@ -20,9 +20,10 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from infra import cluster, command_line
 from infra.digests import digest_json
 from infra.errors import ArtifactError, ClusterError, InputError, first_line, prerequisite
-from infra.imports import thrift
+from infra.imports import pause_garbage_collection, skip_optional_imports
 from infra.manifest import Tally, write_json
-from infra.stage import Task, made_from
+from infra.runner import made_from
+from infra.stage import Task
 from pipelines.records import TrainingExample, tables
 from train.card import model_card
 from train.recipes import FitConfig
@@ -247,7 +248,7 @@ def _worker_environment(config: FitConfig) -> dict[str, str]:
 
 def _work(loop_config: dict[str, Any]) -> Outcome:
     """What each worker runs. The loop is imported here, since the driver has no use for the libraries it stands on."""
-    with thrift():
+    with skip_optional_imports(), pause_garbage_collection():
         from train import loop
 
     return loop.fit(loop_config["work"])

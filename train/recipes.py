@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from infra.imports import thrift
+from infra.imports import pause_garbage_collection, skip_optional_imports
 from infra.resources import ClusterShape, Workers
 from infra.stage import StageConfig
 from pipelines.records import ARMS, IMAGES, Arm, check_arms
@@ -129,7 +129,7 @@ class FitConfig(StageConfig):
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
     ) -> dict[str, Any]:
-        with thrift():
+        with skip_optional_imports(), pause_garbage_collection():
             from train import estimate
 
         return estimate.estimate(self, run_dir, makes or list(self.outputs()))

@@ -1,7 +1,7 @@
 """Sets up the environment of one profile, `cpu` or `gpu`: `python infra/environment/setup.py cpu .venv`.
 
-Runs on a bare Python 3.11 with pip; uses the standard library only. uv installs, several times as fast as pip, which
-does it where uv cannot. A second run with nothing changed ends at once.
+Runs on a bare Python 3.11 with pip; uses the standard library only. Packages are installed by uv, which is several
+times as fast as pip, or by pip where uv cannot. A second run ends at once if nothing has changed.
 """
 
 import ast
@@ -24,8 +24,8 @@ _SCRATCH = ".installing"
 _LINE = 200
 _UV = "uv==0.13.9"
 
-# uv reads none of pip's settings: these are its own variables for them. No arguments, which everybody on the machine
-# can see: the address of an index may hold a password.
+# uv does not read pip's settings; these are its own variables for them. They are no arguments, which everybody on the
+# machine can see: the address of an index may hold a password.
 _VARIABLES_OF_UV = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_EXTRA_INDEX_URL",
@@ -39,8 +39,8 @@ _VARIABLES_OF_UV = {
 }
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 _OTHER_NAMES = {"default-timeout": "timeout", "pypi-url": "index-url"}
-# What changes nothing where every version is pinned and nobody is asked. Any other setting is left to pip itself.
-_OF_NO_MATTER = """
+# Settings of pip that change nothing if every version is pinned and nothing is asked. With any other, pip installs.
+_WITHOUT_EFFECT = """
     break-system-packages cache-dir compile config-file disable-pip-version-check exists-action log no-cache-dir
     no-color no-compile no-input no-python-version-warning no-warn-conflicts no-warn-script-location pre prefer-binary
     progress-bar quiet require-virtualenv root-user-action upgrade upgrade-strategy verbose
@@ -107,14 +107,14 @@ class _Command:
                 errors="replace",
                 check=False,
             )
-        except OSError as error:  # made for another machine, or on a disk that nothing may be started from
+        except OSError as error:  # made for another machine, or on a disk without the right to execute
             return str(error)
         said = " ".join(done.stderr.split()) or f"it ended with {done.returncode}"
         return textwrap.shorten(said, _LINE) if done.returncode else None
 
 
 def _install(python: Path, profile: str, scratch: Path) -> _Command:
-    """Install what the profile pins, by uv or else by pip; returns the command that could."""
+    """Install what the profile pins, by uv or else by pip; returns the command that worked."""
     # The constraints file is the whole resolved set, so nothing needs to be resolved: quicker, and never a surprise.
     pinned = ["-r", str(HERE / f"constraints-{profile}.txt")]
     try:
@@ -157,7 +157,7 @@ def _settings_of_pip(python: Path) -> dict[str, str]:
     if listed.returncode:
         raise UvCannotError("pip does not tell its settings")
     settings = {}
-    for section in ("global.", "install.", ":env:."):  # as pip has it, the later one counts
+    for section in ("global.", "install.", ":env:."):  # as in pip, the later one counts
         for line in listed.stdout.splitlines():
             name, _, value = line.removeprefix(section).partition("=")
             if line.startswith(section):
@@ -187,7 +187,7 @@ def settings_of_uv(settings: Mapping[str, str]) -> tuple[list[str], dict[str, st
             variables[_VARIABLES_OF_UV[name]] = str(math.ceil(float(value)))
         elif name in _VARIABLES_OF_UV:
             variables[_VARIABLES_OF_UV[name]] = " ".join(words)
-        elif name not in _OF_NO_MATTER.split() and value.lower() not in _FALSE:
+        elif name not in _WITHOUT_EFFECT.split() and value.lower() not in _FALSE:
             raise UvCannotError(f"it has no setting for pip's {name}")
     return arguments, variables
 

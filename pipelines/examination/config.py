@@ -1,13 +1,11 @@
 """The settings of the stage `examination`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
-from infra.resources import ClusterShape
 from infra.stage import StageConfig
 from pipelines.inference import prompts
 from pipelines.records import IMAGES, TAUGHT, Arm, Condition, check_each_once
@@ -30,6 +28,7 @@ class ExaminationConfig(StageConfig):
 
     stage: ClassVar[str] = "examination"
     module: ClassVar[str] = "pipelines.examination.stage"
+    estimator: ClassVar[str] = "pipelines.examination.estimate"
     contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     plan: tuple[str, ...]
@@ -86,14 +85,7 @@ class ExaminationConfig(StageConfig):
     def outputs(self) -> dict[str, StageConfig]:
         return {"examination": replace(self, expected_answers_per_s=None)}  # which decides nothing about them
 
-    def estimate(
-        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
-    ) -> dict[str, Any]:
-        from pipelines.examination import estimate
-
-        return estimate.estimate(self, run_dir)
-
-    def wording(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:

@@ -1,16 +1,20 @@
 """Questions and a plan -> how much an examination asks, and how long that takes, as far as it was measured or said."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from infra import manifest
 from infra.figures import SECONDS_PER_HOUR, Figure, figure
+from infra.resources import ClusterShape
 from pipelines.examination.config import ExaminationConfig
 from pipelines.records import Split
 from pipelines.teaching.estimate import unread
 
 
-def estimate(config: ExaminationConfig, run_dir: Path | None) -> dict[str, Any]:
+def estimate(
+    config: ExaminationConfig, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+) -> dict[str, Any]:
     """Tokens that are written and hours, and the number of answers. run_dir: whose questions are asked."""
     questions = manifest.find(run_dir / "questions") if run_dir else None
     if questions is None:

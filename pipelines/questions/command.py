@@ -7,6 +7,7 @@ nothing.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
-from infra import command_line, manifest, recipes, stage, storage
+from infra import command_line, manifest, recipes, runner, storage
 from infra.errors import ConfigError
 from infra.manifest import Tally
 from infra.progress import Progress
@@ -99,14 +100,15 @@ def _whole(uri: str) -> str:
 def _seal(config: QuestionsConfig, out: str) -> dict[str, Any]:
     """Seal the questions at a path or URI; returns their tally."""
     progress = Progress(STAGE)
+    seal = functools.partial(runner.carry_out, inputs={}, run=questions.read, afresh=True)
     if not storage.is_remote(out):
         place = Path(out).absolute()
         _is_sealed(out)
-        return stage.make(config, STAGE, place, place, {}, progress, run=questions.read, afresh=True).tally
+        return seal(config, place, progress, at=place)[STAGE].tally
     sealed_before = _is_sealed(out)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, STAGE)
-        artifact = stage.make(config, STAGE, place, Path("runs", STAGE), {}, progress, run=questions.read, afresh=True)
+        artifact = seal(config, Path("runs", STAGE), progress, at=place)[STAGE]
         if sealed_before:  # not file by file over it, which would leave a mixture of both for a while
             storage.remove(out)
         storage.upload(place, out)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from infra import cluster, journal, run_lock, stage
+from infra import cluster, journal, run_lock, runner
 from infra.digests import digest_json
 from infra.errors import ConfigError, in_one_line, prerequisite
 from infra.manifest import Artifact
@@ -205,17 +205,8 @@ class _Rehearsal:
     def _run(self, config: StageConfig, run: Run | None) -> None:
         """Seal the stage's outputs in the rehearsal's folder."""
         inputs = {name: self._artifacts[name] for name in config.inputs()}
-        for output in config.outputs():
-            self._artifacts[output] = stage.make(
-                config,
-                output,
-                self._folder / output,
-                self._folder,
-                inputs,
-                Progress(config.stage),
-                run=run,
-                afresh=True,
-            )
+        made = runner.carry_out(config, self._folder, Progress(config.stage), inputs=inputs, run=run, afresh=True)
+        self._artifacts |= made
 
     def _more_images(self) -> Iterator[str]:
         """What the settings are too small for where questions have several images."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra import command_line, recipes, stage
+from infra import command_line, recipes, runner
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
 from pipelines.images.decoding import UnreadableImageError
@@ -56,8 +56,8 @@ class Teaching:
                 f"teach.top_logprobs is {config.top_logprobs}, and a file of answers tells no token's number. Leave it "
                 "out, or have the stage itself ask the teacher."
             )
-        stage.check_materials(config)
-        questions = stage.sealed_inputs(config, run_dir)["questions"].path
+        runner.check_prerequisites(config)
+        questions = runner.sealed_inputs(config, run_dir)["questions"].path
         own = requests.inference(config)
         attempts = ledger.folder_of(ledger.root_of(config.ledger, run_dir), own)
         request_set = requests.request_set(config, own, questions)

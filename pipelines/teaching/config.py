@@ -1,13 +1,12 @@
 """The settings of the stage `teach`. Light: no engine is imported here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
-from infra.resources import ClusterShape, Workers
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.inference import prompts
 from pipelines.inference.backends.engine_config import EngineConfig
@@ -37,6 +36,7 @@ class TeachConfig(StageConfig):
 
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teaching.stage"
+    estimator: ClassVar[str] = "pipelines.teaching.estimate"
     contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -80,7 +80,7 @@ class TeachConfig(StageConfig):
         # What a dry run is told decides nothing about the rationales.
         return {"rationales": replace(self, expected_output_tokens=300, expected_tokens_per_s=None)}
 
-    def wording(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:
@@ -97,13 +97,6 @@ class TeachConfig(StageConfig):
         teacher = self.teacher if self.endpoint else str(models / "teacher")
         ledger = str(models.parent / "ledger")  # nothing of a rehearsal is an answer for a run
         return replace(self, teacher=teacher, revision=None, ledger=ledger, top_logprobs=0, batch_size=1)
-
-    def estimate(
-        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
-    ) -> dict[str, Any]:
-        from pipelines.teaching import estimate
-
-        return estimate.estimate(self, run_dir, cluster)
 
     def resources(self) -> tuple[Workers, ...]:
         workers = self.engine.workers(f"clients of {self.endpoint}" if self.endpoint else "teacher engines")

@@ -43,7 +43,9 @@ _LEAST_PIXELS, _MOST_PIXELS = 256 * 256, 4096 * 4096
 T = TypeVar("T")
 
 
-def estimate(config: TeachConfig, run_dir: Path | None, cluster: ClusterShape | None = None) -> dict[str, Any]:
+def estimate(
+    config: TeachConfig, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+) -> dict[str, Any]:
     """What the stage would ask for and what that costs: tokens, hours and GiB on disk, and what they rest on."""
     memory = None if config.endpoint else weights.of_engine(config.teacher, config.engine, cluster)
     notes = [weights.told(memory)] if memory else []

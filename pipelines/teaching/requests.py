@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from infra import stage
+from infra import materials
 from infra.digests import digest_json
 from pipelines.inference import conditions, prompts
 from pipelines.inference.config import InferenceConfig, Model, Sampling
@@ -48,7 +48,7 @@ def inference(config: TeachConfig) -> InferenceConfig:
 def teacher_digest(config: TeachConfig) -> str:
     """Digest of the teacher: of its folder, or of its name where it is elsewhere, and of the revision that is named."""
     if not config.endpoint:
-        return stage.material_digest(config, "teacher")
+        return materials.digest(config, "teacher")
     digest = digest_json({"id": config.teacher})
     return digest_json([digest, config.revision]) if config.revision else digest
 

@@ -54,5 +54,5 @@ class VerifyConfig(StageConfig):
     def inputs(self) -> tuple[str, ...]:
         return ("questions", "rationales")
 
-    def wording(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         return {"phrases": phrases.digest()}

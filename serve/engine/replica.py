@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from infra.errors import ClusterError
-from infra.imports import thrift
+from infra.imports import pause_garbage_collection, skip_optional_imports
 from pipelines.inference.backends.engine_config import EngineConfig
 from serve.api import errors
 from serve.api.validation import Limits
@@ -129,7 +129,7 @@ def import_engine() -> Any:
     """
     for _ in range(_IMPORT_ATTEMPTS):
         try:
-            with thrift():
+            with skip_optional_imports(), pause_garbage_collection():
                 return importlib.import_module("serve.engine.server")
         except ValueError as error:
             if "is already registered" not in str(error):

@@ -18,7 +18,7 @@ from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pipelines.inference.backends.engine_config import EngineConfig, keep_in_one_process
-from pipelines.inference.backends.engine_process import started_with_thrift
+from pipelines.inference.backends.engine_process import core_started_early
 from serve.api.validation import Limits
 from serve.catalogue import HostedModel
 
@@ -44,7 +44,7 @@ class SingleProcessEngine(VLLMEngine):
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
         keep_in_one_process(vllm_engine_config)
-        with started_with_thrift():
+        with core_started_early():
             return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
 
 

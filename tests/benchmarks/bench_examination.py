@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra import manifest, stage
+from infra import manifest, runner
 from infra.progress import Progress
 from pipelines.examination.config import ExaminationConfig
 from pipelines.records import Arm, Prediction, Rationale, tables
@@ -119,7 +119,7 @@ def num_lines(run_dir: Path) -> int:
 
 def run(run_dir: Path) -> None:
     """The stage; prints the peak memory of this process in KiB last."""
-    stage.carry_out(CONFIG, run_dir, Progress("examination"))
+    runner.carry_out(CONFIG, run_dir, Progress("examination"))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
 
 

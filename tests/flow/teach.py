@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from infra import command_line, stage
+from infra import command_line, runner
 from infra.progress import Progress
 from pipelines import recipes
 from pipelines.inference.backends.engine_config import EngineConfig
@@ -24,8 +24,7 @@ def main(run_dir: Path, settings: dict, fake: dict) -> None:
     run = partial(teacher.run, start=partial(FakeEngine, **fake))
     command_line.interrupt_on_sigterm()
     with command_line.reporting_errors("teach"):
-        inputs = stage.sealed_inputs(config, run_dir)
-        stage.make(config, "rationales", run_dir / "rationales", run_dir, inputs, Progress("teach", 0.5), run=run)
+        runner.carry_out(config, run_dir, Progress("teach", 0.5), run=run)
 
 
 if __name__ == "__main__":

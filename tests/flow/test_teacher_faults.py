@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import manifest, stage
+from infra import manifest, runner
 from infra.progress import Progress
 from pipelines import recipes
 from pipelines.records import Rationale, Status, Verdict, tables
@@ -106,7 +106,7 @@ class Teaching:
         tally = manifest.find(self.run_dir / "rationales").tally
         assert tally["reasons"] | tally["quarantined"] == failed
         assert tally["rows"]["asked"] == NUM_QUESTIONS == tally["rows"]["answered"] + sum(failed.values())
-        stage.carry_out(recipes.pocket().verify, self.run_dir, Progress("verify"))
+        runner.carry_out(recipes.pocket().verify, self.run_dir, Progress("verify"))
         statuses = Counter(verdict.status for verdict in tables.read(self.run_dir / "verdicts", Verdict))
         assert statuses.total() == NUM_QUESTIONS
         assert statuses[Status.FAILED] + statuses[Status.QUARANTINED] == sum(failed.values())

@@ -26,7 +26,7 @@ LIGHT = (
     "pipelines.examination.estimate",
     "infra.forecast",
     "infra.forecast_table",
-    "infra.allowed",
+    "infra.config_validation",
     "pipelines.examination.stage",
     "train.recipes",
     "serve.recipes",

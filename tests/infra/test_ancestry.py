@@ -76,9 +76,9 @@ def test_an_artifact_that_is_gone_is_no_obstacle_but_two_that_rest_on_different_
 
 def test_a_service_shows_what_is_finished_while_something_else_is_made(run_dir):
     seal(run_dir, "marks", "second")
-    check(run_dir, "rows", "skills", among_themselves=True)
+    check(run_dir, "rows", "skills", inputs_only=True)
     with pytest.raises(ArtifactError, match="makes-books"):
-        check(run_dir, "marks", "books", among_themselves=True)
+        check(run_dir, "marks", "books", inputs_only=True)
 
 
 @pytest.mark.parametrize("inputs", [None, [], "x", {"rows": 7}, {"skills": "0" * 64}, {"a\0b": ""}, {"a" * 5000: ""}])

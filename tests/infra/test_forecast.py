@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from infra import forecast, forecast_table, journal, manifest, stage
+from infra import forecast, forecast_table, journal, manifest, materials, runner
 from infra.errors import ArtifactError, InputError
 from infra.figures import Figure, figure, total
 from infra.manifest import Tally
@@ -107,7 +107,7 @@ def stages(read=None, write=None, **more):
 
 def make(run_dir: Path, of, *names) -> None:
     for name in names:
-        stage.carry_out(of[name], run_dir, Progress(name))
+        runner.carry_out(of[name], run_dir, Progress(name))
 
 
 @pytest.fixture
@@ -176,20 +176,20 @@ def test_what_was_made_again_since_is_said_and_what_would_run_does_run(run_dir):
     assert forecast.forecast("r", run_dir, of)["pending"] == []
 
 
-def test_another_material_contract_or_wording_is_said(run_dir, tmp_path, monkeypatch):
+def test_another_material_contract_or_prompt_is_said(run_dir, tmp_path, monkeypatch):
     (tmp_path / "f").write_text("x")
     of = stages(read={"file": str(tmp_path / "f")})
     make(run_dir, of, "read", "write", "ask")
     assert told(run_dir, of)["read"] == ("up to date", "")
-    stage._digest_of.cache_clear()
+    materials.content_digest.cache_clear()
     (tmp_path / "f").write_text("y")
     assert told(run_dir, of)["read"] == ("runs", "another file")
     monkeypatch.setattr(WriteConfig, "contract", 2)
-    monkeypatch.setattr(AskConfig, "wording", lambda self: {"prompts": "else"})
+    monkeypatch.setattr(AskConfig, "prompt_digests", lambda self: {"instruction": "else"})
     said = told(run_dir, of)
     assert said["write"] == ("runs", "this version makes it otherwise")
-    assert said["ask"] == ("runs", "the wording of prompts changed")
-    stage._digest_of.cache_clear()
+    assert said["ask"] == ("runs", "the prompt instruction changed")
+    materials.content_digest.cache_clear()
     (tmp_path / "f").unlink()
     with pytest.raises(InputError, match=r"read\.file: there is nothing at"):
         told(run_dir, of)

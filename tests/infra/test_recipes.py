@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import allowed, command_line, recipes
+from infra import command_line, recipes
+from infra.config_validation import validated
 from infra.errors import ConfigError
 from pipelines import flow
 from pipelines.inference.backends.engine_config import EngineConfig
@@ -167,7 +168,7 @@ def as_json(config):
 @pytest.mark.parametrize("name", sorted(recipes.known_recipes("pipelines")))
 def test_a_shipped_recipe_is_right_as_a_whole_and_is_not_checked_each_time(name):
     for config in filter(None, recipes.resolve(name, ALL).values()):
-        assert as_json(allowed.validated(type(config), config)) == as_json(config)
+        assert as_json(validated(type(config), config)) == as_json(config)
     script = f"import sys; from pipelines import flow; flow.resolve({name!r}, []); print('pydantic' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert shown.stdout == "False\n"
@@ -175,7 +176,7 @@ def test_a_shipped_recipe_is_right_as_a_whole_and_is_not_checked_each_time(name)
 
 def test_shipped_students_are_right_as_a_whole():
     for made in recipes.known_recipes("train").values():
-        assert as_json(allowed.validated(type(made()), made())) == as_json(made())
+        assert as_json(validated(type(made()), made())) == as_json(made())
 
 
 def own(tmp_path, body, name="mine.py"):
@@ -306,7 +307,7 @@ def test_what_a_recipe_of_one_s_own_names_rightly_is_left_as_it_is(tmp_path):
 def test_a_stage_of_a_class_of_the_user_s_own_stays_of_that_class(tmp_path):
     body = """
         from dataclasses import dataclass
-        from pipelines.settings import VerifyConfig
+        from pipelines.verification.config import VerifyConfig
         @dataclass(frozen=True, kw_only=True)
         class Mine(VerifyConfig):
             extra: int = 1

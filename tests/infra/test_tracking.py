@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.utils import validation
 
-from infra import journal, manifest, stage, tracking, tracking_store
+from infra import journal, manifest, runner, tracking, tracking_store
 from infra.errors import PreceptorError
 from infra.manifest import Tally
 from infra.progress import Progress
@@ -84,7 +84,7 @@ def tracked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def carry_out(run_dir: Path, **settings):
-    return stage.carry_out(FirstConfig(**settings), run_dir, Progress("first"))
+    return runner.carry_out(FirstConfig(**settings), run_dir, Progress("first"))
 
 
 def left(run_dir: Path) -> list[Path]:
@@ -377,7 +377,7 @@ def asleep() -> subprocess.Popen:
 
 def test_a_stage_imports_no_mlflow_and_one_that_is_up_to_date_starts_nothing(runs, monkeypatch, capsys):
     script = (
-        "import sys; sys.modules['mlflow'] = None; from infra import stage, recipes\n"
+        "import sys; sys.modules['mlflow'] = None; from infra import runner, recipes\n"
         "sys.exit(any(name.startswith('sqlalchemy') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)
@@ -505,29 +505,30 @@ def test_the_run_of_a_run_folder_is_what_the_last_runs_of_its_outputs_are(runs, 
     ]
 
 
-def test_the_run_of_a_run_folder_is_running_while_an_output_is_made(runs, monkeypatch):
+@contextlib.contextmanager
+def being_made(runs: Path, monkeypatch):
+    """An output is being made, and recorded in MLflow as far as it is, before the body and after it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
     recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
     recorder.start = lambda: None
     recording = tracking.Recording(recorder.folder)
     with recorder.journal("first", "one", runs / "r" / "one", "key"):
         recording.record_all()
-        assert parent(runs / "mlflow.db").info.status == "RUNNING"
+        yield
     recording.record_all()
+
+
+def test_the_run_of_a_run_folder_is_running_while_an_output_is_made(runs, monkeypatch):
+    with being_made(runs, monkeypatch):
+        assert parent(runs / "mlflow.db").info.status == "RUNNING"
     found = parent(runs / "mlflow.db").info
     assert found.status == "FAILED"
     assert found.end_time >= found.start_time > 0
 
 
 def test_a_run_of_a_run_folder_that_somebody_deleted_holds_nothing_up(runs, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
-    recorder = journal.Recorder(runs / "r", runs / "r" / journal.FOLDER, Progress("first"))
-    recorder.start = lambda: None
-    recording = tracking.Recording(recorder.folder)
-    with recorder.journal("first", "one", runs / "r" / "one", "key"):
-        recording.record_all()
+    with being_made(runs, monkeypatch):
         MlflowClient(f"sqlite:///{runs}/mlflow.db").delete_run(parent(runs / "mlflow.db").info.run_id)
-    recording.record_all()
     assert [run.info.status for run in recorded(runs / "mlflow.db")] == ["FAILED"]
     assert left(runs / "r") == []
 
@@ -689,8 +690,8 @@ def test_what_mlflow_takes_in_no_form_is_named_in_a_tag_and_the_rest_is_recorded
         stated["materials"] |= {"../x": "d" * 20_000}
         return stated
 
-    made_from = stage.made_from
-    monkeypatch.setattr(stage, "made_from", many)
+    made_from = runner.made_from
+    monkeypatch.setattr(runner, "made_from", many)
     monkeypatch.setattr(HERE, "run", odd)
     carry_out(runs / "r")
     out = capsys.readouterr().out

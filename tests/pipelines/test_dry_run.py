@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from infra import command_line, journal, manifest, stage
+from infra import command_line, journal, manifest, runner
 from infra.manifest import Tally
 from infra.progress import Progress
 from pipelines import flow
@@ -23,9 +23,9 @@ def seal_all(run_dir, overrides=()):
 
     for name in flow.STAGES:
         config = flow.resolve("pocket", overrides)[name]
-        for output in config.outputs() if not config.service else ():
+        if not config.service:
             inputs = {read: manifest.find(run_dir / read) for read in config.inputs()}
-            stage.make(config, output, run_dir / output, run_dir, inputs, Progress(name), run=make)
+            runner.carry_out(config, run_dir, Progress(name), inputs=inputs, run=make)
 
 
 def statuses(run_dir, *overrides):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import command_line, manifest, run_lock, stage
+from infra import command_line, manifest, run_lock, runner
 from infra.errors import ConfigError
 from pipelines import flow
 from pipelines.records import ARMS, TAUGHT, Arm
@@ -149,9 +149,9 @@ def test_another_prompt_makes_every_stage_that_shows_it_run_again(monkeypatch):
 
     config = flow.resolve("pocket", [])["teach"]
     artifact = manifest.Artifact(None, types.SimpleNamespace(digest="d"))
-    before = stage.made_from(config, "rationales", {"questions": artifact})
+    before = runner.made_from(config, "rationales", {"questions": artifact})
     monkeypatch.setitem(prompts._INSTRUCTIONS, "teacher", "Tell me.")
-    assert manifest.key(stage.made_from(config, "rationales", {"questions": artifact})) != manifest.key(before)
+    assert manifest.key(runner.made_from(config, "rationales", {"questions": artifact})) != manifest.key(before)
 
 
 def test_recipes_of_the_flow_have_the_same_names_in_all_packages_and_students_have_more_of_their_own():

@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from infra.imports import thrift
+from infra.imports import pause_garbage_collection, skip_optional_imports
 
 _PRELOAD = "LD_PRELOAD"
 
 
 @contextmanager
-def started_with_thrift() -> Iterator[None]:
-    """Engines that start in here import with thrift, in this process and at the same time in that of their core.
+def core_started_early() -> Iterator[None]:
+    """Engines that start in the body import without what they do not need, in this process and at the same time in that
+    of their core.
 
     A process that has not become a core by the end is killed.
     """
     waiting = _Core()
     try:
-        with thrift():
+        with skip_optional_imports(), pause_garbage_collection():
             from vllm.v1.engine import utils
 
             usual = utils.get_mp_context
@@ -108,13 +109,14 @@ def _to_preload() -> str:
 
 
 def _do_what_comes(receiver: Connection) -> None:
-    """In the core's process: import, wait for work, and do it; with thrift until the engine is up, when vLLM freezes
-    what there is."""
+    """In the core's process: import, wait for work, and do it. Imports are quick until the engine is up, when vLLM
+    freezes what there is."""
     import setproctitle
 
     setproctitle.getproctitle()  # finds the title in front of the first variable, so it looks before any is changed
-    with ExitStack() as thrifty:
-        thrifty.enter_context(thrift())
+    with ExitStack() as while_starting:
+        while_starting.enter_context(skip_optional_imports())
+        while_starting.enter_context(pause_garbage_collection())
         from vllm.v1.engine import core
 
         try:
@@ -126,11 +128,11 @@ def _do_what_comes(receiver: Connection) -> None:
         os.environ.update(environment)
         freeze = core.freeze_gc_heap
 
-        def end_thrift() -> None:
+        def end_start_up() -> None:
             gc.collect()  # once, for what loading has left; vLLM would look through everything three times
             gc.freeze()
-            thrifty.close()
+            while_starting.close()
             freeze()
 
-        core.freeze_gc_heap = end_thrift
+        core.freeze_gc_heap = end_start_up
         target(**kwargs)

@@ -16,7 +16,7 @@ from pipelines.inference.backends.engine_config import (
     needs_own_code,
     own_code_is_refused,
 )
-from pipelines.inference.backends.engine_process import started_with_thrift
+from pipelines.inference.backends.engine_process import core_started_early
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.logprobs import TopTokens, vocabulary_digest
 
@@ -32,7 +32,7 @@ class VllmBackend:
     def __init__(self, config: InferenceConfig) -> None:
         self.num_at_once = _REQUESTS_AT_ONCE * config.engine.max_num_seqs
         self._sampling = config.sampling
-        with started_with_thrift():
+        with core_started_early():
             self._engine = start_vllm(config.model.name, config.engine, config.model.revision)
         self._vocabulary = vocabulary_digest(self._engine.tokenizer.get_vocab()) if config.sampling.top_logprobs else ""
         if not config.engine.gpus:

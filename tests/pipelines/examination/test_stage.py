@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from infra import manifest, stage
+from infra import manifest, runner
 from infra.errors import ArtifactError, ClusterError, InputError
 from infra.progress import Progress
 from pipelines.examination.config import ExaminationConfig
@@ -99,7 +99,7 @@ def serve(run_dir, base_url, digest=None):
 def examine(run_dir, reply, config=CONFIG) -> list[Prediction]:
     with stub_endpoint.endpoint(reply, MODELS) as base_url:
         serve(run_dir, base_url)
-        artifact = stage.carry_out(config, run_dir, Progress("examination"))["examination"]
+        artifact = runner.carry_out(config, run_dir, Progress("examination"))["examination"]
     return tables.read(artifact.path, Prediction)
 
 
@@ -153,7 +153,7 @@ def test_the_answer_of_a_student_that_answers_first_is_its_first_line(run_dir):
         models = (ServedModel(name="m", arm=Arm.ANSWER_THEN_RATIONALE, digest=digest),)
         put(run_dir, "endpoint", Endpoint(base_url=base_url, models=models).write)
         config = dataclasses.replace(CONFIG, plan=("answer_then_rationale/real",))
-        artifact = stage.carry_out(config, run_dir, Progress("examination"))["examination"]
+        artifact = runner.carry_out(config, run_dir, Progress("examination"))["examination"]
     assert {(p.text, p.letter) for p in tables.read(artifact.path, Prediction)} == {(reply, "B")}
 
 
@@ -162,7 +162,7 @@ def test_a_plan_for_an_arm_that_is_not_served_says_what_is_and_what_to_do(run_di
     serve(run_dir, "http://127.0.0.1:9/v1")
     config = dataclasses.replace(CONFIG, plan=("multi_task/real",))
     with pytest.raises(ClusterError, match=r"no model for multi_task; it serves zero_shot, .*Name in deploy\.arms"):
-        stage.carry_out(config, run_dir, Progress("examination"))
+        runner.carry_out(config, run_dir, Progress("examination"))
 
 
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
@@ -233,7 +233,7 @@ def test_a_captioned_plan_without_a_caption_for_every_question_asks_nothing(tmp_
 def test_an_endpoint_that_serves_another_adapter_is_refused(run_dir):
     serve(run_dir, "http://127.0.0.1:9/v1", digest="other")
     with pytest.raises(ClusterError, match="is not the adapter"):
-        stage.carry_out(CONFIG, run_dir, Progress("examination"))
+        runner.carry_out(CONFIG, run_dir, Progress("examination"))
 
 
 def test_an_endpoint_that_fails_many_requests_stops_the_stage_with_the_reasons(run_dir):
@@ -251,7 +251,7 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [said]))
     put(run_dir, "examples/rationale_then_answer", lambda d: tables.write(d, TrainingExample, []))
     config = ReportConfig(title="T", arms=(Arm.RATIONALE_THEN_ANSWER,))
-    artifact = stage.carry_out(config, run_dir, Progress("report"))["report"]
+    artifact = runner.carry_out(config, run_dir, Progress("report"))["report"]
     written = json.loads((artifact.path / "report.json").read_text())
     assert written["schema"] == report.SCHEMA
     words = {"source", "file", "model", "arm", "condition"}
@@ -283,10 +283,10 @@ def test_a_report_never_mixes_what_was_verified_twice(run_dir):
         put(run_dir, "verdicts", lambda d: tables.write(d, Verdict, [said]), stage="verify", inputs=["questions"])
 
     def write_a_report():
-        return stage.carry_out(config, run_dir, Progress("report"))["report"]
+        return runner.carry_out(config, run_dir, Progress("report"))["report"]
 
     verify("It is round.")
-    stage.carry_out(compose, run_dir, Progress("compose"))
+    runner.carry_out(compose, run_dir, Progress("compose"))
     put(run_dir, adapter, lambda d: (d / "a").touch(), stage="fit", inputs=[examples])
     put(
         run_dir,
@@ -299,7 +299,7 @@ def test_a_report_never_mixes_what_was_verified_twice(run_dir):
     verify("It is flat.")
     with pytest.raises(ArtifactError, match=r"another verdicts.* there now\. Run the stage compose again"):
         write_a_report()
-    stage.carry_out(compose, run_dir, Progress("compose"))
+    runner.carry_out(compose, run_dir, Progress("compose"))
     with pytest.raises(ArtifactError, match=r"adapters/rat.*another examples/rat.*\. Run the stage fit again"):
         write_a_report()
     assert manifest.find(run_dir / "report").digest == written.digest
@@ -326,7 +326,7 @@ def test_a_teacher_at_another_endpoint_is_asked_there_with_its_own_length_and_ti
         put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
         plan = ("zero_shot/real", "teacher/real")
         config = dataclasses.replace(CONFIG, plan=plan, max_tokens=64, teacher_max_tokens=512, teacher_timeout_s=7)
-        stage.carry_out(config, run_dir, Progress("examination"))
+        runner.carry_out(config, run_dir, Progress("examination"))
     assert asked == {"here": [("base", 64)] * NUM_TEST, "elsewhere": [("big", 512)] * NUM_TEST}
     assert [config.seconds_for(arm) for arm in (Arm.TEACHER, Arm.ZERO_SHOT)] == [7, config.timeout_s]
 
@@ -337,7 +337,7 @@ def test_a_teacher_s_endpoint_that_is_gone_is_named(run_dir):
         put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
         with pytest.raises(ClusterError, match=r"Nothing answers at http://127\.0\.0\.1:9/v1"):
             config = dataclasses.replace(CONFIG, plan=("teacher/real",))
-            stage.carry_out(config, run_dir, Progress("examination"))
+            runner.carry_out(config, run_dir, Progress("examination"))
 
 
 def words_of(body):
@@ -348,10 +348,10 @@ def words_of(body):
 EXAMINE = """
 import sys
 from pathlib import Path
-from infra import stage
+from infra import runner
 from infra.progress import Progress
 from tests.pipelines.examination.test_stage import CONFIG
-stage.carry_out(CONFIG, Path(sys.argv[1]), Progress("examination"))
+runner.carry_out(CONFIG, Path(sys.argv[1]), Progress("examination"))
 """
 
 
@@ -380,7 +380,7 @@ def test_a_killed_examination_asks_nothing_twice_but_what_was_in_flight_and_miss
         written = sum(path.read_bytes().count(b"\n") for path in (run_dir.parent / "ledger").glob("*/*.jsonl"))
         before = seen.copy()
         seen.clear()
-        artifact = stage.carry_out(CONFIG, run_dir, Progress("examination"))["examination"]
+        artifact = runner.carry_out(CONFIG, run_dir, Progress("examination"))["examination"]
     assert 0 < written < len(whole)
     assert seen.total() == len(whole) - written
     assert before.total() + seen.total() - len(whole) == len(before & seen) <= CONFIG.concurrency
@@ -401,7 +401,7 @@ def test_every_row_of_an_examination_is_accounted_for_by_what_became_of_it(tmp_p
 
     with stub_endpoint.endpoint(reply, MODELS) as base_url:
         serve(run_dir, base_url)
-        artifact = stage.carry_out(config, run_dir, Progress("examination"))["examination"]
+        artifact = runner.carry_out(config, run_dir, Progress("examination"))["examination"]
     assert artifact.tally["rows"] == {
         "asked": 6, "answered": 3, "scored": 2, "refused": 1, "failed": 1, "quarantined": 1
     }  # fmt: skip
@@ -453,9 +453,9 @@ def test_what_decides_an_answer_is_asked_again_when_it_changes_and_nothing_else_
         asked = []
         with stub_endpoint.endpoint(lambda body: asked.append(body) or "Answer: mill (A)", ["base", "same"]) as url:
             put(run_dir, "endpoint", Endpoint(base_url=url, models=(model,)).write)
-            stage.make(
+            runner.make(
                 config, "examination", run_dir / "examination", run_dir,
-                stage.sealed_inputs(config, run_dir), Progress("examination"), afresh=True,
+                runner.sealed_inputs(config, run_dir), Progress("examination"), afresh=True,
             )  # fmt: skip
         return len(asked)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra import manifest, recipes, stage
+from infra import manifest, recipes, runner
 from infra.digests import digest_file
 from infra.errors import ArtifactError
 from pipelines.images import decoding
@@ -130,9 +130,9 @@ def test_no_stage_digests_all_images_before_it_starts_and_every_one_is_told_of_a
     for config in readers:
         monkeypatch.setattr(type(config), "inputs", lambda _: ("questions",))
         digested.clear()
-        stage.sealed_inputs(config, tmp_path)
+        runner.sealed_inputs(config, tmp_path)
         assert sorted(digested) == ["images.parquet", "questions.parquet"]
     put_other_bytes(tmp_path / "questions", PATH, decoding.png(noise(2)))
     for config in readers:
         with pytest.raises(ArtifactError, match=r"0\.zip"):
-            stage.sealed_inputs(config, tmp_path)
+            runner.sealed_inputs(config, tmp_path)

@@ -17,9 +17,9 @@ from pipelines.inference.backends import engine_process
 
 STARTS_AND_DIES = """
 import os, signal, sys
-from pipelines.engine_process import started_with_thrift
+from pipelines.inference.backends.engine_process import core_started_early
 
-with started_with_thrift():
+with core_started_early():
     {dies}
 """
 
@@ -61,9 +61,9 @@ def _spawning(monkeypatch):
 
 
 @pytest.mark.usefixtures("_spawning")
-def test_a_core_has_imported_with_thrift_before_it_is_given_its_work_and_works_without(monkeypatch, tmp_path):
+def test_a_core_has_imported_quickly_before_it_is_given_its_work_and_works_as_usual(monkeypatch, tmp_path):
     monkeypatch.setenv("GONE_SINCE", "yes")
-    with engine_process.started_with_thrift():
+    with engine_process.core_started_early():
         (waiting,) = multiprocessing.active_children()
         core = core_of(tmp_path / "told")
         assert core is waiting
@@ -84,7 +84,7 @@ def test_a_core_has_imported_with_thrift_before_it_is_given_its_work_and_works_w
 
 @pytest.mark.usefixtures("_spawning")
 def test_a_second_core_and_one_that_is_to_load_something_first_are_new_processes(monkeypatch, tmp_path):
-    with engine_process.started_with_thrift():
+    with engine_process.core_started_early():
         (waiting,) = multiprocessing.active_children()
         with monkeypatch.context() as patch:
             patch.setenv("LD_PRELOAD", "/other/libgomp.so")
@@ -98,7 +98,7 @@ def test_only_where_vllm_would_spawn_its_core_it_is_given_one(monkeypatch):
     from vllm.v1.engine import utils
 
     monkeypatch.setattr(utils, "get_mp_context", lambda: multiprocessing.get_context("fork"))
-    with engine_process.started_with_thrift():
+    with engine_process.core_started_early():
         assert utils.get_mp_context() is multiprocessing.get_context("fork")
 
 

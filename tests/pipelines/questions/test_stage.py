@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra import recipes, stage, storage
+from infra import materials, recipes, runner, storage
 from infra.errors import ConfigError, InputError
 from infra.progress import Progress
 from pipelines.images import decoding
@@ -55,14 +55,14 @@ def source(tmp_path):
 def sealed(source, run_dir, **settings):
     """Of tables that lack what a whole flow needs, too, as one source by itself is sealed."""
     settings = {"sources": (SourceConfig(name="mine"),), "folder": str(source)} | settings
-    config, place = QuestionsConfig(**settings), run_dir / "questions"
-    return stage.make(config, "questions", place, run_dir, {}, Progress("questions"), run=questions.read)
+    config = QuestionsConfig(**settings)
+    return runner.carry_out(config, run_dir, Progress("questions"), inputs={}, run=questions.read)["questions"]
 
 
 def flowed(source, run_dir, **settings):
     """As the stage of a flow."""
     config = QuestionsConfig(sources=(SourceConfig(name="mine"),), folder=str(source), **settings)
-    return stage.carry_out(config, run_dir, Progress("questions"))["questions"]
+    return runner.carry_out(config, run_dir, Progress("questions"))["questions"]
 
 
 def adds_up(tally) -> bool:
@@ -115,10 +115,10 @@ def test_what_the_flow_drew_has_its_name_and_notes_and_what_a_user_brings_to_the
 ):
     counts = [f"draw.pocket.num_{split}_questions=2" for split in ("train", "test")]
     configs = recipes.resolve("pocket", ["pipelines"], counts)
-    stage.carry_out(configs["draw"], tmp_path / "runs/r", Progress("draw"))
-    drawn = stage.carry_out(configs["questions"], tmp_path / "runs/r", Progress("questions"))["questions"]
+    runner.carry_out(configs["draw"], tmp_path / "runs/r", Progress("draw"))
+    drawn = runner.carry_out(configs["questions"], tmp_path / "runs/r", Progress("questions"))["questions"]
     own = recipes.resolve("pocket", ["pipelines"], [f"questions.folder={source}"])["questions"]
-    brought = stage.carry_out(own, tmp_path / "runs/own", Progress("questions"))["questions"]
+    brought = runner.carry_out(own, tmp_path / "runs/own", Progress("questions"))["questions"]
     named = {name: {q.source for q in tables.read(a.path, Question)} for name, a in (("d", drawn), ("o", brought))}
     assert named == {"d": {"pocket"}, "o": {"own"}}
     assert any("drawn" in note for note in drawn.tally["facts"]["notes"])
@@ -137,7 +137,7 @@ def test_the_same_files_give_the_same_digest_in_two_runs(source, tmp_path):
 def test_a_changed_image_makes_the_questions_again(source, tmp_path):
     before = sealed(source, tmp_path / "runs/r")
     picture(99).save(source / "images/0.png")
-    stage._digest_of.cache_clear()
+    materials.content_digest.cache_clear()
     assert sealed(source, tmp_path / "runs/r").digest != before.digest
 
 
@@ -148,7 +148,7 @@ def test_a_recipe_s_folder_may_lie_in_a_store_and_is_made_again_when_that_change
     assert first.tally["rows"]["questions"] == 6
     write(source, [row(0), row(5)])
     storage.upload(source, folder)
-    stage._digest_of.cache_clear()
+    materials.content_digest.cache_clear()
     assert sealed(folder, tmp_path / "runs/r").tally["rows"]["questions"] == 2
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from infra import command_line, forecast, manifest, stage
+from infra import command_line, forecast, manifest, runner
 from infra.figures import Figure
 from infra.manifest import Tally
 from pipelines.inference import ledger
@@ -130,7 +130,7 @@ def test_the_speed_of_the_same_engines_is_taken_where_it_was_measured_long_enoug
     def seal(of):
         with manifest.draft(run_dir / "rationales") as draft:
             figures = {"tokens_per_s": 800.0, "output_tokens_now": num_tokens}
-            origin = stage.made_from(of, "rationales", {"questions": manifest.find(run_dir / "questions")})
+            origin = runner.made_from(of, "rationales", {"questions": manifest.find(run_dir / "questions")})
             manifest.seal(
                 draft,
                 run_dir / "rationales",

@@ -1,4 +1,4 @@
-"""A file of the user's -> what the recipe in it returns, or the line at which it failed and why."""
+"""A user's own recipe file -> what the recipe in it returns, or the line at which it failed, and why."""
 
 import dataclasses
 import importlib.util
@@ -12,16 +12,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from infra import allowed
+from infra.config_validation import shown
 from infra.errors import ConfigError, nearest
 
 _NO_SUCH_FIELD = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def call(recipe: str, kinds: Iterable[type]) -> Any:
-    """What `path/to/file.py:function` returns, unchecked. kinds: of the configs in it, whose rules wait until then.
+    """What `path/to/file.py:function` returns, unchecked. kinds: classes of configs whose rules are not checked yet.
 
-    Raises ConfigError in a person's words when it returns nothing.
+    Raises ConfigError, in plain words, when there is no such function or it fails.
     """
     path, _, name = recipe.rpartition(":")
     if not Path(path).exists():
@@ -30,27 +30,27 @@ def call(recipe: str, kinds: Iterable[type]) -> Any:
     if not Path(path).is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"Recipe file {path!r} is not a Python file. Write path/to/file.py:function")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where a dataclass of the user's looks its annotations up
+    sys.modules[spec.name] = module  # a dataclass in it looks its annotations up there
     try:
-        with _without_rules(kinds):
+        with _without_post_init(kinds):
             spec.loader.exec_module(module)
             function = getattr(module, name, None)
             if callable(function) and not _required(function):
                 return function()
-    except (Exception, SystemExit) as error:  # a recipe that ends Python would end us without a word
+    except (Exception, SystemExit) as error:  # a recipe that calls sys.exit would end us silently
         raise ConfigError(f"{recipe}: {_where(error, path)}{_why(error)}") from error
     if function is None:
         known = [name for name, each in vars(module).items() if inspect.isfunction(each) and name[0] != "_"]
         raise ConfigError(f"{path} has no function {name!r}.{nearest(name, known)}")
     if not callable(function):
-        raise ConfigError(f"{recipe} is {allowed.shown(function)}, and has to be a function that returns a recipe")
+        raise ConfigError(f"{recipe} is {shown(function)}, and has to be a function that returns a recipe")
     raise ConfigError(
         f"{recipe} asks for {', '.join(_required(function))}, and a recipe is called with nothing: give defaults"
     )
 
 
 def _required(function: Any) -> list[str]:
-    """Arguments that a call has to give."""
+    """Names of the function's arguments without a default."""
     given = inspect.signature(function).parameters.values()
     kinds = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     return [each.name for each in given if each.default is inspect.Parameter.empty and each.kind not in kinds]
@@ -61,7 +61,7 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 
 def _where(error: BaseException, path: str) -> str:
-    """The last line of the user's own file that was at work."""
+    """The last line of the user's own file in the error's traceback."""
     lines = [line for frame, line in _frames(error) if Path(frame.f_code.co_filename) == Path(path).absolute()]
     if isinstance(error, SyntaxError) and error.lineno is not None:
         lines.append(error.lineno)
@@ -69,7 +69,7 @@ def _where(error: BaseException, path: str) -> str:
 
 
 def _why(error: BaseException) -> str:
-    """An error of ours, or of a config with an unknown field, in words; any other with its kind."""
+    """A ConfigError, or an unknown field of a config, in words; any other error with its class."""
     if isinstance(error, ConfigError):
         return str(error)
     if found := _NO_SUCH_FIELD.search(str(error)):
@@ -80,9 +80,9 @@ def _why(error: BaseException) -> str:
 
 
 @contextmanager
-def _without_rules(kinds: Iterable[type]) -> Iterator[None]:
-    """Let configs be made whose fields contradict each other. All that is wrong is found once all of them are there,
-    and a rule that meets a text where it compares numbers would end in an error of Python's own."""
+def _without_post_init(kinds: Iterable[type]) -> Iterator[None]:
+    """Switch `__post_init__` of these classes off, so that a recipe can make configs that break its rules: all that is
+    wrong is found afterwards, and a rule that compares numbers would fail on a text with an error of Python's own."""
     rules: dict[Any, Any] = {kind: vars(kind)["__post_init__"] for kind in kinds if "__post_init__" in vars(kind)}
     try:
         for kind in rules:
@@ -94,7 +94,7 @@ def _without_rules(kinds: Iterable[type]) -> Iterator[None]:
 
 
 def _classes(error: BaseException, name: str) -> list[Any]:
-    """The dataclass of a name, where it was called or one of its objects was replaced."""
+    """The dataclass of this name in the frames of an error, by its name or as the class of a local object."""
     for frame, _ in _frames(error):
         for each in (frame.f_globals.get(name), *map(type, frame.f_locals.values())):
             if isinstance(each, type) and each.__name__ == name and dataclasses.is_dataclass(each):

@@ -1,7 +1,7 @@
-"""When the digests of an artifact's files were last taken: kept beside it, so that what was not touched since need not
-be read again.
+"""Which files of an artifact had the right digest when they were last read: kept beside the artifact, so that a file
+that was not written since need not be read again.
 
-Not in the manifest: a copy of the folder has other times than the one that was sealed.
+It is not in the manifest, since a copy of the folder has other times than the one that was sealed.
 """
 
 import json
@@ -17,13 +17,12 @@ _MOST_BYTES = 64 << 20
 
 
 def stamp(status: os.stat_result) -> list[int]:
-    """A file's size, and when its inode last changed (nanoseconds): with every write, and nobody sets that back."""
+    """A file's size, and when its inode last changed (nanoseconds): each write changes that, and nobody can set it."""
     return [status.st_size, status.st_ctime_ns]
 
 
 def read(artifact: Path, digest: str) -> dict[str, Any]:
-    """Name -> stamp of the files whose digests were taken, of an artifact with this digest; empty if nothing is known
-    that can be read."""
+    """Name -> stamp of the files that were checked, for an artifact with this digest; empty if nothing can be read."""
     try:
         with open_file(_beside(artifact)) as stream:
             stated = json.loads(stream.read(_MOST_BYTES))
@@ -33,7 +32,7 @@ def read(artifact: Path, digest: str) -> dict[str, Any]:
 
 
 def write(artifact: Path, digest: str, files: Mapping[str, os.stat_result]) -> None:
-    """Remember that the digests of these files were taken; beside a folder that is for reading alone, nothing is."""
+    """Remember that these files were checked; nothing is remembered beside a folder that cannot be written."""
     stamps = {name: stamp(each) for name, each in files.items()}
     with suppress(OSError), replacing(_beside(artifact)) as stream:
         json.dump({"digest": digest, "files": stamps}, stream)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from infra import cluster, jobs, reach, surroundings
+from infra import cluster, cluster_address, jobs, process_environment
 from infra.errors import ClusterError
 from tests import listening
 
@@ -148,7 +148,7 @@ def test_a_cluster_on_loopback_is_never_asked_through_a_proxy(monkeypatch, form)
     """As at the end of an SSH tunnel."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{listening.free_port()}")
-    for name, value in surroundings.without_proxy().items():
+    for name, value in process_environment.no_proxy_variables().items():
         monkeypatch.setenv(name, value)
     with answering(200, "[]") as (address, asked):
         monkeypatch.setenv("RAY_ADDRESS", address.replace("127.0.0.1", form))
@@ -159,4 +159,4 @@ def test_a_cluster_on_loopback_is_never_asked_through_a_proxy(monkeypatch, form)
 def test_ray_s_own_word_for_a_local_ray_names_none(monkeypatch):
     for address in ("", "local"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert reach.named() is None
+        assert cluster_address.named_by_user() is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import surroundings
+from infra import process_environment
 
 PROJECT = Path(__file__).parents[2]
 TOLD = """
@@ -41,7 +41,7 @@ def told(**environment: str) -> list[str]:
 
 
 def links() -> set[Path]:
-    return set(Path(surroundings._SHORT).glob(f"{surroundings._PREFIX}*"))
+    return set(Path(process_environment._SHORT).glob(f"{process_environment._PREFIX}*"))
 
 
 def test_a_folder_for_temporary_files_whose_name_is_too_long_is_used_by_a_short_one(tmp_path):

@@ -1,4 +1,5 @@
-"""Whether the user's cluster can be reached; and if not, why, in one line that says what to type."""
+"""The address of the user's Ray cluster; and if the cluster cannot be reached, why, in one line that says what to
+type."""
 
 import os
 import re
@@ -12,30 +13,31 @@ from infra.errors import ClusterError, PreceptorError, causes, first_line, in_on
 from infra.redaction import redacted
 
 _VARIABLE, _JOBS_VARIABLE = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # jobs go to the second where it is set
-# The cluster of a job, for its driver. Where several share a machine, Ray's own word to a driver names any of them.
-OWN_VARIABLE = "PRECEPTOR_JOB_CLUSTER"
+# Tells a job's driver the cluster that it belongs to: where several share a machine, Ray's own variable names any.
+JOB_CLUSTER_VARIABLE = "PRECEPTOR_JOB_CLUSTER"
 _CONNECT_S = 5.0
-_OF_A_TOKEN = re.compile(r"unauthenticated|token auth|authentication token|authorization", re.IGNORECASE)
+_ABOUT_A_TOKEN = re.compile(r"unauthenticated|token auth|authentication token|authorization", re.IGNORECASE)
 _NO_TOKEN = re.compile(r"(?:no|find an|missing) authentication token", re.IGNORECASE)
 _NO_PORT = ("auto",)  # Ray's word for a cluster that this machine is a part of
 
 
-def named() -> str | None:
-    """The cluster that the user names. `local` names none: Ray would start one that listens on every interface."""
+def named_by_user() -> str | None:
+    """The address that the user has set, or None. `local` counts as none: Ray would start a cluster that listens on
+    every interface."""
     address = os.environ.get(_VARIABLE, "")
     return address if address not in ("", "local") else None
 
 
 @contextmanager
-def telling_why(address: str | None = None, *, for_jobs: bool = True) -> Iterator[None]:
-    """Raise ClusterError for whatever the body raises because the cluster does not answer or does not take us.
+def explaining_failures(address: str | None = None, *, for_jobs: bool = True) -> Iterator[None]:
+    """Turn whatever the body raises into a ClusterError that says why the cluster does not answer or refuses us.
 
-    address: of a Ray of our own; else it is the user's, and first of all is seen whether anybody listens there, since
-    Ray would try for half a minute.
+    address: of a Ray that we started; without it, the address is the user's, and is first tried with a plain
+    connection, since Ray would try for half a minute. for_jobs: whether the body submits jobs.
     """
     from ray.exceptions import AuthenticationError
 
-    theirs = None if address else (for_jobs and os.environ.get(_JOBS_VARIABLE)) or named()
+    theirs = None if address else (for_jobs and os.environ.get(_JOBS_VARIABLE)) or named_by_user()
     if theirs:
         _check(theirs, for_jobs=for_jobs)
     try:
@@ -44,11 +46,11 @@ def telling_why(address: str | None = None, *, for_jobs: bool = True) -> Iterato
         raise
     except Exception as error:
         whole = " ".join(map(str, causes(error)))
-        if isinstance(error, AuthenticationError) or _OF_A_TOKEN.search(whole):
-            said = _about_the_token(theirs or "this machine", whole)
+        if isinstance(error, AuthenticationError) or _ABOUT_A_TOKEN.search(whole):
+            said = _token_refused(theirs or "this machine", whole)
         else:
             said = first_line(error) + (f": {in_one_line(error.__cause__)}" if error.__cause__ else "")
-            said = _nobody(theirs, said) if theirs else f"Ray did not start: {said}"
+            said = _no_answer(theirs, said) if theirs else f"Ray did not start: {said}"
         raise ClusterError(said) from error
 
 
@@ -72,10 +74,10 @@ def _check(address: str, *, for_jobs: bool) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(_nobody(address, str(error))) from error
+        raise ClusterError(_no_answer(address, str(error))) from error
 
 
-def _nobody(address: str, reason: str) -> str:
+def _no_answer(address: str, reason: str) -> str:
     said = f"No cluster answers at RAY_ADDRESS={address} ({reason.rstrip('.')})."
     if proxy := _proxy(address):
         host = address.rpartition("://")[2].partition("/")[0].rpartition(":")[0]
@@ -92,7 +94,7 @@ def _proxy(address: str) -> str | None:
     return proxies.get(url.scheme) or proxies.get("all")
 
 
-def _about_the_token(address: str, said: str) -> str:
+def _token_refused(address: str, said: str) -> str:
     """said: by Ray, which calls a wrong token `missing or incorrect` in one place, and `invalid or incorrect` in
     another."""
     has_one = os.environ.get("RAY_AUTH_MODE") == "token" and not _NO_TOKEN.search(said)
