@@ -7,7 +7,7 @@
 #   make bench-images  speed, size and looks of images that pass the door
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-reading  what images cost on their way to models
-#   make bench-train  a fit against TRL, as it comes and grouped by length, and what our machinery costs
+#   make bench-train  a fit against TRL, with its defaults and grouped by length, and the overhead of our loop
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz           the property tests, on many more examples and other ones each time
 #   make fuzz-images  mutated files of every format through the door for images

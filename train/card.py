@@ -1,11 +1,11 @@
-"""The adapter's README: what it is, the prompts it was taught with, and under which terms it stands."""
+"""The adapter's README: what it is, the prompts it was trained with, and its licence terms."""
 
 from infra.digests import digest_bytes
 from pipelines.inference import prompts
 from pipelines.records import Arm, Question, Split
 from train.recipes import FitConfig
 
-_FORM = Question(
+_PLACEHOLDER = Question(
     id="",
     source="",
     split=Split.TRAIN,
@@ -18,9 +18,9 @@ _FORM = Question(
 
 
 def model_card(config: FitConfig, arm: str) -> str:
-    """The README of the adapter that one arm's fit writes, in the form that model hubs read."""
-    prompt = prompts.prompt(_FORM, Arm(arm))
-    explains = f"\nAsked so, it writes a rationale alone:\n\n```\n{prompts.explain_prompt(_FORM)}\n```\n"
+    """The README of one arm's adapter, as Markdown with the metadata header that model hubs read."""
+    prompt = prompts.prompt(_PLACEHOLDER, Arm(arm))
+    explain_section = f"\nAsked so, it writes a rationale alone:\n\n```\n{prompts.explain_prompt(_PLACEHOLDER)}\n```\n"
     revision = f" --revision {config.revision}" if config.revision else ""
     return f"""---
 base_model: {config.base}
@@ -44,7 +44,7 @@ options:
 ```
 {prompt}
 ```
-{explains if arm == Arm.MULTI_TASK else ""}
+{explain_section if arm == Arm.MULTI_TASK else ""}
 Rank {config.lora_rank}, alpha {config.lora_alpha}, on the linears of the language model; {config.num_steps} steps of
 {config.batch_size} examples at {config.learning_rate:g}, seed {config.seed}. `training.json` has the loss at each
 step, and `manifest.json` the digests of all that it was made from.

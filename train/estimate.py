@@ -1,4 +1,4 @@
-"""Settings of a fit, and what was fitted before -> hours, tokens and bytes of the adapters that would be made."""
+"""A fit's config, and earlier fits of the run -> estimated hours, tokens and bytes of its adapters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,18 @@ from infra import manifest
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.manifest import Artifact
 from train import memory
+from train.job import NUM_CHECKPOINTS_KEPT
 from train.recipes import FitConfig
-from train.work import CHECKPOINTS_KEPT
 
-# What decides how long a step takes.
-_SAME = {"base", "lora_rank", "batch_size", "max_length", "tokens_per_pack", "precision", "gradient_checkpointing"} | {
+# The settings that decide how long a step takes.
+_STEP_SETTINGS = {
+    "base",
+    "lora_rank",
+    "batch_size",
+    "max_length",
+    "tokens_per_pack",
+    "precision",
+    "gradient_checkpointing",
     "num_workers",
     "cpus_per_worker",
     "gpus_per_worker",
@@ -23,15 +30,16 @@ _SAME = {"base", "lora_rank", "batch_size", "max_length", "tokens_per_pack", "pr
 
 
 def estimate(config: FitConfig, run_dir: Path | None, makes: Sequence[str]) -> dict[str, Any]:
-    """What it costs to make these adapters. Raises InputError when a worker's GPU has too little memory."""
+    """What a dry run prints about making these adapters. makes: their names as outputs, such as
+    `adapters/answer_only`. Raises InputError when a worker's GPU has too little memory."""
     need = memory.check(config)
-    before = [artifact for output in config.outputs() if (artifact := _before(config, run_dir, output))]
+    earlier = [artifact for output in config.outputs() if (artifact := _earlier(config, run_dir, output))]
     num_steps = config.num_steps * len(makes)
     steps = f"{config.num_steps:,} steps x {len(makes)} adapter(s)"
     hours = Figure(None, "no step is measured yet: --set fit.expected_examples_per_s=EXAMPLES, of all workers")
     tokens = Figure(None, "no step is measured yet")
-    if before:
-        figures = [artifact.tally["figures"] for artifact in before]
+    if earlier:
+        figures = [artifact.tally["figures"] for artifact in earlier]
         seconds = sum(each["step_seconds"] / each["steps"] for each in figures) / len(figures)
         each_step = seconds * sum(each["tokens_per_second"] for each in figures) / len(figures)
         hours = figure(num_steps * seconds / SECONDS_PER_HOUR, f"{steps} x {seconds:.3g} s, measured the last time")
@@ -41,20 +49,20 @@ def estimate(config: FitConfig, run_dir: Path | None, makes: Sequence[str]) -> d
             num_steps * config.batch_size / speed / SECONDS_PER_HOUR,
             f"{steps} x {config.batch_size} examples / {speed:g} a second, from the recipe",
         )
-    held = need.adapter + CHECKPOINTS_KEPT * need.checkpoint
+    num_bytes = need.adapter + NUM_CHECKPOINTS_KEPT * need.checkpoint
     disk = figure(
-        len(makes) * held / GIB,
-        f"{need.num_trainable:,} numbers of an adapter, and {CHECKPOINTS_KEPT} checkpoints with two moments of each",
+        len(makes) * num_bytes / GIB,
+        f"{need.num_trainable:,} numbers per adapter, and {NUM_CHECKPOINTS_KEPT} checkpoints with two moments of each",
     )
-    told = {"steps": config.num_steps, "examples_seen": config.num_steps * config.batch_size}
-    notes = [memory.told(need, config)]
-    return {"tokens": tokens, "hours": hours, "disk_gib": disk, "notes": notes} | need.as_json() | told
+    counts = {"steps": config.num_steps, "examples_seen": config.num_steps * config.batch_size}
+    notes = [memory.describe(need, config)]
+    return {"tokens": tokens, "hours": hours, "disk_gib": disk, "notes": notes} | need.as_json() | counts
 
 
-def _before(config: FitConfig, run_dir: Path | None, output: str) -> Artifact | None:
-    """An adapter that this run has, if a step of it was as one of these will be."""
+def _earlier(config: FitConfig, run_dir: Path | None, output: str) -> Artifact | None:
+    """The run's existing adapter, if its steps had the same settings and so take as long."""
     found = manifest.find(run_dir / output) if run_dir else None
     if found is None or not found.tally["figures"].get("steps"):
         return None
-    then = found.made_from["config"]
-    return found if all(then.get(name) == getattr(config, name) for name in _SAME) else None
+    its_config = found.made_from["config"]
+    return found if all(its_config.get(name) == getattr(config, name) for name in _STEP_SETTINGS) else None

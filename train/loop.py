@@ -1,4 +1,4 @@
-"""The training loop: what every worker runs to fit one arm's adapter. [edge]"""
+"""The training loop, which every worker runs to fit one arm's adapter. [edge]"""
 
 import dataclasses
 import logging
@@ -16,84 +16,89 @@ from ray.train import get_context
 from ray.train.torch import get_device
 
 from infra.errors import InputError
+from infra.figures import GIB
 from pipelines.records import TrainingExample, tables
-from train import adapter, checkpoint, distillation, student, utilization, validation, zero
+from train import adapter, checkpoint, distillation, utilization, validation, zero
+from train.curve import CurveWriter, Point
 from train.encoding import Encoded, encode
-from train.packing import Share, plan
+from train.job import FitJob, FitOutcome
+from train.packing import RankShard, plan
 from train.recipes import FitConfig
-from train.student import Student, now
+from train.student import Student, enable_gradient_checkpointing, load, now
 from train.validation import Best
-from train.work import CurveWriter, Outcome, Point, Work
-
-_GIB = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
-class Lessons:
-    """What a fit goes through. num_rows: examples of the arm's table; reasons: those of them that were left out."""
+class DatasetSplit:
+    """The encoded examples of an arm. train: to train on. held_out: for validation. num_rows: of the arm's table.
+    reasons: how many rows were left out of both, by reason."""
 
-    examples: list[Encoded]
+    train: list[Encoded]
     held_out: list[Encoded]
     num_rows: int
     reasons: dict[str, int]
 
 
-def fit(work: Work) -> Outcome:
-    """Fit the adapter with all ranks together, from the newest checkpoint on; the first one writes it."""
-    _quieten()
-    _add_up_in_order(get_device())
-    config, rank = work.config, get_context().get_world_rank()
-    model, processor = student.load(work.base, config.precision, config.revision)
-    lessons = _lessons(work, processor, num_words=model.config.text_config.vocab_size)
-    learner = _learner(model, processor, config)
-    engine = zero.start(learner.loss, config)
-    started = now(learner.device)
-    step, best = _learn(work, lessons, learner, engine, rank)
-    seconds = now(learner.device) - started
+def fit(job: FitJob) -> FitOutcome:
+    """Fit the adapter on all ranks together, from the newest checkpoint on. The first rank saves it.
+
+    Raises InputError when the model, the examples or an image cannot be used, when a loss is not finite, or when a GPU
+    runs out of memory, and ArtifactError on a full disk.
+    """
+    _silence_libraries()
+    make_deterministic(get_device())
+    config, rank = job.config, get_context().get_world_rank()
+    model, processor = load(job.base, config.precision, config.revision)
+    dataset = _split_dataset(job, processor, vocab_size=model.config.text_config.vocab_size)
+    student = _adapted_student(model, processor, config)
+    engine = zero.start(student.loss, config)
+    started = now(student.device)
+    step, best = _train(job, dataset, student, engine, rank)
+    seconds = now(student.device) - started
     if config.patience is not None:
-        best.take(learner)
+        best.restore(student)
     if rank == 0:
-        adapter.save(learner.model, work.folder, work.card)
-    # A seeded order without repeats within an epoch: what a first epoch that is cut short leaves out was never seen.
-    examples = lessons.examples
+        adapter.save(student.model, job.folder, job.card)
+    # An epoch has no repeats, so a first epoch that was cut short has not reached the rest of the examples.
+    examples = dataset.train
     num_seen = min(len(examples), step * config.batch_size)
-    left_out = {"held_out": len(lessons.held_out), "not_reached": len(examples) - num_seen}
-    return Outcome(
-        num_examples=lessons.num_rows,
+    left_out = {"held_out": len(dataset.held_out), "not_reached": len(examples) - num_seen}
+    return FitOutcome(
+        num_examples=dataset.num_rows,
         num_trained_on=num_seen,
-        reasons=lessons.reasons | {reason: count for reason, count in left_out.items() if count},
-        num_trainable=adapter.num_trainable(learner.model),
+        reasons=dataset.reasons | {reason: count for reason, count in left_out.items() if count},
+        num_trainable=adapter.num_trainable(student.model),
         num_targets=sum(example.num_targets for example in examples),
-        num_told=sum(example.num_told for example in examples),
+        num_topk_targets=sum(example.num_topk_targets for example in examples),
         last_step=step,
         best_step=best.step if config.patience is not None else step,
         seconds=seconds,
     )
 
 
-def _lessons(work: Work, processor: Any, num_words: int) -> Lessons:
-    """The examples that are trained on, and those that are held out."""
-    config = work.config
-    rows = tables.read(work.examples, TrainingExample)
-    known = {}
+def _split_dataset(job: FitJob, processor: Any, vocab_size: int) -> DatasetSplit:
+    """Read, split and encode the arm's examples. Raises InputError when a part of the split is empty."""
+    config = job.config
+    rows = tables.read(job.examples, TrainingExample)
+    top_logprobs = {}
     if config.distillation_weight:
-        known = distillation.read(work.rationales, rows, processor.tokenizer, num_words)
-    kept, watched = validation.held_out(rows, config.validation_share)
-    encoded, reasons = encode(kept, work.images, processor, config.max_length, known)
-    encoded_watched, reasons_watched = encode(watched, work.images, processor, config.max_length, known)
-    names = {*reasons, *reasons_watched}
-    reasons = {name: reasons.get(name, 0) + reasons_watched.get(name, 0) for name in sorted(names)}
-    if not encoded:
+        top_logprobs = distillation.read_top_logprobs(job.rationales, rows, processor.tokenizer, vocab_size)
+    train_rows, held_out_rows = validation.split(rows, config.validation_share)
+    train, train_reasons = encode(train_rows, job.images, processor, config.max_length, top_logprobs)
+    held_out, held_out_reasons = encode(held_out_rows, job.images, processor, config.max_length, top_logprobs)
+    names = sorted({*train_reasons, *held_out_reasons})
+    reasons = {name: train_reasons.get(name, 0) + held_out_reasons.get(name, 0) for name in names}
+    if not train:
         raise InputError(f"None of {len(rows)} examples can be trained on: {reasons}. Set fit.max_length to more.")
-    if config.validation_share and not encoded_watched:
+    if config.validation_share and not held_out:
         raise InputError(
             f"fit.validation_share {config.validation_share:g} of {len(rows)} examples holds none out. Set it to more."
         )
-    return Lessons(encoded, encoded_watched, len(rows), reasons)
+    return DatasetSplit(train, held_out, len(rows), reasons)
 
 
-def _learner(model: torch.nn.Module, processor: Any, config: FitConfig) -> Student:
-    """The student with a fresh adapter, where it will learn."""
+def _adapted_student(model: torch.nn.Module, processor: Any, config: FitConfig) -> Student:
+    """The student with a fresh adapter, on the worker's device."""
     adapted = adapter.attach(
         model.to(get_device()),
         rank=config.lora_rank,
@@ -103,7 +108,7 @@ def _learner(model: torch.nn.Module, processor: Any, config: FitConfig) -> Stude
         revision=config.revision,
     )
     if config.gradient_checkpointing:
-        student.keep_little(adapted)
+        enable_gradient_checkpointing(adapted)
     return Student(
         adapted,
         processor,
@@ -113,158 +118,169 @@ def _learner(model: torch.nn.Module, processor: Any, config: FitConfig) -> Stude
     )
 
 
-def _learn(work: Work, lessons: Lessons, learner: Student, engine: Any, rank: int) -> tuple[int, Best]:
-    """Take all steps that are left, with their points in the curve and checkpoints between; the last step."""
-    config = work.config
-    step, best = _resumed(work, engine, rank)
-    shares = plan(lessons.examples, config, rank, zero.num_ranks(), done=step)
-    with CurveWriter(work.checkpoints, rank) as curve:
-        for share, following in pairwise(chain(shares, [None])):
-            if share is None or (config.patience is not None and best.num_worse >= config.patience):
+def _train(job: FitJob, dataset: DatasetSplit, student: Student, engine: Any, rank: int) -> tuple[int, Best]:
+    """Take all remaining steps, and write the loss curve and the checkpoints. Returns the last step, and the best
+    evaluation."""
+    config = job.config
+    step, best = _resume(job, engine, rank)
+    shards = plan(dataset.train, config, rank, zero.num_ranks(), done=step)
+    with CurveWriter(job.checkpoints, rank) as curve:
+        for shard, following in pairwise(chain(shards, [None])):
+            if shard is None or (config.patience is not None and best.num_worse >= config.patience):
                 break
-            learner.expect(following.packs if following else [])
+            student.prefetch(following.packs if following else [])
             step += 1
             with _within_memory(config, step):
-                point = take_step(engine, learner, share, config, step)
-                if lessons.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
-                    point, best = _watch(point, best, learner, lessons.held_out, config, rank)
+                point = take_step(engine, student, shard, config, step)
+                if dataset.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
+                    point, best = _evaluate(point, best, student, dataset.held_out, config, rank)
             curve.add(point)
             if step % config.checkpoint_every == 0 or step == config.num_steps:
                 curve.sync()
                 about = {"loss": best.loss, "step": best.step, "num_worse": best.num_worse}
-                checkpoint.save(work.checkpoints, engine, step, rank, about, best.weights)
+                checkpoint.save(job.checkpoints, engine, step, rank, about, best.weights)
     return step, best
 
 
-def _resumed(work: Work, engine: Any, rank: int) -> tuple[int, Best]:
-    """The step that the newest checkpoint was written after, with the engine put into its state; 0 without one."""
-    place = checkpoint.agreed(work.checkpoints, rank)
+def _resume(job: FitJob, engine: Any, rank: int) -> tuple[int, Best]:
+    """Put the engine into the state of the newest checkpoint. Returns its step, 0 without one, and the best evaluation
+    until then."""
+    place = checkpoint.agreed(job.checkpoints, rank)
     if place is None:
         return 0, Best()
     step, about, weights = checkpoint.restore(place, engine)
     return step, Best(**about, weights=weights)
 
 
-def take_step(engine: Any, learner: Student, share: Share, config: FitConfig, step: int) -> Point:
-    """One update of the adapter from this rank's share. Raises InputError when its loss is no number."""
-    started = now(learner.device)
-    # Whatever is random in a step is a function of the seed, the step and the rank, and so the same after a restart.
+def take_step(engine: Any, student: Student, shard: RankShard, config: FitConfig, step: int) -> Point:
+    """One update of the adapter from this rank's shard of a batch. Raises InputError when the loss, the divergence or
+    the gradient norm is not finite."""
+    started = now(student.device)
+    # Random numbers depend on the seed, the step and the rank only, so they are the same after a restart.
     torch.manual_seed(hash((config.seed, step, engine.global_rank)) & 0x7FFFFFFF)
     rate = zero.learning_rate(config, step)
-    looked_s = learner.seconds_looking
-    loss, divergence, reading_s, computing_s = update(engine, learner, share, rate)
-    looked_s = learner.seconds_looking - looked_s
+    vision_before_s = student.vision_seconds
+    loss, divergence, reading_s, computing_s = update(engine, student, shard, rate)
+    vision_s = student.vision_seconds - vision_before_s
     norm = float(engine.get_global_grad_norm() or 0.0)
     if not (math.isfinite(loss) and math.isfinite(divergence) and math.isfinite(norm)):
         raise InputError(
-            f"Step {step} has loss {loss:g} and gradient norm {norm:g}. What came before is in the checkpoints. Lower "
+            f"Step {step} has loss {loss:g} and gradient norm {norm:g}. The steps before are in the checkpoints. Lower "
             f"fit.learning_rate (it was {rate:g}), or look at the examples of that batch."
         )
-    seconds = now(learner.device) - started
+    seconds = now(student.device) - started
     return Point(
         step=step,
         loss=loss,
         divergence=divergence if config.distillation_weight else None,
         learning_rate=rate,
         gradient_norm=norm,
-        num_tokens=sum(share.lengths),
-        num_targets=share.num_targets,
+        num_tokens=sum(shard.lengths),
+        num_targets=shard.num_targets,
         seconds=seconds,
-        utilization=_utilization(learner, share, config, seconds),
-        computing_s=computing_s + looked_s,
-        reading_s=reading_s - looked_s,
-        memory_gib=_peak_memory(engine.device) / _GIB,
+        utilization=_utilization(student, shard, config, seconds),
+        computing_s=computing_s + vision_s,
+        reading_s=reading_s - vision_s,
+        memory_gib=_peak_memory(engine.device) / GIB,
     )
 
 
-def update(engine: Any, learner: Student, share: Share, rate: float) -> tuple[float, float, float, float]:
-    """Learn from a share. Returns the cross entropy per supervised token of the whole batch, where each counts by its
-    example's weight, the divergence per token at which a teacher's distribution is known, and the seconds in which
-    packs were read, and learned from."""
+def update(engine: Any, student: Student, shard: RankShard, rate: float) -> tuple[float, float, float, float]:
+    """Forward and backward passes over a shard's packs, and one optimizer step at a learning rate.
+
+    Returns two means over the whole batch, each token weighted by its example: the cross entropy in nats per supervised
+    token, and the divergence in nats per token with a teacher's top-k. Then the seconds that reading packs took, vision
+    encoder included, and those of all other computation.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     num_ranks = zero.num_ranks()
     sums_2 = torch.zeros(2, device=engine.device)
     reading_s = computing_s = 0.0
-    for number, pack in enumerate(share.packs, 1):
+    for number, pack in enumerate(shard.packs, 1):
         started = now(engine.device)
-        batch, sight = learner.read(pack)
-        read = now(engine.device)
-        engine.set_gradient_accumulation_boundary(number == len(share.packs))
-        objective, own_2 = engine(batch, sight)
-        # DeepSpeed averages gradients over the ranks; meant is the mean over all supervised tokens. A batch
-        # in which nothing counts is no update.
-        engine.backward(objective * (num_ranks / (share.total_weight or 1)), scale_wrt_gas=False)
-        sums_2 += own_2
-        reading_s += read - started
-        computing_s += now(engine.device) - read
+        batch, features = student.read(pack)
+        read_at = now(engine.device)
+        engine.set_gradient_accumulation_boundary(number == len(shard.packs))
+        objective, pack_sums_2 = engine(batch, features)
+        # The objective is a mean over all supervised tokens of the batch, but DeepSpeed averages gradients over the
+        # ranks. The divisor is 1 where every weight is 0, and so is every gradient.
+        engine.backward(objective * (num_ranks / (shard.total_weight or 1)), scale_wrt_gas=False)
+        sums_2 += pack_sums_2
+        reading_s += read_at - started
+        computing_s += now(engine.device) - read_at
     started = now(engine.device)
     engine.step()
     computing_s += now(engine.device) - started
     torch.distributed.all_reduce(sums_2)
     loss, divergence = sums_2.tolist()
-    return loss / (share.total_weight or 1), divergence / (share.told_weight or 1), reading_s, computing_s
+    return loss / (shard.total_weight or 1), divergence / (shard.topk_weight or 1), reading_s, computing_s
 
 
-def _watch(
-    point: Point, best: Best, learner: Student, watched: list[Encoded], config: FitConfig, rank: int
+def _evaluate(
+    point: Point, best: Best, student: Student, held_out: list[Encoded], config: FitConfig, rank: int
 ) -> tuple[Point, Best]:
-    """Look at what is held out. Raises InputError when its loss is no number."""
-    seen = validation.evaluate(learner, watched, config.tokens_per_pack, rank, zero.num_ranks())
-    if not math.isfinite(seen.loss):
+    """Evaluate on the held-out examples. Returns the point with its validation metrics, and the best evaluation so far.
+
+    Raises InputError when the loss is not finite.
+    """
+    metrics = validation.evaluate(student, held_out, config.tokens_per_pack, rank, zero.num_ranks())
+    if not math.isfinite(metrics.loss):
         raise InputError(
-            f"After step {point.step} the validation loss is {seen.loss:g}. What came before is in the checkpoints. "
-            "Lower fit.learning_rate, or look at the examples that are held out."
+            f"After step {point.step} the validation loss is {metrics.loss:g}. The steps before are in the "
+            "checkpoints. Lower fit.learning_rate, or look at the examples that are held out."
         )
-    best = best.after(seen.loss, point.step, learner if config.patience is not None else None)
+    best = best.after(metrics.loss, point.step, student if config.patience is not None else None)
     return dataclasses.replace(
         point,
-        validation_loss=seen.loss,
-        validation_accuracy=seen.accuracy,
-        validation_divergence=seen.divergence,
+        validation_loss=metrics.loss,
+        validation_accuracy=metrics.accuracy,
+        validation_divergence=metrics.divergence,
     ), best
 
 
-def _utilization(learner: Student, share: Share, config: FitConfig, seconds: float) -> float | None:
-    """Model FLOPs utilization of all ranks' GPUs; None where their speed is not known."""
-    if learner.device.type != "cuda" or config.precision != "bf16":
+def _utilization(student: Student, shard: RankShard, config: FitConfig, seconds: float) -> float | None:
+    """Model FLOPs utilization of all ranks' GPUs, from 0 to 1; None where their peak is not known."""
+    if student.device.type != "cuda" or config.precision != "bf16":
         return None
-    peak = utilization.peak(torch.cuda.get_device_name(learner.device))
-    operations = learner.arithmetic.operations(share.lengths, share.num_targets)
-    return operations / seconds / peak / zero.num_ranks() if peak else None
+    peak = utilization.peak_flops(torch.cuda.get_device_name(student.device))
+    flops = student.flop_counter.flops(shard.lengths, shard.num_targets)
+    return flops / seconds / peak / zero.num_ranks() if peak else None
 
 
 @contextmanager
 def _within_memory(config: FitConfig, step: int) -> Iterator[None]:
-    """Turns the end of a GPU's memory into one clear InputError."""
+    """Turn torch's error when a GPU runs out of memory into one clear InputError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"Step {step} needs more memory than its GPU has. Lower fit.tokens_per_pack (it is "
-            f"{config.tokens_per_pack}), or set fit.gradient_checkpointing=true; the fit goes on from its checkpoints."
+            f"{config.tokens_per_pack}), or set fit.gradient_checkpointing=true. The fit continues "
+            "from its checkpoints."
         ) from error
 
 
-def _add_up_in_order(device: torch.device) -> None:
-    """On a GPU, attention would add gradients up in the order in which they come; on the CPU nothing does.
+def make_deterministic(device: torch.device) -> None:
+    """Make torch use deterministic kernels on a GPU, where flash attention's backward pass otherwise adds gradients in
+    a random order. On a CPU the kernels are deterministic already.
 
-    With warn_only, flash attention would warn and stay as it is.
+    Not with warn_only: flash attention would then warn, and stay as it is.
     """
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # to find mistakes with, and it costs time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU, or of the whole process."""
+    """Peak memory in bytes, of the GPU, or of the whole process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _quieten() -> None:
-    """Leaves errors alone on a worker's output; its notices are for the libraries' own developers."""
+def _silence_libraries() -> None:
+    """Show errors only on a worker's output: the libraries' notices are for their developers."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""Tokens -> packs: which examples share an update, which rank does them, and which of them share a forward pass. [edge]
+"""Tokens -> packs: which examples are in a batch, which rank has them, and which share a forward pass. [edge]
 
-A pack is several examples one behind the other, without padding: each has its own rotary positions, and none attends to
+A pack is several examples in one sequence, without padding: each has its own rotary positions, and none attends to
 another. Shapes: T tokens of a pack, L of one example, N images, S supervised tokens.
 """
 
@@ -13,41 +13,42 @@ import numpy as np
 import torch
 
 from train.encoding import Encoded
-from train.loss import Lesson
+from train.loss import Targets
 from train.recipes import FitConfig
 
-# (ids_1L, mm_token_type_ids_1L, image_grid_thw_N3) -> the rotary positions_31L of an example, as the model has them.
-Positions = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+# The model's (ids_1L, mm_token_type_ids_1L, image_grid_thw_N3) -> rotary positions_31L of an example.
+RopeIndex = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Share:
-    """What one rank does in one update: its packs, and what the whole batch over all ranks holds.
+class RankShard:
+    """One rank's shard of a batch, and the totals of the whole batch over all ranks.
 
-    num_targets: supervised tokens; lengths: of its examples; total_weight: of the supervised tokens; told_weight: of
-    those at which a teacher's distribution is known.
+    packs: of this rank. Of the whole batch: num_targets, its supervised tokens; lengths, of its examples in tokens;
+    total_weight, summed over the supervised tokens; topk_weight, summed over those with a teacher's top-k.
     """
 
     packs: list[list[Encoded]]
     num_targets: int
     lengths: tuple[int, ...]
     total_weight: float
-    told_weight: float
+    topk_weight: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
     """A pack as tensors.
 
-    input_ids_1T; positions_31T: rotary ones, temporal, height and width; lengths: of the examples, in their order.
-    predicting_S: places whose next token is supervised; lesson: what that is.
+    input_ids_1T: int64. positions_31T: rotary positions in time, height and width. lengths: of the examples in tokens,
+    in their order. predicting_S: indices into T of the tokens whose next token is supervised. targets: those next
+    tokens.
     """
 
     input_ids_1T: torch.Tensor
     positions_31T: torch.Tensor
     lengths: tuple[int, ...]
     predicting_S: torch.Tensor
-    lesson: Lesson
+    targets: Targets
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -56,36 +57,37 @@ class Batch:
             self.positions_31T.to(device),
             self.lengths,
             self.predicting_S.to(device),
-            self.lesson.to(device),
+            self.targets.to(device),
         )
 
 
 def plan(
     examples: Sequence[Encoded], config: FitConfig, rank: int, num_ranks: int, *, done: int = 0
-) -> Iterator[Share]:
-    """This rank's share of every update after the first `done`: epochs in a seeded order, one after the other.
+) -> Iterator[RankShard]:
+    """This rank's shard of every batch after the first `done`, over shuffled epochs in the order of the seed.
 
-    Every rank lays the same plan, so each knows what the whole batch holds without asking; and all have equally many
-    packs, since their gradients meet after each.
+    Every rank computes the same plan, so each knows the totals of the whole batch without communication. All ranks have
+    the same number of packs, because they reduce gradients after each one.
     """
     indices = shuffled_epochs(len(examples), config.seed)
     for _ in islice(indices, done * config.batch_size):
         pass
     for _ in range(done, config.num_steps):
         batch = [examples[next(indices)] for _ in range(config.batch_size)]
-        yield Share(
-            share_out(batch, num_ranks, config.tokens_per_pack)[rank],
+        yield RankShard(
+            shard_batch(batch, num_ranks, config.tokens_per_pack)[rank],
             sum(example.num_targets for example in batch),
             tuple(len(example.input_ids) for example in batch),
             sum(example.weight * example.num_targets for example in batch),
-            sum(example.weight * example.num_told for example in batch),
+            sum(example.weight * example.num_topk_targets for example in batch),
         )
 
 
-def share_out(batch: Sequence[Encoded], num_ranks: int, tokens_per_pack: int) -> list[list[list[Encoded]]]:
-    """The packs of each rank: equally many, about equally long, none of more tokens than allowed.
+def shard_batch(batch: Sequence[Encoded], num_ranks: int, tokens_per_pack: int) -> list[list[list[Encoded]]]:
+    """The packs of each rank: the same number on every rank, of about equal length, each within tokens_per_pack.
 
-    A rank that has fewer examples than packs does one of the batch's once more, for nothing.
+    A rank with fewer examples than packs fills up with the batch's shortest example at weight 0. Raises ValueError for
+    an example that is longer than a pack.
     """
     by_rank = _balanced(batch, num_ranks)
     fewest = max(1, *(-(-_num_tokens(own) // tokens_per_pack) for own in by_rank))
@@ -101,7 +103,7 @@ def share_out(batch: Sequence[Encoded], num_ranks: int, tokens_per_pack: int) ->
 
 
 def _balanced(examples: Sequence[Encoded], num_bins: int) -> list[list[Encoded]]:
-    """The longest first, each to where there are the fewest tokens so far."""
+    """Greedy bin packing: the longest example first, each into the bin with the fewest tokens so far."""
     bins: list[list[Encoded]] = [[] for _ in range(num_bins)]
     loads = [(0, number) for number in range(num_bins)]
     for example in sorted(examples, key=lambda each: -len(each.input_ids)):
@@ -116,17 +118,17 @@ def _num_tokens(pack: Sequence[Encoded]) -> int:
 
 
 def shuffled_epochs(num_examples: int, seed: int) -> Iterator[int]:
-    """The examples' numbers without an end, each epoch in an order of its own."""
+    """Indices of the examples, endlessly: each epoch has every index once, in a new order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(num_examples, generator=generator).tolist()
 
 
-def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: int, positions: Positions) -> Batch:
+def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: int, rope_index: RopeIndex) -> Batch:
     """A pack as tensors, on the CPU.
 
-    grid_N3: image_grid_thw of all its images, in order. positions: the model's own, asked for each example alone, so
-    that what it stands beside changes nothing.
+    grid_N3: image_grid_thw of all its images, in order; None without images. rope_index: the model's own function,
+    called for each example alone, so that its neighbours in the pack do not shift its positions.
     """
     ids, placed, predicting = [], [], []
     offset = num_images = 0
@@ -136,7 +138,7 @@ def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: 
         if own:
             assert grid_N3 is not None
             grid = grid_N3[num_images : num_images + own]
-            placed.append(positions(ids_L[None], (ids_L == image_token).int()[None], image_grid_thw=grid)[0])
+            placed.append(rope_index(ids_L[None], (ids_L == image_token).int()[None], image_grid_thw=grid)[0])
         else:
             placed.append(torch.arange(length).expand(3, 1, -1))
         ids.append(ids_L)
@@ -148,25 +150,25 @@ def collate(pack: Sequence[Encoded], grid_N3: torch.Tensor | None, image_token: 
         positions_31T=torch.cat(placed, dim=-1),
         lengths=tuple(map(len, ids)),
         predicting_S=torch.cat(predicting),
-        lesson=_lesson(pack),
+        targets=_targets(pack),
     )
 
 
-def _lesson(pack: Sequence[Encoded]) -> Lesson:
+def _targets(pack: Sequence[Encoded]) -> Targets:
     nums = [example.num_targets for example in pack]
-    widths = {example.told.tokens_PK.shape[1] for example in pack if example.told is not None}
-    (width,) = widths or {0}  # one teacher, one setting
-    likeliest_SK = np.zeros((sum(nums), width), np.int64)
-    shares_SK = np.zeros((sum(nums), width), np.float32)
-    targets: list[int] = []
+    widths = {topk.ids_PK.shape[1] for example in pack if (topk := example.teacher_topk) is not None}
+    (width,) = widths or {0}  # K is the same everywhere: there is one teacher with one setting
+    topk_ids_SK = np.zeros((sum(nums), width), np.int64)
+    topk_probs_SK = np.zeros((sum(nums), width), np.float32)
+    ids: list[int] = []
     for example in pack:
-        if example.told is not None:
-            own = slice(len(targets), len(targets) + example.num_told)
-            likeliest_SK[own], shares_SK[own] = example.told.tokens_PK, example.told.shares_PK
-        targets += example.input_ids[-example.num_targets :]
-    return Lesson(
-        torch.tensor(targets),
+        if (topk := example.teacher_topk) is not None:
+            own = slice(len(ids), len(ids) + example.num_topk_targets)
+            topk_ids_SK[own], topk_probs_SK[own] = topk.ids_PK, topk.probs_PK
+        ids += example.input_ids[-example.num_targets :]
+    return Targets(
+        torch.tensor(ids),
         torch.tensor([example.weight for example in pack], dtype=torch.float32).repeat_interleave(torch.tensor(nums)),
-        torch.from_numpy(likeliest_SK),
-        torch.from_numpy(shares_SK),
+        torch.from_numpy(topk_ids_SK),
+        torch.from_numpy(topk_probs_SK),
     )

@@ -20,26 +20,28 @@ _SHARDED_WEIGHTS = 3  # the stage of ZeRO
 class FitConfig(StageConfig):
     """Fit one adapter for each arm, all of them on the same base and with the same settings.
 
-    base: model folder, or a hub's model id. revision: of a hub's model, where more than one could be meant; it is
-    served, too. num_steps: updates; each sees `batch_size` examples over all workers.
-    max_length: tokens of a whole example with its image's; longer examples are left out and counted, never cut.
-    tokens_per_pack: of the examples that share a forward pass; a share of more is accumulated. warmup_share: share
-    of the steps in which the learning rate rises; then it falls to zero on a cosine. gradient_checkpointing:
-    compute the layers twice and keep little of them. zero_stage, offload_optimizer: how DeepSpeed shards, and
-    whether the optimizer is in host memory. image_cache_gib: host memory of each worker for what the frozen vision
-    tower sees in an image, which it then computes once; worth it where images come back to the same worker.
-    gpu_memory_gib: of each GPU; what cannot fit is refused. min_workers: the fit may go on with so few; None asks
-    for all of them. max_restarts: how often workers that died are started again. checkpoint_every, evaluate_every:
-    steps. validation_share: of the questions, which are held out. patience: evaluations without a lower loss until
-    the fit stops; the best adapter is taken then. None goes to the end and takes the last one. distillation_weight:
-    how much the forward KL divergence from the teacher counts beside the cross entropy, at every token of a target
-    of which its likeliest ones were kept (`teach.top_logprobs`); 0 for not at all. expected_examples_per_s: of all
-    workers, for a dry run where no fit was measured yet.
+    base: model folder, or a hub's model id. revision: of a hub's model; the same one is served.
+    num_steps: updates, each of `batch_size` examples over all workers. max_length: tokens of a whole example with its
+    images; longer examples are left out and counted, never cut. tokens_per_pack: tokens of one forward pass; a rank
+    with more accumulates gradients over several packs. warmup_share: share of the steps in which the learning rate
+    rises linearly; then it falls to zero on a cosine.
+    precision: of weights and activations. gradient_checkpointing: save memory by computing each layer twice.
+    zero_stage, offload_optimizer: how DeepSpeed shards, and whether the optimizer state is in host memory.
+    num_workers, cpus_per_worker, gpus_per_worker: what the fit asks Ray for. min_workers: with how few it may also
+    run; None: with no fewer. gpu_memory_gib: of each GPU; a fit that needs more is refused before it starts.
+    max_restarts: how often workers that died are started again. checkpoint_every, evaluate_every: steps.
+    image_cache_gib: host memory of each worker for cached features of the frozen vision encoder; useful when the same
+    worker gets an image again.
+    validation_share: share of the questions that is held out. patience: stop after this many evaluations without a
+    lower validation loss, and save the best adapter; None: take all steps and save the last one.
+    distillation_weight: weight of the forward KL divergence from the teacher, beside 1 for the cross entropy, at target
+    tokens with the teacher's top-k (`teach.top_logprobs`). expected_examples_per_s: of all workers, for the estimate
+    of a dry run as long as no fit was measured.
     """
 
     stage: ClassVar[str] = "fit"
     module: ClassVar[str] = "train.fit"
-    contract: ClassVar[int] = 2
+    contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
@@ -90,15 +92,15 @@ class FitConfig(StageConfig):
                 "small; where the frozen weights do not fit on a GPU, take a smaller base or offload_optimizer"
             )
         if self.patience is not None and not self.validation_share:
-            raise ValueError("patience needs a validation_share to look at")
+            raise ValueError("patience needs a validation_share above 0")
 
     def outputs(self) -> dict[str, StageConfig]:
-        # What a dry run is told decides nothing about an adapter.
+        # expected_examples_per_s is for dry runs alone, and so no part of what makes an adapter.
         return {f"adapters/{arm}": replace(self, arms=(arm,), expected_examples_per_s=None) for arm in self.arms}
 
     def inputs(self) -> tuple[str, ...]:
-        told = ("rationales",) if self.distillation_weight else ()
-        return ("questions", *told, *(f"examples/{arm}" for arm in self.arms))
+        distilled = ("rationales",) if self.distillation_weight else ()
+        return ("questions", *distilled, *(f"examples/{arm}" for arm in self.arms))
 
     def materials(self) -> dict[str, str]:
         return {"base": self.base}
@@ -122,7 +124,8 @@ class FitConfig(StageConfig):
             gpus_per_worker=0,
             gpu_memory_gib=None,
             image_cache_gib=min(self.image_cache_gib, 0.1),
-            validation_share=max(self.validation_share, 0.2) if self.validation_share else 0.0,  # of few questions
+            # A smaller share of the few questions would hold none out.
+            validation_share=max(self.validation_share, 0.2) if self.validation_share else 0.0,
             distillation_weight=0.0,
         )
 
@@ -173,7 +176,7 @@ def pocket() -> TrainRecipe:
 
 
 def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
-    """Qwen3-VL of a size, fitted as published work does it; the 2B ran on an H100, with random weights."""
+    """Qwen3-VL of a size, with settings as in published LoRA work. The 2B was run on an H100, with random weights."""
     common: dict[str, Any] = {
         "base": f"Qwen/Qwen3-VL-{size}-Instruct",
         "lora_rank": 32,
@@ -187,7 +190,7 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
         "num_workers": 1,
         "cpus_per_worker": 8,
         "gpus_per_worker": 1,
-        "image_cache_gib": 4.0,  # an image of 1,024 tokens takes 16 MiB, and few come twice in so many steps
+        "image_cache_gib": 4.0,  # an image of 1,024 tokens takes 16 MiB, and few images come twice in 2,000 steps
     }
     return TrainRecipe(fit=FitConfig(**(common | settings)))
 
@@ -203,12 +206,12 @@ def qwen3_vl_2b_1x80gb() -> TrainRecipe:
 
 
 def qwen3_vl_2b_8x80gb() -> TrainRecipe:
-    """The 2B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
+    """The 2B on eight GPUs of 80 GB; with fewer GPUs after a loss, but at least four."""
     return _qwen3_vl("2B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 def qwen3_vl_4b_1x32gb() -> TrainRecipe:
-    """The 4B on one GPU of 32 GB, its layers computed twice."""
+    """The 4B on one GPU of 32 GB, with gradient checkpointing."""
     return _qwen3_vl("4B", tokens_per_pack=16384, gpu_memory_gib=31.0, gradient_checkpointing=True)
 
 
@@ -218,11 +221,11 @@ def qwen3_vl_4b_1x80gb() -> TrainRecipe:
 
 
 def qwen3_vl_4b_8x80gb() -> TrainRecipe:
-    """The 4B on eight GPUs of 80 GB; a fit that loses some of them goes on with at least four."""
+    """The 4B on eight GPUs of 80 GB; with fewer GPUs after a loss, but at least four."""
     return _qwen3_vl("4B", tokens_per_pack=8192, gpu_memory_gib=79.0, num_workers=8, min_workers=4)
 
 
 pmc_vqa_8xh200 = qwen3_vl_2b_8x80gb
 
-# The teacher's part of these recipes varies; what is taught, and on what, does not.
+# These recipes differ in the teacher only; the fit is the same.
 pmc_vqa_8xh200_thinking = pmc_vqa_8xh200_bf16 = pmc_vqa_8xh100_32b = pmc_vqa_8xh200

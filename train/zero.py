@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO-2 over the adapter's parameters: its config, its start, and the learning rate. [edge]"""
+"""DeepSpeed ZeRO over the adapter's parameters: its config, its engine, and the learning rate. [edge]"""
 
 import math
 from typing import Any
@@ -9,31 +9,36 @@ import torch
 from train.recipes import FitConfig
 
 _SHARDED_GRADIENTS = 2  # the stage of ZeRO
-_LEAST_BUCKET = 1 << 16  # numbers
-
-# On a CPU, DeepSpeed would compile collectives over shared memory at its first start, for half a minute and with a
-# compiler that the machine may not have, and then use them in inference only.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+_MIN_BUCKET = 1 << 16  # numbers
 
 
 def start(module: torch.nn.Module, config: FitConfig) -> Any:
-    """A DeepSpeed engine around the module; what requires a gradient learns, and its optimizer state is sharded."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
-    num_learning = sum(parameter.numel() for parameter in learning)
-    told = deepspeed_config(config, num_ranks(), num_learning)
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=told)
+    """A DeepSpeed engine around the module. Trains the parameters that require a gradient, with their AdamW state
+    sharded over the ranks."""
+    _skip_shared_memory_collectives()
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.0)
+    num_trainable = sum(parameter.numel() for parameter in trainable)
+    settings = deepspeed_config(config, num_ranks(), num_trainable)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     return engine
 
 
+def _skip_shared_memory_collectives() -> None:
+    """Mark DeepSpeed's shared-memory collectives as unavailable: on a CPU it would compile them at its first start,
+    for half a minute and with a compiler that may not be installed, and use them for inference only."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def num_ranks() -> int:
-    """How many workers fit together."""
+    """Number of workers in this fit."""
     return int(torch.distributed.get_world_size())
 
 
-def deepspeed_config(config: FitConfig, num_ranks: int, num_learning: int) -> dict[str, Any]:
-    """What DeepSpeed is told. How many packs make an update varies, and is told it update by update."""
-    # The packs of an update add up in float32; in stage 1, DeepSpeed would take that for another kind of optimizer.
+def deepspeed_config(config: FitConfig, num_ranks: int, num_trainable: int) -> dict[str, Any]:
+    """DeepSpeed's own config. gradient_accumulation_steps is 1 because the number of packs varies from batch to batch;
+    the training loop marks the last pack of each batch itself."""
+    # Gradients of a batch's packs are summed in float32. In stage 1, this setting would switch to another optimizer.
     exact_sums = {"data_types": {"grad_accum_dtype": "fp32"}} if config.zero_stage == _SHARDED_GRADIENTS else {}
     optimizer_on_cpu = {"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}
     return {
@@ -46,9 +51,8 @@ def deepspeed_config(config: FitConfig, num_ranks: int, num_learning: int) -> di
         "zero_optimization": {
             "stage": config.zero_stage,
             "overlap_comm": False,
-            "reduce_bucket_size": max(
-                _LEAST_BUCKET, num_learning
-            ),  # by default a gigabyte, for models that learn whole
+            # DeepSpeed's default takes a gigabyte, which suits a model that is trained as a whole.
+            "reduce_bucket_size": max(_MIN_BUCKET, num_trainable),
             **optimizer_on_cpu,
         },
         "zero_force_ds_cpu_optimizer": False,
@@ -57,9 +61,9 @@ def deepspeed_config(config: FitConfig, num_ranks: int, num_learning: int) -> di
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
-    """The rate of step 1 to num_steps: a linear rise over the warm-up's share, then a cosine to zero."""
+    """The learning rate at a step from 1 to num_steps: linear warm-up, then a cosine to zero."""
     num_warmup = round(config.warmup_share * config.num_steps)
     if step <= num_warmup:
         return config.learning_rate * step / num_warmup
-    done = (step - num_warmup) / (config.num_steps - num_warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    progress = (step - num_warmup) / (config.num_steps - num_warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

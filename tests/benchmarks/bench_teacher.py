@@ -209,7 +209,7 @@ def main(repetitions: int) -> None:
         "Ray Data LLM": lambda: peer("stock", run_dir),
     }
     about = paired.machine()
-    print(paired.told(about), flush=True)
+    print(paired.describe(about), flush=True)
     runs = paired.in_turns(systems, repetitions, lambda name, run: print(f"{name}: {run}", flush=True))
     raw, mine, stock = runs.values()
     after_kill = resumed(run_dir)

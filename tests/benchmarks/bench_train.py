@@ -1,10 +1,10 @@
-"""A fit against TRL's SFTTrainer, as it comes and grouped by length, and what our machinery costs.
+"""A fit against TRL's SFTTrainer, with its default settings and grouped by length, and the overhead of our loop.
 
-`python -m tests.benchmarks.bench_train [REPETITIONS]` (`make bench-train`). The same random model with the 2B's
-proportions, the same examples in the same batches (but for the grouped one), precision, mask, optimizer, cores and
-threads; taken in turn, in alternating order. The first step warms up and counts nowhere; the rest of the first epoch,
-in which we look at every image as TRL does in each, and the later epochs count apart. Prints a table last, and writes
-build/bench/train.json and train.png.
+`python -m tests.benchmarks.bench_train [REPETITIONS]` (`make bench-train`). All of them have the same random model with
+the 2B's proportions, examples, precision, loss mask, optimizer, cores and threads, and, except for the grouped one, the
+same batches. They run in turns, in alternating order. The first step is warm-up and is not counted. The rest of the
+first epoch, in which our vision encoder runs on every image as TRL's does in every epoch, and the later epochs are
+reported separately. Prints a table at the end, and writes build/bench/train.json and train.png.
 """
 
 import json
@@ -25,8 +25,8 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 from pipelines.records import TrainingExample, tables
 from tests.benchmarks import paired
 from tests.pipelines.fixtures import put, put_questions, question, showing
+from train.model_shapes import MODEL_SHAPES
 from train.recipes import POCKET_BASE, FitConfig, TrainRecipe
-from train.shapes import SHAPES
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "build/bench/train"
@@ -69,16 +69,16 @@ def prepare() -> Path:
     run_dir = FOLDER / "runs" / "a"
     rng = np.random.default_rng(0)
     tokenizer = AutoTokenizer.from_pretrained(PROJECT / POCKET_BASE, trust_remote_code=False)
-    words = [tokenizer.decode([token]) for token in range(len(tokenizer))]
-    words = [word for word in words if word.strip().isalpha()]
+    vocabulary = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    vocabulary = [token for token in vocabulary if token.strip().isalpha()]
     asked, pictures, examples = [], {}, []
     for number in range(NUM_EXAMPLES):
         width, height = shape_of(between(VISUAL_TOKENS, rng), rng)
         path = f"images/0.zip/{number}.png"
         pictures[path] = Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
         asked.append(question(id=str(number), images=(path,), image_digests=(f"{number:064}",)))
-        prompt = text_of(between(PROMPT_TOKENS, rng), words, tokenizer, rng)
-        target = text_of(between(TARGET_TOKENS, rng), words, tokenizer, rng)
+        prompt = text_of(between(PROMPT_TOKENS, rng), vocabulary, tokenizer, rng)
+        target = text_of(between(TARGET_TOKENS, rng), vocabulary, tokenizer, rng)
         examples.append(
             TrainingExample(
                 question_id=str(number),
@@ -98,34 +98,34 @@ def prepare() -> Path:
 
 
 def between(bounds: tuple[int, int], rng: np.random.Generator) -> int:
-    """A number between two, small ones more often, as lengths are."""
+    """A random number between the bounds, uniform in its logarithm, as lengths of texts roughly are."""
     low, high = np.log(bounds)
     return int(np.exp(rng.uniform(low, high)))
 
 
 def shape_of(num_tokens: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height in pixels of an image that takes about so many visual tokens."""
+    """Width and height in pixels of an image with about this number of visual tokens."""
     aspect = rng.uniform(0.7, 1.4)
     sides = np.sqrt(num_tokens * np.array([aspect, 1 / aspect]))
     width, height = (int(max(1, round(side))) * 32 for side in sides)
     return width, height
 
 
-def text_of(num_tokens: int, words: list[str], tokenizer: Any, rng: np.random.Generator) -> str:
-    """Words of which few are frequent, about so many tokens of them."""
-    frequency = 1 / np.arange(1, len(words) + 1)
-    drawn = rng.choice(words, size=num_tokens, p=frequency / frequency.sum())
+def text_of(num_tokens: int, vocabulary: list[str], tokenizer: Any, rng: np.random.Generator) -> str:
+    """Random text of about this number of tokens, with Zipf's frequencies."""
+    frequency = 1 / np.arange(1, len(vocabulary) + 1)
+    drawn = rng.choice(vocabulary, size=num_tokens, p=frequency / frequency.sum())
     ids = tokenizer("".join(drawn))["input_ids"][:num_tokens]
     return str(tokenizer.decode(ids)).strip()
 
 
 def make_base(folder: Path) -> None:
-    """Random weights in the 2B's proportions of vision, layers and vocabulary, with the pocket model's words."""
+    """Random weights in the 2B's proportions of vision, layers and vocabulary, with the pocket model's tokenizer."""
     processor = Qwen3VLProcessor.from_pretrained(PROJECT / POCKET_BASE, trust_remote_code=False)
     low, high = (num * PIXELS_PER_TOKEN for num in VISUAL_TOKENS)
     processor.image_processor.size = {"shortest_edge": low // 4, "longest_edge": high * 2}
     pocket = Qwen3VLConfig.from_pretrained(PROJECT / POCKET_BASE, trust_remote_code=False)
-    large = SHAPES["Qwen/Qwen3-VL-2B-Instruct"]
+    large = MODEL_SHAPES["Qwen/Qwen3-VL-2B-Instruct"]
     text = large["text_config"] | {
         "hidden_size": large["text_config"]["hidden_size"] // SMALLER,
         "intermediate_size": large["text_config"]["intermediate_size"] // SMALLER,
@@ -133,7 +133,7 @@ def make_base(folder: Path) -> None:
         "num_attention_heads": large["text_config"]["num_attention_heads"] // 2,
         "num_key_value_heads": large["text_config"]["num_key_value_heads"] // 2,
         "head_dim": 32,
-        # Of the same share of all weights as the 2B's words have.
+        # The embedding has the same share of all weights as in the 2B.
         "vocab_size": round(large["text_config"]["vocab_size"] / SMALLER / FEWER),
         "rope_parameters": pocket.text_config.rope_parameters,
         "eos_token_id": pocket.text_config.eos_token_id,
@@ -163,23 +163,23 @@ def ours(run_dir: Path) -> dict[str, Any]:
     """The stage as a user runs it, from nothing."""
     for folder in ("checkpoints", "adapters"):
         shutil.rmtree(run_dir / folder, ignore_errors=True)
-    carry_out("train.fit", RECIPE, "--run-dir", str(run_dir))
+    run_module("train.fit", RECIPE, "--run-dir", str(run_dir))
     adapter = run_dir / "adapters/answer_only"
     steps = json.loads((adapter / "training.json").read_text())["steps"]
-    # As TRL's clock does, from the first step's begin to the last one's end, with all that is done between.
+    # Like TRL's clock: from the begin of the first step to the end of the last, with everything between the steps.
     seconds = json.loads((adapter / "manifest.json").read_text())["tally"]["figures"]["seconds_since_start"]
     between_s = (seconds - sum(step["seconds"] for step in steps)) / len(steps)
     return {
         **figures([step["num_tokens"] for step in steps], [step["seconds"] + between_s for step in steps]),
         "padding": 0.0,
         "memory_gib": round(max(step["memory_gib"] for step in steps), 3),
-        "machinery_share": round(1 - sum(step["computing_s"] for step in steps) / seconds, 4),
+        "overhead_share": round(1 - sum(step["computing_s"] for step in steps) / seconds, 4),
         "losses": [round(step["loss"], 5) for step in steps],
     }
 
 
 def figures(tokens: list[int], seconds: list[float]) -> dict[str, Any]:
-    """Useful tokens a second of a fit's parts, and how far single steps of the later epochs lie apart (deciles)."""
+    """Useful tokens per second in the parts of a fit, and the deciles of the single steps of the later epochs."""
 
     def speed(part: slice) -> float:
         return round(sum(tokens[part]) / sum(seconds[part]), 1)
@@ -199,29 +199,29 @@ def figures(tokens: list[int], seconds: list[float]) -> dict[str, Any]:
 
 def trl(run_dir: Path, kind: str) -> dict[str, Any]:
     """TRL on the same examples."""
-    said = json.loads(carry_out("tests.benchmarks.train_baselines", kind, RECIPE, str(run_dir))[-1])
-    assert said.pop("threads") == num_threads()
-    return {**figures(said.pop("tokens"), said.pop("seconds")), **said}
+    run = json.loads(run_module("tests.benchmarks.train_baselines", kind, RECIPE, str(run_dir))[-1])
+    assert run.pop("threads") == num_threads()
+    return {**figures(run.pop("tokens"), run.pop("seconds")), **run}
 
 
 def num_threads() -> int:
-    """As many for everybody as this process has cores."""
+    """Threads of each system: the cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def carry_out(*words: str) -> list[str]:
-    """The lines that a module prints; ends this program when it fails."""
+def run_module(*arguments: str) -> list[str]:
+    """Run a module, and return the lines that it prints. Exits when it fails."""
     environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PEERS}", "OMP_NUM_THREADS": str(num_threads())}
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *arguments], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        sys.exit(f"{words} failed: {(done.stdout + done.stderr)[-3000:]}")
+        sys.exit(f"{arguments} failed: {(done.stdout + done.stderr)[-3000:]}")
     return done.stdout.splitlines()
 
 
 def install_peers() -> None:
-    """TRL beside our own environment, which has no use for it."""
+    """Install TRL into a folder of its own, because our environment does not need it."""
     if not PEERS.exists():
         pins = str(Path(__file__).parent / "trl.txt")
         subprocess.run(
@@ -257,7 +257,7 @@ def main(repetitions: int) -> None:
         "TRL grouped": lambda: trl(run_dir, "grouped"),
     }
     about = paired.machine()
-    print(f"{paired.told(about)}; {num_threads()} threads each, {NUM_STEPS} steps", flush=True)
+    print(f"{paired.describe(about)}; {num_threads()} threads each, {NUM_STEPS} steps", flush=True)
     runs = paired.in_turns(systems, repetitions, show)
     mine, plain, grouped = runs.values()
     compared = {
@@ -265,7 +265,7 @@ def main(repetitions: int) -> None:
         "all epochs, of TRL grouped": paired.ratios(mine, grouped, "all_epochs"),
         "later epochs, of TRL": paired.ratios(mine, plain, "later_epochs"),
         "later epochs, of TRL grouped": paired.ratios(mine, grouped, "later_epochs"),
-        # Of all of TRL's, every epoch of which is a first one.
+        # Against all of TRL's epochs: each of them runs the vision encoder, like our first.
         "first epoch, of TRL": paired.ratios(mine, plain, "first_epoch", "all_epochs"),
         "first epoch, of TRL grouped": paired.ratios(mine, grouped, "first_epoch", "all_epochs"),
         "peak memory, of TRL": paired.ratios(mine, plain, "memory_gib"),
@@ -285,12 +285,12 @@ def main(repetitions: int) -> None:
 
 def show(name: str, run: dict[str, Any]) -> None:
     """One run in a line."""
-    told = {figure: value for figure, value in run.items() if figure != "losses"}
-    print(f"{name}: {told}, last loss {run['losses'][-1]}", flush=True)
+    shown = {figure: value for figure, value in run.items() if figure != "losses"}
+    print(f"{name}: {shown}, last loss {run['losses'][-1]}", flush=True)
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Medians over the repetitions with least and most, then the ratios of runs that stood side by side."""
+    """Medians over the repetitions with their range, then the ratios of the runs of the same repetition."""
     columns = f"{'first epoch':>24}{'later epochs':>24}{'single steps':>20}{'padding':>9}{'memory':>11}"
     print(f"\n{'useful tokens/s':<16}{columns}")
     for name, runs in result["runs"].items():
@@ -303,7 +303,7 @@ def print_table(result: dict[str, Any]) -> None:
         print(f"{name:<16}{parts[0]:>24}{parts[1]:>24}{steps:>20}{padding:>9.3f}{memory:>7.2f} GiB")
     for line in paired.ratio_lines(result["ratios"]):
         print(line)
-    print(f"machinery's share {paired.median(result['runs']['Preceptor'], 'machinery_share')}")
+    print(f"overhead share {paired.median(result['runs']['Preceptor'], 'overhead_share')}")
     print(f"losses apart at most {result['losses_apart_at_most']}")
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks that compare have in common: which machine it was, turns in alternating order, ratios with spread."""
+"""What comparing benchmarks share: the machine, runs in alternating order, ratios with their range."""
 
 import os
 import statistics
@@ -10,7 +10,7 @@ Run = dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    """The processor and what of it this process and its children may use; and how busy others keep it."""
+    """The processor, the CPUs that this process and its children may use, and the load average."""
     about = dict(
         (part.strip() for part in line.partition(":")[::2])
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def told(about: Mapping[str, Any]) -> str:
+def describe(about: Mapping[str, Any]) -> str:
     """The machine in one line."""
     return ", ".join(f"{name} {value}" for name, value in about.items())
 
@@ -34,8 +34,8 @@ def told(about: Mapping[str, Any]) -> str:
 def in_turns(
     systems: Mapping[str, Callable[[], Run]], repetitions: int, show: Callable[[str, Run], None]
 ) -> dict[str, list[Run]]:
-    """The runs of each system: all of them in every repetition, backwards in every second one, so that a machine that
-    becomes slower or faster favours none."""
+    """The runs of each system. Every repetition runs all of them, every second one in reverse order, so that a machine
+    that gets slower or faster over time favours none."""
     runs: dict[str, list[Run]] = {name: [] for name in systems}
     for number in range(repetitions):
         for name in systems if number % 2 == 0 else reversed(list(systems)):
@@ -46,17 +46,18 @@ def in_turns(
 
 
 def median(runs: Sequence[Run], figure: str) -> float:
-    """Of a figure of all runs."""
+    """The median of one figure over all runs."""
     return float(statistics.median(run[figure] for run in runs))
 
 
 def spread(values: Sequence[float]) -> str:
-    """From the least to the most of them."""
+    """Their range, as text."""
     return f"{min(values):.4g} to {max(values):.4g}"
 
 
 def ratios(ours: Sequence[Run], theirs: Sequence[Run], own: str, other: str | None = None) -> dict[str, float]:
-    """One figure over the other (or the same), repetition by repetition."""
+    """The ratio of our figure `own` to their figure `other` (default: the same) in each repetition; its median and
+    range."""
     each = [mine[own] / peer[other or own] for mine, peer in zip(ours, theirs, strict=True)]
     return {"median": round(statistics.median(each), 3), "least": round(min(each), 3), "most": round(max(each), 3)}
 

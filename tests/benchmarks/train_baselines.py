@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on the examples of a run: as it comes, or grouped by length.
+"""TRL's SFTTrainer on the examples of a run: with its default settings, or grouped by length.
 
 `python -m tests.benchmarks.train_baselines {plain|grouped} RECIPE_FILE:FUNCTION RUN_DIR` prints one JSON object. Model,
 adapter, examples, loss mask, precision, batches, optimizer and learning rates are those of the stage; `plain` also has
@@ -55,19 +55,19 @@ def rows_of(config: FitConfig, run_dir: Path, processor: Any) -> list[dict[str, 
 
 
 def dataset_of(rows: list[dict[str, Any]]) -> Dataset:
-    """A data set that decodes its images when they are asked for."""
+    """A dataset that decodes images on access."""
     part = {"type": Value("string"), "text": Value("string")}
-    turn = List({"role": Value("string"), "content": List(part)})
-    features = Features({"images": List(Image()), "prompt": turn, "completion": turn, "length": Value("int64")})
+    messages = List({"role": Value("string"), "content": List(part)})
+    features = Features({"images": List(Image()), "prompt": messages, "completion": messages, "length": Value("int64")})
     columns = {name: [row[name] for row in rows] for name in ("images", "length")}
     for name in ("prompt", "completion"):
         columns[name] = [
             [
                 {
-                    "role": said["role"],
-                    "content": [{"type": each["type"], "text": each.get("text")} for each in said["content"]],
+                    "role": message["role"],
+                    "content": [{"type": each["type"], "text": each.get("text")} for each in message["content"]],
                 }
-                for said in json.loads(row[name])
+                for message in json.loads(row[name])
             ]
             for row in rows
         ]
@@ -75,7 +75,7 @@ def dataset_of(rows: list[dict[str, Any]]) -> Dataset:
 
 
 class Clock(TrainerCallback):
-    """From the first step to the last one, step by step; nothing of the set-up."""
+    """Seconds and loss of each step, the set-up not included."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -96,9 +96,9 @@ class Clock(TrainerCallback):
 
 
 def main(arguments: list[str]) -> None:
-    """Fit, and tell how it went."""
-    kind, named, run_dir = arguments
-    config: FitConfig = recipes.resolve(named, ["train"])["fit"]
+    """Fit, and print the measurements as JSON."""
+    kind, recipe, run_dir = arguments
+    config: FitConfig = recipes.resolve(recipe, ["train"])["fit"]
     model, processor = student.load(config.base, config.precision)
     model.set_attn_implementation("sdpa")
     rows = rows_of(config, Path(run_dir), processor)
@@ -106,8 +106,8 @@ def main(arguments: list[str]) -> None:
     grouped = kind == "grouped"
     dataset = dataset_of(rows if grouped else [rows[index] for index in order])
     adapted = adapter.attach(model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, base=config.base)
-    learning = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
+    trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.0)
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: zero.learning_rate(config, min(step + 1, config.num_steps)) / config.learning_rate
     )
@@ -137,15 +137,15 @@ def main(arguments: list[str]) -> None:
         optimizers=(optimizer, rates),
         callbacks=[clock],
     )
-    # Else the loss of each micro batch would count alike, however many tokens it has, and another loss be minimised.
+    # Otherwise each micro batch would count the same, whatever its number of tokens, which is another objective.
     trainer.model_accepts_loss_kwargs = True
-    useful: list[int] = []  # of each micro batch, in their order
+    useful: list[int] = []  # tokens of each micro batch, padding not counted
     counted = {"all": 0, "targets": 0}
     collate = trainer.data_collator
 
     def counting(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = collate(features)
-        # The line break after the closing token is no part of what is taught.
+        # The line break after the token that ends the turn is not supervised in our fits either.
         last = batch["attention_mask"].sum(dim=1) - 1
         batch["labels"][torch.arange(len(last)), last] = -100
         useful.append(int(batch["attention_mask"].sum()))
@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> None:
     trainer.data_collator = counting
     trainer.train()
     per_step = config.batch_size // MICRO_BATCH_SIZE
-    told = {
+    measured = {
         "threads": torch.get_num_threads(),
         "tokens": [sum(useful[first : first + per_step]) for first in range(0, len(useful), per_step)],
         "seconds": clock.seconds,
@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> None:
         "targets": counted["targets"],
         "losses": clock.losses,
     }
-    print(json.dumps(told), flush=True)
+    print(json.dumps(measured), flush=True)
 
 
 if __name__ == "__main__":

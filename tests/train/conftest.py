@@ -21,7 +21,8 @@ from infra.digests import digest_bytes
 from pipelines.images.decoding import png
 from pipelines.records import TrainingExample
 from tests.pipelines.fixtures import put_images
-from train import attention, student
+from train import attention
+from train.layers import use_fused_norms, use_matmul_patch_embedding
 from train.recipes import FitConfig
 
 torch.set_num_threads(1)  # on a busy machine, threads that wait for one another cost more than these models do
@@ -65,8 +66,8 @@ def processor():
 def model(processor):
     """As the student is loaded: its language model attends within the examples of a pack."""
     model = tiny(processor, {"text_config": attention.NAME, "vision_config": "sdpa"})
-    student.fuse_norms(model)
-    student.project_patches(model)
+    use_fused_norms(model)
+    use_matmul_patch_embedding(model)
     return model
 
 

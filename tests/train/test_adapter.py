@@ -13,6 +13,7 @@ from infra.errors import ArtifactError
 from tests.train.conftest import example
 from train.adapter import attach, num_trainable, save, trainable_names
 from train.encoding import encode
+from train.layers import InPlaceLoraLinear
 from train.student import Student
 
 
@@ -51,12 +52,12 @@ def test_an_adapted_linear_gives_what_peft_s_own_gives_with_all_its_gradients(ad
     linear = adapted.get_submodule(trainable_names(adapted)[0].removesuffix(".lora_A.default.weight"))
     torch.nn.init.normal_(linear.lora_B.default.weight)
     x = torch.randn(2, 5, linear.in_features, requires_grad=True)
-    learning = [x, linear.lora_A.default.weight, linear.lora_B.default.weight]
+    parameters = [x, linear.lora_A.default.weight, linear.lora_B.default.weight]
     results = [forward(x) for forward in (linear, lambda x: lora.Linear.forward(linear, x))]
-    assert type(linear).forward is not lora.Linear.forward
+    assert type(linear) is InPlaceLoraLinear
     torch.testing.assert_close(*results)
-    pull = torch.randn_like(results[0])
-    for own, peft_s in zip(*(torch.autograd.grad(each, learning, pull) for each in results), strict=True):
+    output_grad = torch.randn_like(results[0])
+    for own, peft_s in zip(*(torch.autograd.grad(each, parameters, output_grad) for each in results), strict=True):
         torch.testing.assert_close(own, peft_s, rtol=1e-4, atol=1e-5)
     with adapted.disable_adapter():
         torch.testing.assert_close(linear(x), linear.base_layer(x))
@@ -93,6 +94,6 @@ def test_a_full_disk_is_one_clear_error(adapted, tmp_path, monkeypatch):
 
 def _loss(adapted, processor, images):
     encoded, _ = encode([example(0), example(1)], images, processor, 500)
-    learner = Student(adapted.eval(), processor, 1)
+    student = Student(adapted.eval(), processor, 1)
     with torch.no_grad():
-        return learner.loss(*learner.read(encoded))[0]
+        return student.loss(*student.read(encoded))[0]

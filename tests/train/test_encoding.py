@@ -26,10 +26,10 @@ def test_the_loss_covers_exactly_the_target_and_the_closing_token(encoded, proce
         assert processor.tokenizer.decode(one.input_ids[-one.num_targets :]) == f"{target}<|im_end|>"
 
 
-def test_the_rest_is_what_generation_is_asked_with(encoded, processor, images):
+def test_the_rest_is_the_prompt_that_generation_starts_with(encoded, processor, images):
     for number, one in enumerate(encoded):
-        asked, _ = render(example(number), processor)
-        generation = processor(text=[asked], images=[read_image(one.images[0])])
+        prompt, _ = render(example(number), processor)
+        generation = processor(text=[prompt], images=[read_image(one.images[0])])
         assert list(one.input_ids[: -one.num_targets]) == generation["input_ids"][0]
 
 
@@ -38,9 +38,9 @@ def test_each_image_of_an_example_takes_its_own_tokens_in_the_order_of_the_image
     encoded, reasons = encode(rows, images, processor, 500)
     assert reasons == {}
     for row, one in zip(rows, encoded, strict=True):
-        asked, _ = render(row, processor)
+        prompt, _ = render(row, processor)
         shown = [read_image(image) for image in one.images]
-        generation = processor(text=[asked], images=shown)
+        generation = processor(text=[prompt], images=shown)
         assert [image.path for image in one.images] == [images / name for name in row.images]
         assert list(one.input_ids[: -one.num_targets]) == generation["input_ids"][0]
     assert [_image_runs(one, processor) for one in encoded] == [[6, 1, 4], [4], [1, 1]]

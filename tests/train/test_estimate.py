@@ -14,7 +14,7 @@ ARMS = ["adapters/answer_only", "adapters/rationale_then_answer"]
 
 @pytest.fixture(autouse=True)
 def _a_need(monkeypatch):
-    need = memory.need(recipes.pocket().fit)
+    need = memory.estimate_need(recipes.pocket().fit)
     monkeypatch.setattr(memory, "check", lambda settings: need)
 
 
@@ -22,9 +22,9 @@ def seal(run_dir, settings, **figures):
     with manifest.draft(run_dir / ARMS[0]) as draft:
         (draft / "x").write_text("x")
         own = dataclasses.asdict(settings.outputs()[ARMS[0]])
-        told = {"steps": 100, "step_seconds": 250.0, "tokens_per_second": 4000.0} | figures
+        measured = {"steps": 100, "step_seconds": 250.0, "tokens_per_second": 4000.0} | figures
         origin = {"config": own, "inputs": {}}
-        manifest.seal(draft, run_dir / ARMS[0], stage="fit", made_from=origin, tally=Tally(figures=told), seconds=1)
+        manifest.seal(draft, run_dir / ARMS[0], stage="fit", made_from=origin, tally=Tally(figures=measured), seconds=1)
 
 
 def test_hours_are_those_of_the_steps_that_were_measured(tmp_path):
@@ -65,5 +65,5 @@ def test_what_the_recipe_expects_counts_where_nothing_was_measured(tmp_path):
 
 def test_the_files_that_a_fit_writes_are_counted(tmp_path):
     need = memory.check(config())
-    held = 2 * (need.num_trainable * 4 + 2 * need.num_trainable * 12)
-    assert estimate.estimate(config(), None, ARMS)["disk_gib"].value == pytest.approx(held / 2**30, rel=0.01)
+    num_bytes = 2 * (need.num_trainable * 4 + 2 * need.num_trainable * 12)
+    assert estimate.estimate(config(), None, ARMS)["disk_gib"].value == pytest.approx(num_bytes / 2**30, rel=0.01)

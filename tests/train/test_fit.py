@@ -12,9 +12,10 @@ from infra.errors import ArtifactError, ClusterError, ConfigError, InputError
 from infra.recipes import resolve
 from pipelines.records import TrainingExample, tables
 from tests.train.conftest import config, example
-from train import fit
+from train import fit, workers
 from train.card import model_card
-from train.work import CurveReader, CurveWriter, Outcome, Point, Work
+from train.curve import CurveReader, CurveWriter, Point
+from train.job import FitJob, FitOutcome
 
 
 def test_each_adapter_depends_on_its_own_arms_examples():
@@ -27,10 +28,10 @@ def test_each_adapter_depends_on_its_own_arms_examples():
 
 
 def test_workers_with_a_gpu_add_up_exactly_and_leave_no_holes_in_its_memory():
-    on_gpu = fit._worker_environment(config(gpus_per_worker=1))
+    on_gpu = workers.worker_environment(config(gpus_per_worker=1))
     assert on_gpu["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert on_gpu["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
-    assert not {"CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF"} & fit._worker_environment(config()).keys()
+    assert not {"CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF"} & workers.worker_environment(config()).keys()
 
 
 @pytest.mark.parametrize(
@@ -75,9 +76,9 @@ def test_checkpoints_of_a_fit_that_did_not_end_are_never_removed_by_another(tmp_
     ended, broken_off, own = (tmp_path / name for name in ("ended", "broken off", "own"))
     for other in (ended, broken_off):
         (other / "step-000004").mkdir(parents=True)
-    (ended / fit._ENDED).touch()
+    (ended / "ended").touch()
     said = []
-    fit.make_room(own, said.append)
+    fit.remove_ended_checkpoints(own, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken off", "own"]
     assert [line.startswith(f"{broken_off} has checkpoints of a fit with other settings") for line in said] == [True]
 
@@ -155,13 +156,13 @@ def test_a_curve_that_cannot_be_written_is_one_clear_error(tmp_path):
 
 
 def test_the_tally_accounts_for_every_example():
-    outcome = Outcome(
+    outcome = FitOutcome(
         num_examples=10,
         num_trained_on=8,
         reasons={"too_long": 2},
         num_trainable=100,
         num_targets=50,
-        num_told=20,
+        num_topk_targets=20,
         last_step=20,
         best_step=20,
         seconds=3.0,
@@ -173,9 +174,9 @@ def test_the_tally_accounts_for_every_example():
     assert tally.figures["tokens_per_second"] == pytest.approx(200)
     assert tally.figures["target_tokens_per_second"] == pytest.approx(50)
     assert tally.figures["reading_share"] == pytest.approx(0.1)
-    assert "told_share" not in tally.figures
+    assert "teacher_topk_share" not in tally.figures
     distilled = fit.tally(outcome, [dataclasses.replace(_point(1), divergence=0.5)])
-    assert distilled.figures["told_share"] == pytest.approx(0.4)
+    assert distilled.figures["teacher_topk_share"] == pytest.approx(0.4)
 
 
 def test_the_card_carries_the_prompt_and_the_base():
@@ -194,16 +195,15 @@ def test_the_card_of_the_multi_task_arm_carries_the_prompts_of_both_tasks():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies its own deprecated settings
 def test_nothing_of_another_ray_on_the_machine_can_end_a_fit(tmp_path):
-    work = _work(tmp_path)
-    callbacks = fit.trainer(work)._create_default_callbacks()
+    callbacks = workers.make_trainer(_job(tmp_path))._create_default_callbacks()
     names = {type(callback).__name__ for callback in callbacks}
     assert "BackendSetupCallback" in names
     assert "PlacementGroupCleanerCallback" not in names
 
 
-def _work(folder):
+def _job(folder):
     places = ("examples", "images", "rationales", "checkpoints", "folder")
-    return Work(config=config(), base="base", card="", **dict.fromkeys(places, folder))
+    return FitJob(config=config(), base="base", card="", **dict.fromkeys(places, folder))
 
 
 @pytest.mark.parametrize(
@@ -217,33 +217,31 @@ def _work(folder):
 def test_what_dies_is_run_again_and_an_error_that_comes_back_at_the_same_place_is_not(
     tmp_path, monkeypatch, failure, makes_progress, num_runs
 ):
-    work, runs, said = _work(tmp_path), [], []
+    runs, said = [], []
 
-    def run_workers(task, work, curve):
+    def run_workers(job, poll):
         runs.append(1)
         if makes_progress:
             (tmp_path / f"step-{len(runs):06}").mkdir()
         raise WorkerGroupError("snippet", {0: failure})
 
     monkeypatch.setattr(fit, "run_workers", run_workers)
-    monkeypatch.setattr(fit, "_say_what_is_asked_for", lambda task: None)
+    monkeypatch.setattr(fit, "require_resources", lambda task: None)
     task = SimpleNamespace(progress=SimpleNamespace(say=said.append))
     with pytest.raises(ClusterError, match=f"died {num_runs} times, now with {type(failure).__name__}"):
-        fit.run_to_the_end(task, work, CurveReader(tmp_path))
+        fit.run_with_restarts(task, _job(tmp_path), CurveReader(tmp_path))
     assert len(runs) == num_runs == len(said) + 1
 
 
 def test_the_users_error_comes_out_of_rays_wrapping(tmp_path, monkeypatch):
     failures = {0: RuntimeError("connection closed by peer"), 1: InputError("Image x.png cannot be read")}
-    work = _work(tmp_path)
 
-    def fail(_):
+    def fail():
         raise WorkerGroupError("snippet", failures)
 
-    monkeypatch.setattr(fit, "trainer", lambda _: SimpleNamespace(fit=lambda: fail(None)))
-    task = SimpleNamespace()
+    monkeypatch.setattr(workers, "make_trainer", lambda _: SimpleNamespace(fit=fail))
     with pytest.raises(InputError, match=r"x\.png"):
-        fit.run_workers(task, work, CurveReader(tmp_path))
+        workers.run_workers(_job(tmp_path), lambda: None)
     failures.popitem()
     with pytest.raises(WorkerGroupError):
-        fit.run_workers(task, work, CurveReader(tmp_path))
+        workers.run_workers(_job(tmp_path), lambda: None)

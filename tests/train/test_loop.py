@@ -36,7 +36,7 @@ def one_rank(tmp_path_factory):
 def test_on_a_gpu_kernels_are_made_deterministic_and_not_only_warned_of(device, is_exact):
     """With warn_only, torch leaves the backward pass of flash attention as it is."""
     try:
-        loop._add_up_in_order(torch.device(device))
+        loop.make_deterministic(torch.device(device))
         assert torch.are_deterministic_algorithms_enabled() == is_exact
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
@@ -57,12 +57,12 @@ def encoded(processor, images):
 
 
 def _engine(model, processor, settings):
-    learner = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
-    return zero.start(learner.loss, settings), learner
+    student = Student(attach(model, rank=2, alpha=4, seed=0, base="base"), processor, 1)
+    return zero.start(student.loss, settings), student
 
 
-def _weights(learner):
-    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+def _weights(student):
+    return {name: p.detach().clone() for name, p in student.model.named_parameters()}
 
 
 @quiet
@@ -72,16 +72,16 @@ def test_lora_B_moves_at_the_first_step_all_of_the_adapter_at_the_second_and_not
     model, processor, encoded, stage
 ):
     settings = config(num_workers=1, num_steps=3, zero_stage=stage, max_length=100, tokens_per_pack=100)
-    engine, learner = _engine(model, processor, settings)
-    before = _weights(learner)
-    shares = islice(plan(encoded, settings, rank=0, num_ranks=1), 2)
-    for step, (share, learned) in enumerate(zip(shares, ["lora_B", "lora_"], strict=True), 1):
-        assert len(share.packs) > 1
-        point = take_step(engine, learner, share, settings, step)
+    engine, student = _engine(model, processor, settings)
+    before = _weights(student)
+    shards = islice(plan(encoded, settings, rank=0, num_ranks=1), 2)
+    for step, (shard, trained) in enumerate(zip(shards, ["lora_B", "lora_"], strict=True), 1):
+        assert len(shard.packs) > 1
+        point = take_step(engine, student, shard, settings, step)
         assert point.gradient_norm > 0
         assert point.num_tokens > point.num_targets > 0
-        for name, parameter in learner.model.named_parameters():
-            assert torch.equal(parameter, before[name]) == (learned not in name), name
+        for name, parameter in student.model.named_parameters():
+            assert torch.equal(parameter, before[name]) == (trained not in name), name
 
 
 @quiet
@@ -89,24 +89,24 @@ def test_lora_B_moves_at_the_first_step_all_of_the_adapter_at_the_second_and_not
 def test_a_fit_that_goes_on_from_a_checkpoint_takes_the_same_steps_to_the_last_bit(processor, encoded, tmp_path):
     settings = config(num_workers=1, num_steps=6)
 
-    def steps(engine, learner, done, until):
-        shares = plan(encoded, settings, 0, 1, done=done)
-        return [take_step(engine, learner, next(shares), settings, step).loss for step in range(done + 1, until + 1)]
+    def steps(engine, student, done, until):
+        shards = plan(encoded, settings, 0, 1, done=done)
+        return [take_step(engine, student, next(shards), settings, step).loss for step in range(done + 1, until + 1)]
 
     sdpa = {"text_config": "packed", "vision_config": "sdpa"}
-    engine, learner = _engine(tiny(processor, sdpa), processor, settings)
-    unbroken = steps(engine, learner, 0, 3)
-    kept = {"a.lora_A.weight": torch.ones(2)}
-    checkpoint.save(tmp_path, engine, 3, 0, {"loss": 0.5}, kept)
-    unbroken += steps(engine, learner, 3, 6)
+    engine, student = _engine(tiny(processor, sdpa), processor, settings)
+    unbroken = steps(engine, student, 0, 3)
+    extra = {"a.lora_A.weight": torch.ones(2)}
+    checkpoint.save(tmp_path, engine, 3, 0, {"loss": 0.5}, extra)
+    unbroken += steps(engine, student, 3, 6)
     again, other = _engine(tiny(processor, sdpa), processor, settings)
     place = checkpoint.agreed(tmp_path, 0)
     step, about, found = checkpoint.restore(place, again)
     assert (step, about) == (3, {"loss": 0.5})
-    assert found.keys() == kept.keys()
-    assert torch.equal(found["a.lora_A.weight"], kept["a.lora_A.weight"])
+    assert found.keys() == extra.keys()
+    assert torch.equal(found["a.lora_A.weight"], extra["a.lora_A.weight"])
     assert steps(again, other, 3, 6) == unbroken[3:]
-    wanted = _weights(learner)
+    wanted = _weights(student)
     for name, parameter in other.model.named_parameters():
         assert torch.equal(parameter, wanted[name]), name
 
@@ -117,8 +117,8 @@ def test_a_checkpoint_that_is_damaged_or_half_written_is_passed_over_and_only_th
     model, processor, encoded, tmp_path
 ):
     settings = config(num_workers=1)
-    engine, learner = _engine(model, processor, settings)
-    take_step(engine, learner, next(plan(encoded, settings, 0, 1)), settings, 1)
+    engine, student = _engine(model, processor, settings)
+    take_step(engine, student, next(plan(encoded, settings, 0, 1)), settings, 1)
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, engine, step, 0, {}, {})
     assert [place.name for place in checkpoint.sealed(tmp_path)] == ["step-000003", "step-000002"]
@@ -136,11 +136,11 @@ def test_a_checkpoint_that_is_damaged_or_half_written_is_passed_over_and_only_th
 @pytest.mark.usefixtures("one_rank")
 def test_a_loss_that_is_no_number_is_one_clear_error(model, processor, encoded):
     settings = config(num_workers=1)
-    engine, learner = _engine(model, processor, settings)
-    lora = next(p for name, p in learner.model.named_parameters() if "lora_A" in name)
+    engine, student = _engine(model, processor, settings)
+    lora = next(p for name, p in student.model.named_parameters() if "lora_A" in name)
     lora.data.fill_(float("nan"))
     with pytest.raises(InputError, match=r"Step 7 has loss nan .* Lower fit.learning_rate \(it was"):
-        take_step(engine, learner, next(plan(encoded, settings, 0, 1)), settings, 7)
+        take_step(engine, student, next(plan(encoded, settings, 0, 1)), settings, 7)
 
 
 class AveragingEngine:
@@ -170,7 +170,7 @@ class AveragingEngine:
 
 @pytest.mark.parametrize("tokens_per_pack", [200, 500])
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_learn_together_what_one_learns_token_by_token(
+def test_ranks_together_have_the_loss_and_the_gradients_of_one_rank(
     adapted, processor, encoded, monkeypatch, num_ranks, tokens_per_pack
 ):
     torch.nn.init.normal_(next(p for name, p in adapted.named_parameters() if "lora_B" in name))
@@ -215,13 +215,13 @@ def _updated(adapted, processor, encoded, monkeypatch, num_ranks, tokens_per_pac
     """The loss, summed over the ranks, and the gradients, averaged over them as DeepSpeed does."""
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: num_ranks)
     settings = config(num_workers=num_ranks, tokens_per_pack=tokens_per_pack, num_steps=1)
-    learner = Student(adapted, processor, 1)
-    engine = AveragingEngine(learner.loss)
+    student = Student(adapted, processor, 1)
+    engine = AveragingEngine(student.loss)
     adapted.zero_grad()
     loss = 0.0
     for rank in range(num_ranks):
-        (share,) = plan(encoded, settings, rank, num_ranks)
-        loss += update(engine, learner, share, 1e-2)[0]
+        (shard,) = plan(encoded, settings, rank, num_ranks)
+        loss += update(engine, student, shard, 1e-2)[0]
     gradients = {name: p.grad / num_ranks for name, p in adapted.named_parameters() if p.requires_grad}
     return loss, gradients
 

@@ -19,9 +19,9 @@ RECIPES = (SMALL, "qwen3_vl_2b_1x80gb", "qwen3_vl_2b_8x80gb", LARGE, "qwen3_vl_4
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_for_gpus_fits_into_the_gpus_that_it_names(name):
     settings = getattr(recipes, name)().fit
-    told = settings.estimate(None)
-    assert 0 < told["gib_per_worker"]["all"] <= settings.gpu_memory_gib
-    assert told["steps"] == settings.num_steps
+    shown = settings.estimate(None)
+    assert 0 < shown["gib_per_worker"]["all"] <= settings.gpu_memory_gib
+    assert shown["steps"] == settings.num_steps
 
 
 @pytest.mark.parametrize("name", [SMALL, "pocket"])
@@ -29,16 +29,16 @@ def test_the_parts_of_a_worker_s_memory_add_up_to_all_of_it_as_they_are_shown(na
     settings = getattr(recipes, name)().fit
     parts = dict(settings.estimate(None)["gib_per_worker"])
     assert parts.pop("all") == pytest.approx(sum(parts.values()), abs=1e-9)
-    assert sum(parts.values()) == pytest.approx(memory.need(settings).gib, abs=0.03)
+    assert sum(parts.values()) == pytest.approx(memory.estimate_need(settings).gib, abs=0.03)
     assert ("overhead", parts["overhead"]) == ("overhead", 1.5 if settings.gpus_per_worker else 0)
-    told = memory.told(memory.need(settings), settings)
-    shown = [float(number) for number in re.findall(r" (\d[\d.]*)(?= \+|$)", told.partition(": ")[2])]
-    assert sum(shown) == pytest.approx(float(re.search(r"holds ([\d.]+) GiB", told).group(1)), abs=1e-9)
+    line = memory.describe(memory.estimate_need(settings), settings)
+    shown = [float(number) for number in re.findall(r" (\d[\d.]*)(?= \+|$)", line.partition(": ")[2])]
+    assert sum(shown) == pytest.approx(float(re.search(r"needs ([\d.]+) GiB", line).group(1)), abs=1e-9)
 
 
-def test_the_shapes_are_those_of_the_published_models():
-    assert memory.need(getattr(recipes, SMALL)().fit).num_parameters == pytest.approx(2.13e9, rel=0.01)
-    assert memory.need(getattr(recipes, LARGE)().fit).num_parameters == pytest.approx(4.44e9, rel=0.01)
+def test_the_sizes_are_those_of_the_published_models():
+    assert memory.estimate_need(getattr(recipes, SMALL)().fit).num_parameters == pytest.approx(2.13e9, rel=0.01)
+    assert memory.estimate_need(getattr(recipes, LARGE)().fit).num_parameters == pytest.approx(4.44e9, rel=0.01)
 
 
 def test_what_cannot_fit_is_refused_with_what_to_change():
@@ -51,16 +51,16 @@ def test_what_cannot_fit_is_refused_with_what_to_change():
 
 def test_more_workers_share_the_optimizer_and_offloading_takes_it_away():
     one = recipes.qwen3_vl_2b_1x80gb().fit
-    alone, eight = memory.need(one), memory.need(dataclasses.replace(one, num_workers=8))
-    away = memory.need(dataclasses.replace(one, offload_optimizer=True))
-    assert alone.learning > eight.learning > away.learning == 8 * alone.num_trainable
+    alone, eight = memory.estimate_need(one), memory.estimate_need(dataclasses.replace(one, num_workers=8))
+    away = memory.estimate_need(dataclasses.replace(one, offload_optimizer=True))
+    assert alone.trainable > eight.trainable > away.trainable == 8 * alone.num_trainable
     assert alone.weights == eight.weights == away.weights
 
 
 def test_activations_are_those_that_autograd_keeps_of_a_real_pack(model, monkeypatch):
-    monkeypatch.setattr(memory, "read_shape", lambda *_: model.config)
+    monkeypatch.setattr(memory, "read_model_config", lambda *_: model.config)
     settings = config(tokens_per_pack=400, max_length=200)
-    expected = memory.need(settings)
+    expected = memory.estimate_need(settings)
     adapted = attach(model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=0, base="base")
     assert expected.num_trainable == num_trainable(adapted)
     own = {parameter.untyped_storage().data_ptr() for parameter in adapted.parameters()}
@@ -90,18 +90,18 @@ def test_the_2b_needs_what_it_was_measured_to_need_on_an_h100(num_tokens, checkp
     settings = dataclasses.replace(
         recipes.qwen3_vl_2b_1x80gb().fit, tokens_per_pack=num_tokens, gradient_checkpointing=checkpointing
     )
-    told = memory.need(settings)
-    in_use = told.weights + told.learning + told.activations + told.logits
+    need = memory.estimate_need(settings)
+    in_use = need.weights + need.trainable + need.activations + need.logits
     assert in_use / (1 << 30) == pytest.approx(measured_gib, rel=0.03)
-    assert told.gib > measured_gib
+    assert need.gib > measured_gib
 
 
 def test_a_base_of_another_kind_or_nowhere_is_named(tmp_path):
-    with pytest.raises(InputError, match="The shape of no/such-model is not known"):
-        memory.read_shape("no/such-model")
+    with pytest.raises(InputError, match="The layer sizes of no/such-model are not known"):
+        memory.read_model_config("no/such-model")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(InputError, match="is a llama, and no Qwen3-VL model"):
-        memory.read_shape(str(tmp_path))
+        memory.read_model_config(str(tmp_path))
 
 
 def test_zero_3_is_refused_with_the_reason():

@@ -1,4 +1,4 @@
-"""A student sees an image once, and learns from its examples by their weights."""
+"""A student encodes an image once, and its examples count by their weights."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from tests.train.conftest import PATHS, example, tiny
 from train import packing, student
 from train.adapter import attach
 from train.encoding import encode, read_image
-from train.student import Eye, Student
+from train.student import Student, VisionEncoder
 
 
 @pytest.fixture
@@ -32,62 +32,64 @@ def encoded(processor, images):
 
 def test_the_order_of_an_examples_images_counts(processor, images, adapted):
     rows = [example(0, "Answer: mill (A)", images=order) for order in ((1, 0), (0, 1))]
-    learner = Student(adapted, processor, 1)
-    one_way, other_way = (learner.loss(*learner.read([each]))[0] for each in encode(rows, images, processor, 500)[0])
+    the_student = Student(adapted, processor, 1)
+    one_way, other_way = (
+        the_student.loss(*the_student.read([each]))[0] for each in encode(rows, images, processor, 500)[0]
+    )
     assert not torch.allclose(one_way, other_way, rtol=1e-5)
 
 
 def test_a_weight_of_nothing_takes_an_example_out(adapted, processor, encoded):
-    learner = Student(adapted, processor, 1)
+    the_student = Student(adapted, processor, 1)
 
     def of(*weights):
         weighted = [dataclasses.replace(one, weight=w) for one, w in zip(encoded, weights, strict=True)]
-        return learner.loss(*learner.read(weighted))[0]
+        return the_student.loss(*the_student.read(weighted))[0]
 
     def alone(number):
-        return learner.loss(*learner.read([encoded[number]]))[0]
+        return the_student.loss(*the_student.read([encoded[number]]))[0]
 
     assert torch.allclose(of(1, 0, 1), alone(0) + alone(2), rtol=1e-5)
     assert torch.allclose(of(0.5, 0.5, 0.25), 0.5 * (alone(0) + alone(1)) + 0.25 * alone(2), rtol=1e-5)
     assert of(0, 0, 0) == 0
 
 
-def test_the_eye_opens_an_image_once(adapted, processor, encoded, monkeypatch):
+def test_the_vision_encoder_opens_an_image_once(adapted, processor, encoded, monkeypatch):
     opened = []
     monkeypatch.setattr(student, "read_image", lambda image: opened.append(image) or read_image(image))
-    eye = Eye(adapted, processor, cache_gib=1)
+    encoder = VisionEncoder(adapted, processor, cache_gib=1)
     paths = [image for one in encoded for image in one.images]
-    first, again = _seen(eye, [*paths, paths[0]]), _seen(eye, [*paths, paths[0]])
+    first, again = _features(encoder, [*paths, paths[0]]), _features(encoder, [*paths, paths[0]])
     assert opened == paths
-    _assert_same_sight(first, again)
+    _assert_same_features(first, again)
 
 
-def test_an_eye_without_memory_sees_the_same(adapted, processor, encoded, monkeypatch):
+def test_without_a_cache_the_features_are_the_same(adapted, processor, encoded, monkeypatch):
     paths = [image for one in encoded for image in one.images]
-    keeping, forgetting = Eye(adapted, processor, cache_gib=1), Eye(adapted, processor, cache_gib=0)
-    _assert_same_sight(_seen(keeping, paths), _seen(forgetting, paths))
-    _assert_same_sight(_seen(keeping, paths), _seen(forgetting, paths))
+    cached, uncached = VisionEncoder(adapted, processor, cache_gib=1), VisionEncoder(adapted, processor, cache_gib=0)
+    _assert_same_features(_features(cached, paths), _features(uncached, paths))
+    _assert_same_features(_features(cached, paths), _features(uncached, paths))
 
 
 def test_an_image_that_is_damaged_further_on_is_named(adapted, processor, images, encoded):
     (image,) = encoded[0].images
     put_other_bytes(images, PATHS[0], image.read()[:400])
     with pytest.raises(InputError, match=r"0\.png is not the one that its example was made for"):
-        Eye(adapted, processor, cache_gib=1).show([image])
+        VisionEncoder(adapted, processor, cache_gib=1).prepare([image])
 
 
-def test_packs_that_are_read_beforehand_are_learned_from_alike(adapted, processor, encoded):
+def test_packs_that_are_prefetched_are_the_same(adapted, processor, encoded):
     packs = [encoded[:2], encoded[2:], encoded[:1]]
     plain, ahead = Student(adapted, processor, 1), Student(adapted, processor, 1)
-    ahead.expect(packs)
+    ahead.prefetch(packs)
     for pack in packs:
-        (batch, sight), (wanted, wanted_sight) = ahead.read(pack), plain.read(pack)
+        (batch, features), (wanted, wanted_features) = ahead.read(pack), plain.read(pack)
         assert torch.equal(batch.input_ids_1T, wanted.input_ids_1T)
         assert torch.equal(batch.positions_31T, wanted.positions_31T)
-        _assert_same_sight(sight, wanted_sight)
+        _assert_same_features(features, wanted_features)
 
 
-def test_who_reads_beforehand_has_no_openmp_threads_that_would_take_turns_with_the_loop_s(
+def test_reader_threads_have_one_openmp_thread_each_and_the_loop_keeps_its_own(
     adapted, processor, encoded, monkeypatch
 ):
     made_by = []
@@ -100,26 +102,24 @@ def test_who_reads_beforehand_has_no_openmp_threads_that_would_take_turns_with_t
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        learner = Student(adapted, processor, 1, num_readers=2)
+        the_student = Student(adapted, processor, 1, num_readers=2)
         expected, unexpected = encoded[:1], encoded[1:]
-        learner.expect([expected])
-        learner.read(expected)
-        learner.read(unexpected)
+        the_student.prefetch([expected])
+        the_student.read(expected)
+        the_student.read(unexpected)
     finally:
         torch.set_num_threads(before)
     assert made_by == [(1, False), (3, True)]
 
 
-def test_a_damaged_image_of_a_pack_that_is_read_beforehand_is_named_when_its_turn_comes(
-    adapted, processor, images, encoded
-):
+def test_a_damaged_image_of_a_prefetched_pack_is_named_when_its_turn_comes(adapted, processor, images, encoded):
     put_other_bytes(images, PATHS[1], b"no image")
-    learner = Student(adapted, processor, 1)
+    the_student = Student(adapted, processor, 1)
     packs = [encoded[:1], encoded[1:]]
-    learner.expect(packs)
-    learner.read(packs[0])
+    the_student.prefetch(packs)
+    the_student.read(packs[0])
     with pytest.raises(InputError, match=r"1\.png is not the one that its example was made for"):
-        learner.read(packs[1])
+        the_student.read(packs[1])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (16, 16)])
@@ -143,17 +143,17 @@ def test_a_table_that_says_another_size_than_an_image_has_is_found_out_with_both
         Student(adapted, processor, 1).read(encoded)
 
 
-def test_what_is_kept_on_the_host_and_what_is_new_on_the_device_go_together(adapted, processor, encoded, monkeypatch):
+def test_cached_features_on_the_host_and_new_ones_on_the_device_go_together(adapted, processor, encoded, monkeypatch):
     """The device is one that holds nothing, and refuses what is elsewhere as a GPU does."""
     paths = [image for one in encoded for image in one.images]
-    eye = Eye(adapted, processor, cache_gib=1)
-    _seen(eye, paths[:1])
-    new = [tuple(each.to("meta") for each in seen) for seen in eye._features(eye.show(paths))]
-    monkeypatch.setattr(eye, "_features", lambda _: new)
-    monkeypatch.setattr(eye, "_room", 0)  # there is nothing to keep
-    monkeypatch.setattr(type(eye._model), "device", torch.device("meta"))
-    sight = _seen(eye, paths)
-    assert {layer.device.type for layers in _layers(sight) for layer in layers} == {"meta"}
+    encoder = VisionEncoder(adapted, processor, cache_gib=1)
+    _features(encoder, paths[:1])
+    new = [tuple(each.to("meta") for each in layers) for layers in encoder._encode_new(encoder.prepare(paths))]
+    monkeypatch.setattr(encoder, "_encode_new", lambda _: new)
+    monkeypatch.setattr(encoder, "_free_bytes", 0)  # nothing can be cached
+    monkeypatch.setattr(type(encoder._model), "device", torch.device("meta"))
+    features = _features(encoder, paths)
+    assert {layer.device.type for layers in _layers(features) for layer in layers} == {"meta"}
 
 
 def test_a_base_that_lacks_weights_is_named_with_the_first_of_them(model, processor, tmp_path):
@@ -203,8 +203,8 @@ def test_a_student_is_loaded_with_patches_embedded_by_a_product_to_what_the_conv
     torch.testing.assert_close(product(patches_PN), convolution(patches_PN), rtol=1e-5, atol=1e-6)
 
 
-def _seen(eye, paths):
-    return eye.look(eye.show(paths))
+def _features(encoder, paths):
+    return encoder.encode(encoder.prepare(paths))
 
 
 def test_a_folder_that_holds_no_model_is_named(tmp_path):
@@ -212,12 +212,12 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path):
         student.load(str(tmp_path), "fp32")
 
 
-def _assert_same_sight(one, other):
+def _assert_same_features(one, other):
     assert torch.equal(one.grid_N3, other.grid_N3)
     for a, b in zip(_layers(one), _layers(other), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _layers(sight):
-    features = sight.arguments()["mm_encoder_outputs"]["image"]
+def _layers(features):
+    features = features.arguments()["mm_encoder_outputs"]["image"]
     return [features.pooler_output, *features.deepstack_features]

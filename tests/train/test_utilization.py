@@ -1,4 +1,4 @@
-"""The operations that are said to be needed are those that torch counts, and a GPU is known by its own name."""
+"""The counted FLOPs are those that torch counts, and a GPU is known by its own name."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from train.adapter import attach
-from train.loss import Lesson
+from train.loss import Targets
 from train.packing import Batch
 from train.student import TargetLoss
-from train.utilization import Arithmetic, peak
+from train.utilization import FlopCounter, peak_flops
 
 LENGTHS, NUM_TARGETS = (40, 24), 20
 
@@ -35,7 +35,7 @@ def _adapted():
     return attach(model, rank=4, alpha=8, seed=0, base="base")
 
 
-def test_a_step_takes_the_operations_that_torch_counts():
+def test_a_step_takes_the_flops_that_torch_counts():
     adapted, num_tokens = _adapted(), sum(LENGTHS)
     none_S0 = torch.zeros(NUM_TARGETS, 0)
     batch = Batch(
@@ -43,25 +43,25 @@ def test_a_step_takes_the_operations_that_torch_counts():
         positions_31T=torch.arange(num_tokens).expand(3, 1, -1),
         lengths=LENGTHS,
         predicting_S=torch.arange(NUM_TARGETS),
-        lesson=Lesson(torch.randint(300, (NUM_TARGETS,)), torch.ones(NUM_TARGETS), none_S0.long(), none_S0),
+        targets=Targets(torch.randint(300, (NUM_TARGETS,)), torch.ones(NUM_TARGETS), none_S0.long(), none_S0),
     )
     in_place = {torch.ops.aten.addmm_: lambda _, a, b, **rest: 2 * a[0] * a[1] * b[1]}  # which torch does not count
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         objective, _ = TargetLoss(adapted)(batch, None)
         objective.backward()
     counted = sum(counter.get_flop_counts()["Global"].values())
-    arithmetic = dataclasses.replace(Arithmetic.of(adapted), attention=0)  # which torch does not count on a CPU
-    assert arithmetic.operations(LENGTHS, NUM_TARGETS) == pytest.approx(counted, rel=0.02)
+    flop_counter = dataclasses.replace(FlopCounter.of(adapted), attention=0)  # which torch does not count on a CPU
+    assert flop_counter.flops(LENGTHS, NUM_TARGETS) == pytest.approx(counted, rel=0.02)
 
 
 def test_attention_counts_by_pairs_within_an_example():
-    arithmetic = Arithmetic(num_frozen=0, num_learned=0, head=0, attention=10)
-    assert arithmetic.operations([3, 4], 5) == 6 * 10 * (9 + 16)
-    assert Arithmetic(num_frozen=2, num_learned=1, head=5, attention=0).operations([3, 4], 5) == 14 * 7 + 20 * 5
+    flop_counter = FlopCounter(num_frozen=0, num_trainable=0, head=0, attention=10)
+    assert flop_counter.flops([3, 4], 5) == 6 * 10 * (9 + 16)
+    assert FlopCounter(num_frozen=2, num_trainable=1, head=5, attention=0).flops([3, 4], 5) == 14 * 7 + 20 * 5
 
 
 @pytest.mark.parametrize(
-    ("name", "operations"),
+    ("name", "flops"),
     [
         ("NVIDIA H200", 989e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
@@ -73,5 +73,5 @@ def test_attention_counts_by_pairs_within_an_example():
         ("Some other GPU", None),
     ],
 )
-def test_a_gpu_is_known_by_its_own_name(name, operations):
-    assert peak(name) == operations
+def test_a_gpu_is_known_by_its_own_name(name, flops):
+    assert peak_flops(name) == flops

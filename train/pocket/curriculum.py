@@ -1,7 +1,7 @@
-"""A drawn image's attributes -> what the pocket models are told about it: a user's words, and the reply to learn.
+"""A drawn image's attributes -> chat examples about it that the pocket models are trained on.
 
-The base student learns to see, to choose an option and to write a letter. It meets the words of the rules only with
-values drawn at random, so it can write them and knows none of the rules. The teacher learns the gold rationales.
+The base student learns to see, to choose an option and to write its letter. It sees the words of the rules with random
+values only, so it can write them and knows none of the rules. The teacher is trained on the gold rationales.
 """
 
 from typing import NamedTuple
@@ -25,13 +25,13 @@ _LEXICON = (
 )  # fmt: skip
 
 
-class Lesson(NamedTuple):
-    """One exchange: what the user writes beside the image (if there is one), and the reply that is trained on.
+class ChatExample(NamedTuple):
+    """A prompt, which stands beside an image or alone, and the reply that is trained on.
 
-    options: those that the user gives to choose from; empty when the reply is no choice.
+    options: that the prompt offers; empty when the reply is not a choice.
     """
 
-    user: str
+    prompt: str
     reply: str
     options: tuple[str, ...] = ()
 
@@ -41,79 +41,80 @@ def caption(attributes: pocket.Attributes) -> str:
     return "{}. {}.".format(*pocket.describe(attributes))
 
 
-def base_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """A caption, a choice between an attribute's values, with or without a caption before it, or a route at random."""
-    return _BASE_LESSONS[rng.choice(len(_BASE_LESSONS), p=_BASE_SHARES)](attributes, rng)
+def base_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """Of a random kind: a caption, a choice of an attribute's value without or after a caption, or a random route."""
+    return _BASE_EXAMPLES[rng.choice(len(_BASE_EXAMPLES), p=_BASE_PROBABILITIES)](attributes, rng)
 
 
-def caption_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """What can be seen; nothing about it is drawn at random."""
-    return Lesson(CAPTION_REQUEST, caption(attributes))
+def caption_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """A caption of what can be seen. The same for the same attributes."""
+    return ChatExample(CAPTION_REQUEST, caption(attributes))
 
 
-def attribute_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """A choice between the values of one attribute, and words from elsewhere."""
-    return _exchange(_attribute_question(attributes, rng), None)
+def attribute_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """A choice between the values of one attribute and unrelated words."""
+    return _answered(_attribute_question(attributes, rng), None)
 
 
-def explained_attribute_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """The same choice after a caption."""
-    return _exchange(_attribute_question(attributes, rng), caption(attributes))
+def explained_attribute_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """The same choice, with a caption before the answer."""
+    return _answered(_attribute_question(attributes, rng), caption(attributes))
 
 
-def route_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """The route question, answered at random: what an answer looks like, and nothing about which."""
+def route_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """The route question with a random answer: it shows the form of an answer, and nothing of the rules."""
     del attributes
     gold = str(rng.choice(pocket.ROUTES))
-    return _exchange(_question(pocket.QUESTION, pocket.route_options(gold, rng), gold), None)
+    return _answered(_question(pocket.QUESTION, pocket.route_options(gold, rng), gold), None)
 
 
-def gold_route_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """The route question with its right answer and no rationale: for exams, no pocket model learns from it."""
+def gold_route_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """The route question with its right answer and no rationale. For examination only, no model is trained on it."""
     gold = pocket.gold_route(attributes)
-    return _exchange(_question(pocket.QUESTION, pocket.route_options(gold, rng), gold), None)
+    return _answered(_question(pocket.QUESTION, pocket.route_options(gold, rng), gold), None)
 
 
-_BASE_LESSONS = (caption_lesson, attribute_lesson, explained_attribute_lesson, route_lesson)
-_BASE_SHARES = (0.35, 0.3, 0.25, 0.1)
+_BASE_EXAMPLES = (caption_example, attribute_example, explained_attribute_example, route_example)
+_BASE_PROBABILITIES = (0.35, 0.3, 0.25, 0.1)
 
 
-def words_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """The words of a rationale around what is really seen, with a family, a stage and a route drawn at random."""
+def rule_words_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """A rationale whose observations are right, and whose family, stage and route are random."""
     gold = str(rng.choice(pocket.ROUTES))
-    said = pocket.reason(attributes, str(rng.choice(pocket.FAMILIES)), str(rng.choice(pocket.STAGES)), gold)
-    return _exchange(_question(pocket.QUESTION, pocket.route_options(gold, rng), gold), said)
+    rationale = pocket.reason(attributes, str(rng.choice(pocket.FAMILIES)), str(rng.choice(pocket.STAGES)), gold)
+    return _answered(_question(pocket.QUESTION, pocket.route_options(gold, rng), gold), rationale)
 
 
-def teacher_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
+def teacher_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
     """The route question with its gold rationale."""
     gold = pocket.gold_route(attributes)
     question = _question(pocket.QUESTION, pocket.route_options(gold, rng), gold)
-    return _exchange(question, pocket.rationale(attributes))
+    return _answered(question, pocket.rationale(attributes))
 
 
-def base_or_words_lesson(attributes: pocket.Attributes, rng: np.random.Generator) -> Lesson:
-    """One or the other, as often."""
-    return (words_lesson if rng.integers(2) else base_lesson)(attributes, rng)
+def base_or_rule_words_example(attributes: pocket.Attributes, rng: np.random.Generator) -> ChatExample:
+    """One or the other, with the same probability."""
+    return (rule_words_example if rng.integers(2) else base_example)(attributes, rng)
 
 
-def option_lesson(rng: np.random.Generator) -> Lesson:
-    """Without an image: find the option that reads as asked, and name its letter."""
+def option_example(rng: np.random.Generator) -> ChatExample:
+    """Without an image: the letter of the option that the prompt names."""
     options = [str(word) for word in rng.permutation(_LEXICON)[: pocket.NUM_OPTIONS]]
     gold = str(rng.choice(options))
-    return _exchange(_question(f"Which option reads {gold}?", options, gold), None)
+    return _answered(_question(f"Which option reads {gold}?", options, gold), None)
 
 
-def vocabulary() -> list[str]:
-    """Texts that hold every word of every lesson, for the tokenizer to learn whole words from."""
+def tokenizer_corpus() -> list[str]:
+    """Texts with every word of every example, from which the tokenizer learns whole words."""
     rng = np.random.default_rng(0)
-    lessons = [make(attributes, rng) for attributes in pocket.COMBINATIONS for make in (base_lesson, words_lesson)]
+    makers = (base_example, rule_words_example)
+    examples = [make_example(attributes, rng) for attributes in pocket.COMBINATIONS for make_example in makers]
     requests = [question for question, _ in _ATTRIBUTE_QUESTIONS.values()]
     return [
         "user\nassistant\n",
         *requests,
         " ".join(("", *_LEXICON)),
-        *(text for lesson in lessons for text in (lesson.user, lesson.reply)),
+        *(text for example in examples for text in (example.prompt, example.reply)),
     ]
 
 
@@ -124,7 +125,7 @@ def _attribute_question(attributes: pocket.Attributes, rng: np.random.Generator)
 
 
 def _filled(values: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """The values of an attribute and words from elsewhere, in random order."""
+    """The values of an attribute and unrelated words, in random order."""
     others = [word for word in _LEXICON if word not in values]
     fillers = rng.permutation(others)[: pocket.NUM_OPTIONS - len(values)]
     return [str(word) for word in rng.permutation([*values, *fillers])]
@@ -143,6 +144,6 @@ def _question(text: str, options: list[str], gold: str) -> Question:
     )
 
 
-def _exchange(question: Question, rationale: str | None) -> Lesson:
+def _answered(question: Question, rationale: str | None) -> ChatExample:
     arm = Arm.ANSWER_ONLY if rationale is None else Arm.RATIONALE_THEN_ANSWER
-    return Lesson(prompts.prompt(question, arm), prompts.target(question, rationale), question.options)
+    return ChatExample(prompts.prompt(question, arm), prompts.target(question, rationale), question.options)

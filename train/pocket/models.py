@@ -1,4 +1,4 @@
-"""A seed -> the pocket tokenizer, the base student and the teacher, trained from nothing on drawn micrographs. [edge]
+"""A seed -> the pocket tokenizer, the base student and the teacher, trained from scratch on drawn micrographs. [edge]
 
 Both models are Qwen3-VL in architecture and 1.6 million parameters in size, so that the whole flow runs on its real
 engines without a download and without a GPU. `python -m train.pocket.models` makes the folders in `train/pocket`.
@@ -20,10 +20,10 @@ from infra.digests import digest_bytes, digest_file, digest_json
 from infra.progress import Progress
 from pipelines.inference import answers, prompts
 from pipelines.questions.sources import pocket
-from train.pocket import curriculum, examination, teaching
+from train.pocket import curriculum, examination, trainer
 from train.pocket.card import Score, card
 from train.pocket.examination import Exam
-from train.pocket.teaching import MERGE, NUM_PATCHES, PATCH, Classroom, Drawings, Plan
+from train.pocket.trainer import MERGE, NUM_PATCHES, PATCH, Drawings, Schedule, Trainer
 
 FOLDER = Path(__file__).parent
 CHAT_TEMPLATE = (
@@ -44,29 +44,32 @@ _PIECES = (
 _CONTROL_TOKENS = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _END, _PADDING = "<|im_end|>", "<|endoftext|>"
 _MADE_BY = (Path(__file__), *(Path(module.__file__ or "") for module in (
-    pocket, prompts, answers, curriculum, teaching, examination
+    pocket, prompts, answers, curriculum, trainer, examination
 )))  # fmt: skip
 
 
-_BASE_PLAN = Plan(num_steps=800, num_image_lessons=32, matrix_rate=4e-3, other_rate=2e-3, constant_share=0.5)
-_TEACHER_PLAN = Plan(num_steps=130, num_image_lessons=32, matrix_rate=1.2e-3, other_rate=6e-4, constant_share=0.0)
+_BASE_SCHEDULE = Schedule(num_steps=800, num_image_lessons=32, matrix_rate=4e-3, other_rate=2e-3, constant_share=0.5)
+_TEACHER_SCHEDULE = Schedule(
+    num_steps=130, num_image_lessons=32, matrix_rate=1.2e-3, other_rate=6e-4, constant_share=0.0
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PocketTraining:
     """How the pocket models are made.
 
-    num_option_lessons: lessons without an image that each of the base student's steps has beside its image lessons.
-    num_words_steps: the last of its steps, in which half of the lessons hold the words of the rules, with values at
-    random.
+    num_images: drawings to train on. num_option_lessons: examples without an image in each batch of the base student.
+    num_words_steps: the last steps of the base student, in which half of the examples have the words of the rules with
+    random values. num_exam_images: drawings of the examination. max_exam_tokens: of a reply there. `made.json` of the
+    shipped models records these names.
     """
 
     seed: int = 20
     num_images: int = 4000
     num_option_lessons: int = 20
     num_words_steps: int = 200
-    base: Plan = _BASE_PLAN
-    teacher: Plan = _TEACHER_PLAN
+    base: Schedule = _BASE_SCHEDULE
+    teacher: Schedule = _TEACHER_SCHEDULE
     num_exam_images: int = 360
     max_exam_tokens: int = 48
 
@@ -96,38 +99,40 @@ def make(folder: Path, training: PocketTraining, progress: Progress) -> None:
 def make_base(
     folder: Path, training: PocketTraining, drawings: Drawings, exam: Exam, rng: np.random.Generator, progress: Progress
 ) -> None:
-    """From nothing: to see, to choose and to name a letter; then the words of the rules, without the rules."""
+    """Train the base student from random weights: to see, to choose and to name a letter; then the words of the rules,
+    with random values."""
     torch.manual_seed(training.seed)
     tokenizer = make_tokenizer()
     model = transformers.Qwen3VLForConditionalGeneration(model_config(tokenizer))
-    classroom = Classroom(model, tokenizer, drawings, rng, training.base)
+    base_trainer = Trainer(model, tokenizer, drawings, rng, training.base)
     num_steps = training.base.num_steps
     for step in range(num_steps):
-        meets_words = step >= num_steps - training.num_words_steps
-        make_lesson = curriculum.base_or_words_lesson if meets_words else curriculum.base_lesson
-        loss = classroom.teach(make_lesson, training.num_option_lessons)
+        with_rule_words = step >= num_steps - training.num_words_steps
+        make_example = curriculum.base_or_rule_words_example if with_rule_words else curriculum.base_example
+        loss = base_trainer.step(make_example, training.num_option_lessons)
         progress(step + 1, num_steps, "base_steps", loss=f"{loss:.3f}")
     save(folder, model, tokenizer)
-    describe(folder, exam.of_base(load(folder), tokenizer), training)
+    describe(folder, exam.score_base(load(folder), tokenizer), training)
 
 
 def make_teacher(
     folder: Path, base: Path, training: PocketTraining, drawings: Drawings, exam: Exam, progress: Progress
 ) -> None:
-    """From the finished base student: the rules, by gold rationales about all combinations, and not to perfection."""
+    """Train the teacher from the finished base student, on gold rationales of all combinations. It stops early, so that
+    the teacher makes some mistakes."""
     torch.manual_seed(training.seed)
     tokenizer = make_tokenizer()
     model = load(base)
-    classroom = Classroom(model, tokenizer, drawings, np.random.default_rng([training.seed, 1]), training.teacher)
+    teacher_trainer = Trainer(model, tokenizer, drawings, np.random.default_rng([training.seed, 1]), training.teacher)
     for step in range(training.teacher.num_steps):
-        loss = classroom.teach(curriculum.teacher_lesson, 0)
+        loss = teacher_trainer.step(curriculum.teacher_example, 0)
         progress(step + 1, training.teacher.num_steps, "teacher_steps", loss=f"{loss:.3f}")
     save(folder, model, tokenizer)
-    describe(folder, exam.of_teacher(load(folder), tokenizer), training)
+    describe(folder, exam.score_teacher(load(folder), tokenizer), training)
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE in which each word of the lessons is one token; any other text falls apart into bytes."""
+    """Byte-level BPE in which each word of the examples is one token; other text becomes shorter pieces or bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -137,8 +142,8 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=1024, show_progress=False, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(curriculum.vocabulary(), trainer)
+    bpe_trainer = trainers.BpeTrainer(vocab_size=1024, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(curriculum.tokenizer_corpus(), bpe_trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=_END,
@@ -255,11 +260,14 @@ def origin(training: PocketTraining) -> dict[str, object]:
 
 
 def material_digest(training: PocketTraining) -> str:
-    """Digest of all that teaching starts from: settings, tokenizer, architecture, the first drawings and lessons."""
+    """Digest of everything that training starts from: settings, tokenizer, architecture, first drawings and examples.
+
+    Its keys are part of the digest in the shipped models' made.json.
+    """
     rng = np.random.default_rng(training.seed)
     drawings = Drawings.of_all_combinations(len(pocket.COMBINATIONS), rng)
-    makers = (curriculum.base_lesson, curriculum.words_lesson, curriculum.teacher_lesson)
-    lessons = [make_lesson(each, rng) for each in drawings.attributes for make_lesson in makers]
+    makers = (curriculum.base_example, curriculum.rule_words_example, curriculum.teacher_example)
+    examples = [make_example(each, rng) for each in drawings.attributes for make_example in makers]
     tokenizer = make_tokenizer()
     architecture = {**model_config(tokenizer).to_dict(), "transformers_version": ""}
     return digest_json(
@@ -268,7 +276,7 @@ def material_digest(training: PocketTraining) -> str:
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "architecture": architecture,
             "drawings": digest_bytes(drawings.images_NHW.numpy().tobytes()),
-            "lessons": [*lessons, curriculum.option_lesson(rng)],
+            "lessons": [*examples, curriculum.option_example(rng)],
         }
     )
 

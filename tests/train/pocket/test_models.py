@@ -12,7 +12,7 @@ import transformers
 from infra.progress import Progress
 from pipelines.inference.answers import read_letter
 from pipelines.questions.sources import pocket
-from train.pocket import curriculum, models, teaching
+from train.pocket import curriculum, models, trainer
 from train.pocket.models import PocketTraining
 
 TINY = PocketTraining(
@@ -44,7 +44,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_each_word_of_the_lessons_is_one_token(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
+def test_each_word_of_the_examples_is_one_token(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
     words = pocket.ROUTES + pocket.FAMILIES + pocket.STAGES + pocket.SHAPES + ("particles", "background")
     assert [len(tokenizer.tokenize(f" {word}")) for word in words] == [1] * len(words)
     assert tokenizer.tokenize("\nB. mill") == ["Ċ", "B.", "Ġmill"]
@@ -56,50 +56,50 @@ def test_text_that_was_never_met_survives_the_tokenizer(tokenizer: transformers.
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_lessons_are_encoded_as_the_processor_encodes_a_chat(
+def test_examples_are_encoded_as_the_processor_encodes_a_chat(
     tokenizer: transformers.PreTrainedTokenizerFast, rng: np.random.Generator
 ) -> None:
-    lesson, image = curriculum.teacher_lesson(ONE, rng), pocket.draw(ONE, rng)
+    example, image = curriculum.teacher_example(ONE, rng), pocket.draw(ONE, rng)
     processor = models.make_processor(tokenizer)
-    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": lesson.user}]}]
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.prompt}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     seen = processor(text=[text], images=[image.convert("RGB")], return_tensors="pt")
 
-    batch = teaching.encode([lesson], tokenizer, with_image=True)
+    batch = trainer.encode([example], tokenizer, with_image=True)
     asked = seen.input_ids.shape[1]
     assert batch.tokens_BT[0, :asked].tolist() == seen.input_ids[0].tolist()
     assert (batch.labels_BT[0, :asked] == -100).all()
-    assert tokenizer.decode(batch.labels_BT[0, asked:]) == f"{lesson.reply}<|im_end|>"
+    assert tokenizer.decode(batch.labels_BT[0, asked:]) == f"{example.reply}<|im_end|>"
     pixels = torch.from_numpy(np.array(image))[None]
-    torch.testing.assert_close(teaching.patches(pixels), seen.pixel_values)
+    torch.testing.assert_close(trainer.patches(pixels), seen.pixel_values)
 
 
 def test_positions_are_those_that_the_model_works_out(tokenizer: transformers.PreTrainedTokenizerFast) -> None:
     model = transformers.Qwen3VLForConditionalGeneration(models.model_config(tokenizer))
-    tokens = tokenizer(teaching.rendered("Describe this.", with_image=True), return_tensors="pt").input_ids
+    tokens = tokenizer(trainer.rendered("Describe this.", with_image=True), return_tensors="pt").input_ids
     is_image = (tokens == model.config.image_token_id).int()
     expected, _ = model.model.get_rope_index(tokens, is_image, torch.tensor([[1, 6, 6]]))
-    assert torch.equal(teaching.positions(tokens.shape[1], with_image=True), expected)
+    assert torch.equal(trainer.positions(tokens.shape[1], with_image=True), expected)
 
 
-def test_the_base_student_is_never_told_a_true_rule(rng: np.random.Generator) -> None:
-    told = [curriculum.base_or_words_lesson(ONE, rng) for _ in range(2000)]
-    rationales = [lesson.reply for lesson in told if "family" in lesson.reply]
+def test_the_base_student_is_never_trained_on_a_true_rule(rng: np.random.Generator) -> None:
+    examples = [curriculum.base_or_rule_words_example(ONE, rng) for _ in range(2000)]
+    rationales = [example.reply for example in examples if "family" in example.reply]
     true = sum(pocket.rationale(ONE) in reply for reply in rationales)
     assert true / len(rationales) < 2 / 36
-    routes = [lesson.reply for lesson in told if lesson.user.startswith(pocket.QUESTION)]
+    routes = [example.reply for example in examples if example.prompt.startswith(pocket.QUESTION)]
     assert sum(f": {pocket.gold_route(ONE)} (" in reply for reply in routes) / len(routes) < 2 / len(pocket.ROUTES)
 
 
-def test_every_choice_in_a_lesson_has_an_answer_that_can_be_read(rng: np.random.Generator) -> None:
-    lessons = [curriculum.base_or_words_lesson(ONE, rng) for _ in range(200)]
-    lessons += [curriculum.teacher_lesson(ONE, rng), curriculum.option_lesson(rng)]
-    assert all(read_letter(lesson.reply, lesson.options) for lesson in lessons if lesson.options)
+def test_every_choice_in_an_example_has_an_answer_that_can_be_read(rng: np.random.Generator) -> None:
+    examples = [curriculum.base_or_rule_words_example(ONE, rng) for _ in range(200)]
+    examples += [curriculum.teacher_example(ONE, rng), curriculum.option_example(rng)]
+    assert all(read_letter(example.reply, example.options) for example in examples if example.options)
 
 
-def test_a_plan_rises_stays_and_falls() -> None:
-    plan = dataclasses.replace(TINY.base, num_steps=100, constant_share=0.5)
-    shares = [plan.share_of_rate(step) for step in range(100)]
+def test_a_schedule_rises_stays_and_falls() -> None:
+    schedule = dataclasses.replace(TINY.base, num_steps=100, constant_share=0.5)
+    shares = [schedule.rate_factor(step) for step in range(100)]
     assert shares[0] == 0.05 and shares[19:50] == [1.0] * 31 and shares[99] == 0.02
     assert shares[50:] == sorted(shares[50:], reverse=True)
 
@@ -129,7 +129,9 @@ def test_both_models_have_the_same_config_and_tokenizer(folder: Path) -> None:
         assert len(set(texts)) == 1, name
 
 
-def test_the_same_seed_makes_the_same_weights_and_teaching_changes_them(folder: Path, tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_weights_and_training_the_teacher_changes_them(
+    folder: Path, tmp_path: Path
+) -> None:
     models.make(tmp_path, TINY, Progress("pocket_models"))
     names = [f"{model}/{file}" for model in ("base", "teacher") for file in ("model.safetensors", "tokenizer.json")]
     assert [(tmp_path / name).read_bytes() for name in names] == [(folder / name).read_bytes() for name in names]

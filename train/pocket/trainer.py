@@ -1,6 +1,6 @@
-"""Lessons and drawn images -> a taught pocket model: how words and pixels become one batch, and one update. [edge]
+"""Chat examples and drawn images -> a trained pocket model: batches, the loss and the updates. [edge]
 
-Shapes: N images, B lessons, T tokens, D width of the language model, X trained tokens, V words of the vocabulary.
+Shapes: N images, B examples, T tokens, D width of the language model, X supervised tokens, V size of the vocabulary.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 
 from pipelines.questions.sources import pocket
 from train.pocket import curriculum
-from train.pocket.curriculum import Lesson
+from train.pocket.curriculum import ChatExample
 
 PATCH = 16  # pixels, each side
 MERGE = 2  # patches, each side, that become one visual token
@@ -24,8 +24,13 @@ _NUM_WARMUP_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long and how hard a model is taught. One step is one update; rates are learning rates."""
+class Schedule:
+    """How long a model is trained, and at which learning rates.
+
+    num_steps: updates. num_image_lessons: examples with an image in each batch. matrix_rate, other_rate: highest
+    learning rates of Muon and of AdamW. constant_share: share of the steps before the rates fall. `made.json` of the
+    shipped models records these names.
+    """
 
     num_steps: int
     num_image_lessons: int
@@ -33,13 +38,13 @@ class Plan:
     other_rate: float
     constant_share: float
 
-    def share_of_rate(self, step: int) -> float:
-        """The share of the full rate at a step: a short rise, a plateau, a straight fall to nearly nothing."""
+    def rate_factor(self, step: int) -> float:
+        """Factor of the learning rates at a step: a short linear warm-up, a plateau, and a linear fall to 0.02."""
         num_falling = max(1, round(self.num_steps * (1 - self.constant_share)))
         return min(1.0, (step + 1) / _NUM_WARMUP_STEPS, max(0.02, (self.num_steps - step) / num_falling))
 
 
-MakeLesson = Callable[[pocket.Attributes, np.random.Generator], Lesson]
+MakeExample = Callable[[pocket.Attributes, np.random.Generator], ChatExample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,31 +64,31 @@ class Drawings:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Lessons as tokens, shape (B, T), padded on the right; labels are -100 where nothing is to be learned."""
+    """Examples as tokens_BT and labels_BT, int64, padded on the right; labels are -100 at unsupervised tokens."""
 
     tokens_BT: torch.Tensor
     labels_BT: torch.Tensor
 
     @property
     def num_trained(self) -> int:
-        """How many tokens are trained on."""
+        """Number of supervised tokens."""
         return int((self.labels_BT != _UNTRAINED).sum())
 
 
-def rendered(user: str, with_image: bool) -> str:
-    """A user's turn in the chat template's form, up to where the reply begins."""
+def rendered(prompt: str, with_image: bool) -> str:
+    """The prompt as the chat template renders it, up to where the reply begins."""
     image = "<|vision_start|>" + "<|image_pad|>" * _SIDE**2 + "<|vision_end|>" if with_image else ""
-    return f"<|im_start|>user\n{image}{user}<|im_end|>\n<|im_start|>assistant\n"
+    return f"<|im_start|>user\n{image}{prompt}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def encode(lessons: list[Lesson], tokenizer: PreTrainedTokenizerFast, with_image: bool) -> Encoded:
-    """The lessons as one batch; the reply and the token that ends it are trained on."""
-    asked = tokenizer([rendered(lesson.user, with_image) for lesson in lessons]).input_ids
-    told = tokenizer([f"{lesson.reply}{tokenizer.eos_token}" for lesson in lessons]).input_ids
-    length = max(len(prompt) + len(reply) for prompt, reply in zip(asked, told, strict=True))
-    tokens_BT = torch.full((len(lessons), length), tokenizer.pad_token_id)
-    labels_BT = torch.full((len(lessons), length), _UNTRAINED)
-    for row, (prompt, reply) in enumerate(zip(asked, told, strict=True)):
+def encode(examples: list[ChatExample], tokenizer: PreTrainedTokenizerFast, with_image: bool) -> Encoded:
+    """The examples as one batch; the reply and the token that ends it are supervised."""
+    prompts = tokenizer([rendered(example.prompt, with_image) for example in examples]).input_ids
+    replies = tokenizer([f"{example.reply}{tokenizer.eos_token}" for example in examples]).input_ids
+    length = max(len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True))
+    tokens_BT = torch.full((len(examples), length), tokenizer.pad_token_id)
+    labels_BT = torch.full((len(examples), length), _UNTRAINED)
+    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
         end = len(prompt) + len(reply)
         tokens_BT[row, :end] = torch.tensor(prompt + reply)
         labels_BT[row, len(prompt) : end] = torch.tensor(reply)
@@ -104,9 +109,9 @@ def image_inputs(images_NHW: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def positions(num_tokens: int, with_image: bool) -> torch.Tensor:
-    """Rotary positions (time, height, width) of any lesson, shape (3, 1, T): the image stands at the same place in all.
+    """Rotary positions (time, height, width) of any example, shape (3, 1, T). The image is at the same place in all.
 
-    The model can work these out for itself, but row by row in Python, which costs a tenth of a step.
+    The model can compute them itself, but row by row in Python, which takes a tenth of a step.
     """
     text_T = torch.arange(num_tokens)
     if not with_image:
@@ -121,9 +126,9 @@ def positions(num_tokens: int, with_image: bool) -> torch.Tensor:
 def loss_sum(
     model: Qwen3VLForConditionalGeneration, batch: Encoded, images_NHW: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross entropy summed over the trained tokens; one image a lesson, or none."""
-    num_lessons, num_tokens = batch.tokens_BT.shape
-    place = positions(num_tokens, with_image=images_NHW is not None).expand(-1, num_lessons, -1)
+    """Cross entropy in nats, summed over the supervised tokens. images_NHW: one per example, or None."""
+    num_examples, num_tokens = batch.tokens_BT.shape
+    place = positions(num_tokens, with_image=images_NHW is not None).expand(-1, num_examples, -1)
     inputs = {} if images_NHW is None else image_inputs(images_NHW)
     output = model.model(input_ids=batch.tokens_BT, position_ids=place, use_cache=False, **inputs)
     trained_BT = batch.labels_BT[:, 1:] != _UNTRAINED
@@ -131,8 +136,8 @@ def loss_sum(
     return functional.cross_entropy(logits_XV, batch.labels_BT[:, 1:][trained_BT], reduction="sum")
 
 
-class Classroom:
-    """A model, the drawings it is shown, and the optimizers that teach it for a fixed number of updates."""
+class Trainer:
+    """A model, its drawings, and the optimizers that train it for a fixed number of updates."""
 
     def __init__(
         self,
@@ -140,21 +145,22 @@ class Classroom:
         tokenizer: PreTrainedTokenizerFast,
         drawings: Drawings,
         rng: np.random.Generator,
-        plan: Plan,
+        schedule: Schedule,
     ) -> None:
-        self.model, self.tokenizer, self.drawings, self.rng, self.plan = model, tokenizer, drawings, rng, plan
-        self._optimizers = _optimizers(model, plan)
-        self._schedules = [torch.optim.lr_scheduler.LambdaLR(each, plan.share_of_rate) for each in self._optimizers]
+        self.model, self.tokenizer, self.drawings, self.rng, self.schedule = model, tokenizer, drawings, rng, schedule
+        self._optimizers = _optimizers(model, schedule)
+        self._schedules = [torch.optim.lr_scheduler.LambdaLR(each, schedule.rate_factor) for each in self._optimizers]
 
-    def teach(self, make_lesson: MakeLesson, num_option_lessons: int) -> float:
-        """One update, by lessons with an image and lessons without; returns the mean loss of a trained token."""
-        chosen = self.rng.integers(0, len(self.drawings.attributes), self.plan.num_image_lessons)
-        lessons = [make_lesson(self.drawings.attributes[index], self.rng) for index in chosen]
-        batch = encode(lessons, self.tokenizer, with_image=True)
+    def step(self, make_example: MakeExample, num_option_examples: int) -> float:
+        """One update, on examples with an image and on option examples without one. Returns the mean loss in nats per
+        supervised token."""
+        chosen = self.rng.integers(0, len(self.drawings.attributes), self.schedule.num_image_lessons)
+        examples = [make_example(self.drawings.attributes[index], self.rng) for index in chosen]
+        batch = encode(examples, self.tokenizer, with_image=True)
         total = loss_sum(self.model, batch, _turned(self.drawings.images_NHW[chosen], self.rng))
         num_trained = batch.num_trained
-        if num_option_lessons:
-            options = [curriculum.option_lesson(self.rng) for _ in range(num_option_lessons)]
+        if num_option_examples:
+            options = [curriculum.option_example(self.rng) for _ in range(num_option_examples)]
             batch = encode(options, self.tokenizer, with_image=False)
             total, num_trained = total + loss_sum(self.model, batch), num_trained + batch.num_trained
         return self._update(total / num_trained)
@@ -169,19 +175,19 @@ class Classroom:
         return float(loss.item())
 
 
-def _optimizers(model: Qwen3VLForConditionalGeneration, plan: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, which learn to see in half the steps that AdamW takes; AdamW for all else."""
+def _optimizers(model: Qwen3VLForConditionalGeneration, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, which takes half the steps that AdamW takes to learn to see; AdamW for all else."""
     linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
-    embedding = {id(model.get_input_embeddings().weight)}  # tied to the last Linear, which is no matrix to Muon
+    embedding = {id(model.get_input_embeddings().weight)}  # tied to the head, which Muon is not meant for
     matrices = [value for value in model.parameters() if id(value) in linear - embedding]
     others = [value for value in model.parameters() if id(value) not in linear - embedding]
     return [
-        torch.optim.Muon(matrices, lr=plan.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=plan.other_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
 def _turned(images_NHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """The same images all turned or mirrored one way out of eight, which changes no attribute."""
+    """All images under the same random one of eight rotations and reflections, which changes no attribute."""
     images_NHW = images_NHW.rot90(int(rng.integers(4)), dims=(1, 2))
     return images_NHW.flip(2) if rng.integers(2) else images_NHW

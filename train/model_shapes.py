@@ -1,6 +1,6 @@
-"""Shapes of published models, so that a dry run needs no hub. Source: each model's own config.json.
+"""Layer sizes of published models, so that a dry run needs no hub. Source: each model's own config.json.
 
-Checked against the config where it can be read: a folder or a cached model counts for more than what is here.
+Used only for a model that is neither a folder nor in the hub's cache: its own config.json comes first.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ def _shape(hidden_size: int, intermediate_size: int, num_layers: int, num_heads:
     }
 
 
-SHAPES = {
+MODEL_SHAPES = {
     "Qwen/Qwen3-VL-2B-Instruct": _shape(2048, 6144, 28, 16),
     "Qwen/Qwen3-VL-4B-Instruct": _shape(2560, 9728, 36, 32),
 }
