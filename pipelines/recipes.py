@@ -8,7 +8,8 @@ from pipelines.examination.config import ExamineConfig
 from pipelines.examples import ComposeConfig
 from pipelines.inference.engine_config import EngineConfig
 from pipelines.questions.config import QuestionsConfig
-from pipelines.questions.curation import CurationConfig, Level
+from pipelines.questions.curation import CurationConfig
+from pipelines.questions.decontamination import Level
 from pipelines.questions.sources.pocket import DrawConfig
 from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Split
