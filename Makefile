@@ -4,13 +4,13 @@
 #   make test           set-up and all tests, the real engines included
 #   make check          format, lint, types, import laws
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
-#   make bench-images  speed, size and looks of images that pass the door
+#   make bench-images  speed, size and looks of images that pass the image sandbox
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-reading  what images cost on their way to models
 #   make bench-train  a fit against TRL, with its defaults and grouped by length, and the overhead of our loop
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz           the property tests, on many more examples and other ones each time
-#   make fuzz-images  mutated files of every format through the door for images
+#   make fuzz-images  mutated files of every format through the image sandbox
 #   make kill-flow  the whole flow, killed two dozen times at random moments
 #   make fuzz-endpoint  hostile requests at the endpoint of the last demo
 #   make ui             MLflow over the runs

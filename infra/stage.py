@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from infra import privacy, process_environment
+from infra.imports import pause_garbage_collection, skip_optional_imports
 from infra.manifest import Artifact
 from infra.progress import Progress
 from infra.resources import ClusterShape, Workers
@@ -90,8 +91,10 @@ class StageConfig:
         """
         if not self.estimator:
             return {}
-        told: dict[str, Any] = importlib.import_module(self.estimator).estimate(self, run_dir, makes, cluster)
-        return told
+        with skip_optional_imports(), pause_garbage_collection():
+            estimator = importlib.import_module(self.estimator)
+        estimate: dict[str, Any] = estimator.estimate(self, run_dir, makes, cluster)
+        return estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from pipelines.examination.config import ExaminationConfig
 from pipelines.examples import ComposeConfig
 from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.questions.config import QuestionsConfig
-from pipelines.questions.curation import CurationConfig, Level
+from pipelines.questions.curation import CurationConfig
+from pipelines.questions.decontamination import Level
 from pipelines.questions.sources.pocket import DrawConfig
 from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Split

@@ -7,6 +7,7 @@ from typing import Any
 from infra import manifest
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.manifest import Artifact
+from infra.resources import ClusterShape
 from train import memory
 from train.job import NUM_CHECKPOINTS_KEPT
 from train.recipes import FitConfig
@@ -29,10 +30,12 @@ _STEP_SETTINGS = {
 }
 
 
-def estimate(config: FitConfig, run_dir: Path | None, makes: Sequence[str]) -> dict[str, Any]:
+def estimate(
+    config: FitConfig, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
+) -> dict[str, Any]:
     """What a dry run prints about making these adapters. makes: their names as outputs, such as
     `adapters/answer_only`. Raises InputError when a worker's GPU has too little memory."""
-    need = memory.check(config)
+    need, makes = memory.check(config), makes or list(config.outputs())
     earlier = [artifact for output in config.outputs() if (artifact := _earlier(config, run_dir, output))]
     num_steps = config.num_steps * len(makes)
     steps = f"{config.num_steps:,} steps x {len(makes)} adapter(s)"

@@ -1,14 +1,12 @@
 """Recipes of `train`: which base, which arms, and the numbers of LoRA fitting. Light: no engine is imported here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from infra.imports import pause_garbage_collection, skip_optional_imports
-from infra.resources import ClusterShape, Workers
+from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.records import ARMS, IMAGES, Arm, check_arms
 
@@ -41,6 +39,7 @@ class FitConfig(StageConfig):
 
     stage: ClassVar[str] = "fit"
     module: ClassVar[str] = "train.fit"
+    estimator: ClassVar[str] = "train.estimate"
     contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
@@ -128,14 +127,6 @@ class FitConfig(StageConfig):
             validation_share=max(self.validation_share, 0.2) if self.validation_share else 0.0,
             distillation_weight=0.0,
         )
-
-    def estimate(
-        self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
-    ) -> dict[str, Any]:
-        with skip_optional_imports(), pause_garbage_collection():
-            from train import estimate
-
-        return estimate.estimate(self, run_dir, makes or list(self.outputs()))
 
     def resources(self) -> tuple[Workers, ...]:
         return (

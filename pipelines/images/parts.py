@@ -1,6 +1,6 @@
-"""An image's bytes -> its format and size, or that it has more parts than are read: one bound for all.
+"""An image's bytes -> its format and size, or an error where it has more parts than are ever read.
 
-The endpoint refuses what is beyond it; the door seals nothing that is.
+The endpoint refuses an image beyond these limits, and the image sandbox seals none.
 """
 
 import io
@@ -8,13 +8,13 @@ import warnings
 
 from PIL import Image
 
-# A progressive JPEG may draw all of itself again in each of a million scans of a few bytes; real ones have about ten.
+# A progressive JPEG may have a million scans of a few bytes, each of which redraws all of it; real ones have about ten.
 MAX_JPEG_SCANS = 100
-# Each chunk, segment or block before an image's pixels is read by itself, and may be of a few bytes; real images have
-# some tens, and with a large colour profile some hundreds.
+# Each chunk, segment or block before the pixels costs a read, however few bytes it has; real images have some tens of
+# them, and some hundreds with a large colour profile.
 MAX_READS = 5_000
-# Engines read a PNG's chunks behind its pixels too. One of a kilobyte may unpack to a thousand: profiles and texts, of
-# which real images have a few.
+# Engines read a PNG's chunks behind its pixels too. A packed one (profile or text) of a kilobyte may unpack to a
+# megabyte; real images have a few.
 MAX_PARTS = 20_000
 MAX_PACKED_CHUNKS = 16
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,11 +22,11 @@ _PACKED_CHUNKS = (b"iCCP", b"zTXt", b"iTXt")
 
 
 class TooManyPartsError(ValueError):
-    """An image is taken apart no further; the message says what there is too much of."""
+    """An image has too many parts; the message says of what."""
 
 
 class _FewReads(io.BytesIO):
-    """Bytes of which only the beginning of an image is read, in a bounded number of steps."""
+    """A stream from which an image's header is read in a bounded number of steps."""
 
     _num_reads = 0
 
@@ -39,14 +39,14 @@ class _FewReads(io.BytesIO):
 
 
 def header(data: bytes, formats: tuple[str, ...]) -> tuple[str, int, int]:
-    """Format, width and height of an image of few enough parts, of which nothing is decoded.
+    """Format, width and height (pixels) of an image; its pixels are not decoded.
 
-    Raises TooManyPartsError, and for bytes that are no such image whatever Pillow does.
+    Raises TooManyPartsError, and for bytes that are no image of these formats whatever Pillow raises.
     """
     if data.startswith(PNG):
         _check_png_chunks(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow remarks on damage that it can read past
+        warnings.simplefilter("ignore")  # Pillow warns of damage that it can read past
         with Image.open(_FewReads(data), formats=formats) as image:
             (width, height), kind = image.size, "JPEG" if image.format == "MPO" else str(image.format)
     if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:

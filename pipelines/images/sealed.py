@@ -1,9 +1,8 @@
-"""A sealed image, by the record that names it -> its very bytes, or the reason why not.
+"""A sealed image, by the record that names it -> exactly the bytes that were sealed, or the reason why not.
 
-Whoever uses an image has its digest beside its path, and gets these bytes or an error: so nothing is shown, taught or
-learned from that is not what the record was made for, and no stage has to digest all images before it begins. Many
-workers read from hundreds of shards in any order: of each shard a process keeps where its members lie, and no open
-file.
+A record has the digest of each image beside its path, and a reader gets the bytes of that digest or an error. So no
+other image is ever shown or learned from, and no stage has to digest all images before it begins. Many workers read
+from hundreds of shards in any order, so a process remembers where a shard's members lie, and keeps no file open.
 """
 
 import functools
@@ -23,7 +22,9 @@ from pipelines.images.decoding import UnreadableImageError
 
 CHANGED = "image_was_changed"
 _KNOWN_SHARDS = 4096
-_LOCAL_HEADER = struct.Struct("<26xHH")  # before a member's bytes: ends with the lengths of a name and of what follows
+_LOCAL_HEADER = struct.Struct(
+    "<26xHH"
+)  # before a member's bytes; ends with the lengths of its name and of an extra field
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class SealedImage:
         return str(self.path)
 
     def read(self) -> bytes:
-        """The bytes that were sealed. Raises UnreadableImageError when they are not there any more."""
+        """The bytes that were sealed. Raises UnreadableImageError when they are missing or were changed."""
         try:
             data = _member(self.path.parent, self.path.name)
         except (OSError, KeyError) as error:
@@ -53,15 +54,15 @@ class SealedImage:
         return decoding.decode(self.read())
 
 
-class _Showing(Protocol):
+class _HasImages(Protocol):
     @property
     def images(self) -> tuple[str, ...]: ...
     @property
     def image_digests(self) -> tuple[str, ...]: ...
 
 
-def of(folder: Path, record: _Showing) -> tuple[SealedImage, ...]:
-    """The images that a record names, in its order. folder: the questions artifact."""
+def of(folder: Path, record: _HasImages) -> tuple[SealedImage, ...]:
+    """The images that a record names, in its order. folder: of the questions artifact."""
     named = zip(record.images, record.image_digests, strict=True)
     return tuple(SealedImage(folder / path, digest) for path, digest in named)
 
@@ -77,9 +78,9 @@ def _member(shard: Path, name: str) -> bytes:
 
 @functools.lru_cache(maxsize=_KNOWN_SHARDS)
 def _directory(shard: Path, state: tuple[int, ...]) -> dict[str, tuple[int, int]]:
-    """Name -> where a member's header begins, and how many bytes it has; they lie there as they are, not packed.
+    """A member's name -> offset of its header and its size in bytes. Members are stored uncompressed.
 
-    state: what tells this shard from another that took its place.
+    state: what tells this shard from another one that took its place.
     """
     with zipfile.ZipFile(shard) as opened:
         return {member.filename: (member.header_offset, member.file_size) for member in opened.infolist()}

@@ -1,4 +1,4 @@
-"""A row's fields -> a draft: a question before its images were looked at, or the reason why the row gives none."""
+"""A row's fields -> a candidate: a question whose images are not decoded yet, or the reason why the row gives none."""
 
 import dataclasses
 import hashlib
@@ -16,23 +16,23 @@ MIN_OPTIONS = 2
 MAX_CHARACTERS = 20_000  # of a question, an option or a caption; the longest real ones have a tenth of it
 MAX_IMAGES = 32
 MAX_NAME = 1024  # characters of an image's name
-_SPLITS = {  # what a table calls them -> what they are; each word is said of one of them only
+_SPLITS = {  # the words that tables use for splits; each means one of them only
     **dict.fromkeys(("train", "training"), Split.TRAIN),
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), Split.VALIDATION),
     **dict.fromkeys(("test", "testing"), Split.TEST),
 }
-_CHAT_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # would end a turn, or stand for an image, in a model's template
-_KEPT_CONTROLS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x1f\x85")  # white space to Python, which becomes a blank or a line
-_UNSEEN_RANGES = (  # controls, and what has no width: joins of words, marks of direction, of byte order and of language
+_CHAT_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # would end a turn, or mean an image, in a chat template
+_KEPT_CONTROLS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x1f\x85")  # white space in Python; becomes a blank or a line's end
+_INVISIBLE_RANGES = (  # controls, and characters without width: joiners, direction, byte order and language marks
     *((0, 0x20), (0x7F, 0xA0), (0xAD, 0xAE), (0x200B, 0x200C), (0x200E, 0x2010), (0x202A, 0x202F), (0x2060, 0x2070)),
     *((0xFEFF, 0xFF00), (0xE0000, 0xE0080)),
 )
-_UNSEEN = dict.fromkeys(
-    code for start, stop in _UNSEEN_RANGES for code in range(start, stop) if chr(code) not in _KEPT_CONTROLS
+_INVISIBLE = dict.fromkeys(
+    code for start, stop in _INVISIBLE_RANGES for code in range(start, stop) if chr(code) not in _KEPT_CONTROLS
 )
 _COMPARED = "<>=≤≥"
-# Words without the marks between them. Signs of numbers and at a word's end stay, since they are all that tells
-# `< 5 mm` from `> 5 mm`, or ER+ from ER-; hyphens go, so that T1-weighted is T1 weighted.
+# Words without punctuation. Signs of numbers and at a word's end stay, since nothing else distinguishes `< 5 mm` from
+# `> 5 mm`, or ER+ from ER-. Hyphens go, so that T1-weighted equals T1 weighted.
 _WORD = re.compile(
     r"(?:[<>≤≥]=?(?=[+\-]?\.?\d))?(?:(?<!\w)[+\-±](?=\.?\d))?(?:(?<![\w.])\.(?=\d))?"  # a number's sign
     r"[^\W_]+(?:(?<=\d)\.\d+)*(?:[+\-%](?!\w))?"
@@ -44,21 +44,22 @@ class RejectedError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Draft(Record):
-    """A row as its source's reader understood it. fate, reason: whether and why it gives no question; empty if it may.
+class Candidate(Record):
+    """A row as its source's reader understood it.
 
-    images: as the table names them. locations: where each was found. crops: `left,top,right,bottom` for each image,
-    empty for all of it. read_as: names of what had to be read in another than the plain way. exact_key, text_key,
-    options_key, gold_key: digests (64 bits) of text and options as they are, of the normalised text, of the normalised
-    options in any order, and of the right one.
+    status, reason: whether and why it gives no question; empty if it may give one. images: as the table names them.
+    locations: the path or URI of each. crops: `left,top,right,bottom` (pixels) for each image, empty for all of it.
+    stretch_tiff: see `decoding.normalise`. read_as: names of what was not written in the plain way. exact_key,
+    text_key, options_key, gold_key: 64-bit digests of text and options as they are, of the normalised text, of the
+    normalised options in any order, and of the right one.
     """
 
-    stem: ClassVar[str] = "drafts"
+    stem: ClassVar[str] = "candidates"
 
     source: str
     file: str
     row: int
-    fate: str = ""
+    status: str = ""
     reason: str = ""
     split: str = ""
     stratum: str = ""
@@ -83,22 +84,26 @@ class Draft(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a row stands: its source's name, its table's file name, its number there; and the split that the recipe
-    gives all of them, if it does."""
+    """Where a row comes from: its source's name, its table's file name and its number there, from 1; and the split that
+    the recipe gives all rows of the table, None if it gives none."""
 
     source: str
     file: str
     row: int
     split: Split | None = None
 
-    def rejected(self, reason: str) -> Draft:
-        """The row as one that gives no question."""
-        return Draft(source=self.source, file=self.file, row=self.row, fate=REJECTED, reason=reason)
+    def rejected(self, reason: str) -> Candidate:
+        """The row as a candidate that gives no question."""
+        return Candidate(source=self.source, file=self.file, row=self.row, status=REJECTED, reason=reason)
 
-    def draft(
+    def candidate(
         self, *, split: str, images: Sequence[str], text: str, options: Sequence[str], gold: str, **others: Any
-    ) -> Draft:
-        """The row as a draft; raises RejectedError where it cannot be a question, whatever its images show."""
+    ) -> Candidate:
+        """The row as a candidate.
+
+        split: as the table calls it. images: names of at least one. gold: the right option's letter. others: further
+        fields of Candidate. Raises RejectedError where the row cannot be a question.
+        """
         options = tuple(options)
         check_options(options)
         if gold not in tuple(LETTERS[: len(options)]):
@@ -120,8 +125,8 @@ class Origin:
             raise RejectedError("image_name_unreadable")
         _check_texts(text, *options, *(value for value in others.values() if isinstance(value, str)))
         _check_utf8(*images)
-        said = [normalised(option) for option in options]
-        return Draft(
+        plain_options = [normalised(option) for option in options]
+        return Candidate(
             source=self.source,
             file=self.file,
             row=self.row,
@@ -134,14 +139,14 @@ class Origin:
             gold=gold,
             exact_key=key(text, *options),
             text_key=key(normalised(text)),
-            options_key=key(*sorted(said)),
-            gold_key=key(said[LETTERS.index(gold)]),
+            options_key=key(*sorted(plain_options)),
+            gold_key=key(plain_options[LETTERS.index(gold)]),
             **others,
         )
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Raises RejectedError unless these can be a question's options."""
+    """Raise RejectedError unless these can be a question's options."""
     if not all(options):
         raise RejectedError("option_missing")
     if len(options) < MIN_OPTIONS:
@@ -163,24 +168,24 @@ def _check_texts(*texts: str) -> None:
 def _check_utf8(*texts: str) -> None:
     try:
         "\n".join(texts).encode()
-    except UnicodeEncodeError as error:  # half a surrogate pair: bytes that were no UTF-8
+    except UnicodeEncodeError as error:  # half a surrogate pair, which stands for bytes that were not UTF-8
         raise RejectedError("text_is_not_utf8") from error
 
 
 def line(text: str) -> str:
-    """A text on one line: white space of every kind is one blank, and what has no width is gone."""
-    return " ".join((text if text.isprintable() else text.translate(_UNSEEN)).split())
+    """A text on one line: white space of every kind becomes one blank, and invisible characters are removed."""
+    return " ".join((text if text.isprintable() else text.translate(_INVISIBLE)).split())
 
 
 def lines(text: str) -> str:
-    """The same for each line of a text by itself; empty ones go."""
+    """The same for each line of a text; empty lines are removed."""
     return "\n".join(kept for each in text.splitlines() if (kept := line(each)))
 
 
 def normalised(text: str) -> str:
-    """Words and numbers alone, in one case and one form of each character: what two spellings of a text share.
+    """The words and numbers of a text, case-folded and in NFKC: what two spellings of it have in common.
 
-    Where nothing is left, as for the options `+` and `-`, the text itself.
+    Where nothing else is left, as for the options `+` and `-`, the text itself.
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").split())
     for sign in _COMPARED:
@@ -189,6 +194,6 @@ def normalised(text: str) -> str:
 
 
 def key(*parts: str) -> int:
-    """64 bits of the digest of some texts; signed, as Arrow and numpy have them."""
+    """A 64-bit digest of some texts, signed as Arrow's and numpy's int64."""
     digest = hashlib.blake2b("\x1f".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -17,16 +17,16 @@ from pipelines.questions.sources.source import SourceConfig
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsConfig(StageConfig):
-    """Read sources, and keep of them what may be trained on and what examines.
+    """Read sources, and keep the questions that may be used for training, validation or examination.
 
     folder: where the sources' tables and images are, a path or a URI such as s3://bucket/prefix; None for what the flow
-    drew. sources: every table that is read; what has the split test decontaminates the rest. max_pixels: larger images
-    are made smaller. limit: rows read at most, of each split of each source.
+    drew. sources: every table that is read; training questions are decontaminated by those with the split test.
+    max_pixels: images of more are resized to it. limit: rows of each split of each source that are read at most.
     """
 
     stage: ClassVar[str] = "questions"
     module: ClassVar[str] = "pipelines.questions.stage"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     listed_materials: ClassVar[tuple[str, ...]] = ("folder",)
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     folder: str | None = None
@@ -46,7 +46,7 @@ class QuestionsConfig(StageConfig):
     def estimate(
         self, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
     ) -> dict[str, Any]:
-        """On disk, images that are not too large are kept as they are."""
+        """GiB on disk, as if every file were copied as it is."""
         is_known = self.folder is None or (run_dir is not None and (run_dir / "questions").exists())
         if is_known or not self.folder or storage.kind(self.folder) != "folder":
             return {}

@@ -1,9 +1,9 @@
-"""The work on a large source, spread over a cluster by Ray Data as tasks of one CPU each, tables and lumps of images
-alike. [edge]
+"""Large sources -> blocks of rows, distributed over a cluster by Ray Data: a task of one CPU for each table or shard.
+[edge]
 
-Nothing is held between two tasks: a pool of actors on every CPU would wait for ever for a task that needs one of them,
-and would not grow with the cluster. Small sources are read in the process that asks, where a cluster's start would be
-most of the time.
+Tasks hold nothing between each other. A pool of actors on every CPU would wait forever for a task that needs one of
+those CPUs, and would not grow with the cluster. Small sources are read in the calling process, since the start of a
+cluster would take longer than the work.
 """
 
 import logging
@@ -23,8 +23,8 @@ Blocks = Callable[[], Iterable[pa.Table]]
 
 
 class Streams(Datasource):
-    """Streams of blocks, one task each: a table with line breaks inside its cells can be cut nowhere but by reading
-    it."""
+    """Streams of blocks, one task each. A table is one stream, because its cells may hold line breaks, so that only
+    reading it tells where a row ends."""
 
     def __init__(self, streams: Sequence[Blocks]) -> None:
         self._streams = streams
@@ -42,7 +42,7 @@ class Streams(Datasource):
 
 
 def blocks(streams: Sequence[Blocks]) -> Iterator[pa.Table]:
-    """The blocks of all streams, in order; as many streams at a time as the cluster has CPUs free."""
+    """The blocks of all streams, in order; as many streams run at a time as the cluster has free CPUs."""
     cluster.connect()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()

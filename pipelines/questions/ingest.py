@@ -1,6 +1,6 @@
-"""Sources -> drafts, and what is known of their images, at any size: rows are streamed, each image is looked at once.
+"""Sources -> candidates with their decoded images, at any size: rows are streamed, and each image is decoded once.
 
-What is held of a row are a few 64-bit keys; its text waits in the draft folder until its fate is known.
+Only a few 64-bit keys of each row are held in memory; its text waits in a scratch file until its status is known.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ import pyarrow.parquet as pq
 from infra import storage
 from infra.progress import Progress
 from pipelines.images.decoding import UnreadableImageError
-from pipelines.images.sandbox import Door, Request
-from pipelines.questions.candidates import QUARANTINED, Draft, key
-from pipelines.questions.curation import Columns, Keys, Mask, mixed
-from pipelines.questions.locations import Finder
+from pipelines.images.sandbox import ImageSandbox, Request
+from pipelines.questions.candidates import QUARANTINED, Candidate, key
+from pipelines.questions.image_locations import ImageFinder
+from pipelines.questions.row_keys import Keys, Mask, RowKeys, mixed
 from pipelines.questions.sources import source as reading
 from pipelines.questions.sources.source import Source
 from pipelines.records import Split, StoredImage
 
 ROWS_AT_ONCE = 1024
-IMAGES_PER_ZIP = 1024
-LARGE_BYTES = 16 << 20  # of tables; smaller ones are read before a cluster's workers would be there
-_DRAFTS = "drafts.parquet"
+IMAGES_PER_SHARD = 1024
+LARGE_BYTES = 16 << 20  # of tables; smaller ones are read sooner than workers of a cluster would start
+_CANDIDATES = "candidates.parquet"
 _KEYS = ("exact_key", "text_key", "options_key", "gold_key")
-_LOOKED = pa.schema([*StoredImage.schema(), pa.field("reason", pa.string(), nullable=False)])
+_DECODED = pa.schema([*StoredImage.schema(), pa.field("reason", pa.string(), nullable=False)])
 _UNUSABLE = StoredImage(
     path="", name="", crop="", source_digest="", digest="", pixel_digest="", perceptual_hash="", width=0, height=0,
     changes=(),
@@ -44,18 +44,18 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Intake:
-    """All rows of the sources, and the images that they show.
+class IngestedRows:
+    """All rows of the sources, and the images that they show. A row that is a question as far as its table tells is
+    called parsed here.
 
-    drafts: the Parquet file of all rows, in order. draft_row: for each row that is a question as far as its table goes,
-    its place among all. keys: such rows' keys, by name. image_row, image_number: for each use of an image, the place
-    of its row among these, and the image's among `requests`. requests: every image once; crops of one file are images
-    of their own.
+    candidates: the Parquet file of all rows, in order. num_rows: all rows. evaluation: for each parsed row, whether it
+    is for examination. keys: of each parsed row, by name. image_row, image_number: for each use of an image, the index
+    of its row among the parsed ones, and the image's index in `requests`. requests: every image once; crops of one file
+    are images of their own.
     """
 
-    drafts: Path
+    candidates: Path
     num_rows: int
-    draft_row: Numbers
     evaluation: Mask
     keys: dict[str, Keys]
     image_row: Numbers
@@ -64,37 +64,40 @@ class Intake:
 
 
 def is_large(sources: Sequence[Source]) -> bool:
-    """Whether the work is worth a cluster's start."""
+    """Whether there is so much to read that starting a cluster is worth its time."""
     return sum(storage.size(source.table) for source in sources) > LARGE_BYTES
 
 
 def blocks(source: Source, limit: int | None) -> Iterator[pa.Table]:
-    """A source's drafts with their images found, as tables of some rows each; `limit` rows at most."""
-    finder = Finder(source)
-    drafts = (_located(draft, finder) for draft in reading.drafts(source, limit))
-    for portion in portions(drafts, ROWS_AT_ONCE):
-        yield Draft.table(portion)
+    """A source's candidates with the locations of their images, as tables of some rows each.
+
+    limit: rows of each split at most; None for all.
+    """
+    finder = ImageFinder(source)
+    candidates = (_located(candidate, finder) for candidate in reading.candidates(source, limit))
+    for batch in batched(candidates, ROWS_AT_ONCE):
+        yield Candidate.table(batch)
 
 
-def _located(draft: Draft, finder: Finder) -> Draft:
+def _located(candidate: Candidate, finder: ImageFinder) -> Candidate:
     locations = []
-    for image in () if draft.fate else draft.images:
+    for image in () if candidate.status else candidate.images:
         try:
             locations.append(finder.find(image))
         except UnreadableImageError as error:
-            return dataclasses.replace(draft, fate=QUARANTINED, reason=str(error), images=(image,))
-    return dataclasses.replace(draft, locations=tuple(locations))
+            return dataclasses.replace(candidate, status=QUARANTINED, reason=str(error), images=(image,))
+    return dataclasses.replace(candidate, locations=tuple(locations))
 
 
-def portions(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items, `size` at a time."""
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last of which may be shorter."""
     iterator = iter(items)
-    while portion := list(islice(iterator, size)):
-        yield portion
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 class _Collector:
-    """Takes blocks of drafts as they come, and keeps of them what an Intake holds."""
+    """Takes blocks of candidates as they come, and collects what IngestedRows holds of them."""
 
     def __init__(self) -> None:
         self.num_rows = self._num_parsed = 0
@@ -104,12 +107,11 @@ class _Collector:
 
     def add(self, block: pa.Table) -> None:
         """Take the next rows."""
-        parsed = pc.equal(block["fate"], "")
+        parsed = pc.equal(block["status"], "")
         rows = block.filter(parsed)
         self._columns.append(
             {name: rows[name].to_numpy() for name in _KEYS}
             | {name: _keys(rows[name]) for name in ("source", "figure", "article")}
-            | {"draft_row": np.flatnonzero(parsed.to_numpy()) + self.num_rows}
             | {"evaluation": pc.equal(rows["split"], str(Split.TEST)).to_numpy()}
         )
         self._add_images(rows)
@@ -124,14 +126,13 @@ class _Collector:
                 self._image_row.append(place)
                 self._image_number.append(self._requests.setdefault(request, len(self._requests)))
 
-    def intake(self, drafts: Path) -> Intake:
-        """What was collected."""
-        self.add(Draft.schema().empty_table())  # of a table without rows, too, every column is there
+    def collected(self, candidates: Path) -> IngestedRows:
+        """All rows that were added. candidates: the file that holds them."""
+        self.add(Candidate.schema().empty_table())  # so that every column is there, even without any rows
         columns = {name: np.concatenate([block[name] for block in self._columns]) for name in self._columns[0]}
-        return Intake(
-            drafts=drafts,
+        return IngestedRows(
+            candidates=candidates,
             num_rows=self.num_rows,
-            draft_row=columns.pop("draft_row"),
             evaluation=columns.pop("evaluation"),
             keys=columns,
             image_row=np.array(self._image_row, np.int64),
@@ -144,88 +145,94 @@ def _keys(texts: pa.ChunkedArray) -> Keys:
     return np.array([key(text) if text else 0 for text in texts.to_pylist()], np.int64)
 
 
-def read(sources: Sequence[Source], scratch: Path, limit: int | None, progress: Progress) -> Intake:
-    """Read every row of the sources, `limit` of each at most, and find the images that they name."""
+def read(sources: Sequence[Source], scratch: Path, limit: int | None, progress: Progress) -> IngestedRows:
+    """Read every row of the sources, and find the images that they name.
+
+    scratch: folder for the candidates' file. limit: rows of each split of a source at most; None for all. Raises
+    InputError when a table or a zip of images cannot be read at all.
+    """
     streams = [partial(blocks, source, limit) for source in sources]
     if is_large(sources):
         from pipelines.questions import distributed
 
-        found = distributed.blocks(streams)
+        arriving = distributed.blocks(streams)
     else:
-        found = (block for stream in streams for block in stream())
+        arriving = (block for stream in streams for block in stream())
     collector = _Collector()
-    drafts = scratch / _DRAFTS
-    with pq.ParquetWriter(drafts, Draft.schema()) as writer:
-        for arrived in found:
-            block = arrived.select(Draft.schema().names).cast(Draft.schema())
+    candidates = scratch / _CANDIDATES
+    with pq.ParquetWriter(candidates, Candidate.schema()) as writer:
+        for arrived in arriving:
+            block = arrived.select(Candidate.schema().names).cast(Candidate.schema())
             writer.write_table(block)
             collector.add(block)
             progress.count(collector.num_rows, "rows")
-    return collector.intake(drafts)
+    return collector.collected(candidates)
 
 
-def look(intake: Intake, folder: Path, max_pixels: int, progress: Progress, *, large: bool) -> pa.Table:
-    """Look at every image once and store what can be used below `folder`, some hundred to a zip.
+def decode_images(rows: IngestedRows, folder: Path, max_pixels: int, progress: Progress, *, large: bool) -> pa.Table:
+    """Decode every image once, and store those that can be used in zips (shards) below `folder`.
 
-    Returns StoredImage's columns and `reason`, empty where the image can be used; one row for each request, in order.
+    max_pixels: of each stored image. large: whether the work is distributed over a cluster. Returns StoredImage's
+    columns and `reason`, empty where the image can be used; one row for each request, in order.
     """
-    lumps = list(portions(intake.requests, IMAGES_PER_ZIP))
+    shards = list(batched(rows.requests, IMAGES_PER_SHARD))
     (folder / "images").mkdir()
-    if not lumps:
-        return _LOOKED.empty_table()
+    if not shards:
+        return _DECODED.empty_table()
     if large:
         from pipelines.questions import distributed
 
-        streams = [partial(_looked, lump, number, folder, max_pixels) for number, lump in enumerate(lumps)]
-        return _counted(distributed.blocks(streams), len(intake.requests), progress)
-    with Door(max_pixels=max_pixels, workers=os.cpu_count() or 1) as door:
-        looked = (_look_at(door, lump, number, folder) for number, lump in enumerate(lumps))
-        return _counted(looked, len(intake.requests), progress)
+        streams = [partial(_decoded_alone, shard, number, folder, max_pixels) for number, shard in enumerate(shards)]
+        return _joined(distributed.blocks(streams), len(rows.requests), progress)
+    with ImageSandbox(max_pixels=max_pixels, workers=os.cpu_count() or 1) as sandbox:
+        decoded = (_decoded(sandbox, shard, number, folder) for number, shard in enumerate(shards))
+        return _joined(decoded, len(rows.requests), progress)
 
 
-def _counted(looked: Iterator[pa.Table], total: int, progress: Progress) -> pa.Table:
+def _joined(decoded: Iterator[pa.Table], total: int, progress: Progress) -> pa.Table:
     blocks: list[pa.Table] = []
     done = unusable = 0
     progress(0, total, "images")
-    for block in looked:
-        blocks.append(block.select(_LOOKED.names).cast(_LOOKED))
+    for block in decoded:
+        blocks.append(block.select(_DECODED.names).cast(_DECODED))
         done += block.num_rows
         unusable += pc.sum(pc.not_equal(block["reason"], "")).as_py()
         progress(done, total, "images", unusable=unusable)
     return pa.concat_tables(blocks)
 
 
-def _looked(requests: list[Request], number: int, folder: Path, max_pixels: int) -> Iterator[pa.Table]:
-    """In a task: look at one lump of requests, with one child at its door."""
-    with Door(max_pixels=max_pixels, workers=1) as door:
-        yield _look_at(door, requests, number, folder)
+def _decoded_alone(requests: list[Request], number: int, folder: Path, max_pixels: int) -> Iterator[pa.Table]:
+    """Decode one shard in a task of a cluster, which has one CPU and so one child process."""
+    with ImageSandbox(max_pixels=max_pixels, workers=1) as sandbox:
+        yield _decoded(sandbox, requests, number, folder)
 
 
-def _look_at(door: Door, requests: list[Request], number: int, folder: Path) -> pa.Table:
+def _decoded(sandbox: ImageSandbox, requests: list[Request], number: int, folder: Path) -> pa.Table:
     rows = [
-        _UNUSABLE | {"reason": looked} if isinstance(looked, str) else looked.as_dict() | {"reason": ""}
-        for looked in door.store(requests, Path(f"images/{number:05d}.zip"), folder)
+        _UNUSABLE | {"reason": outcome} if isinstance(outcome, str) else outcome.as_dict() | {"reason": ""}
+        for outcome in sandbox.store(requests, Path(f"images/{number:05d}.zip"), folder)
     ]
-    return pa.Table.from_pylist(rows, schema=_LOOKED)
+    return pa.Table.from_pylist(rows, schema=_DECODED)
 
 
-def columns(intake: Intake, looked: pa.Table, usable: Mask) -> Columns:
-    """What curation compares of the usable rows."""
-    of_usable = usable[intake.image_row]
-    number = intake.image_number[of_usable]
-    keys = {name: values[usable] for name, values in intake.keys.items()}
-    hashes, hashed = _hashes(looked["perceptual_hash"])
-    return Columns(
-        evaluation=intake.evaluation[usable],
+def keys_of_usable(rows: IngestedRows, decoded: pa.Table, usable: Mask) -> RowKeys:
+    """What curation compares of the usable rows. decoded: see `decode_images`. usable: see `usable_rows`."""
+    of_usable = usable[rows.image_row]
+    number = rows.image_number[of_usable]
+    keys = {name: values[usable] for name, values in rows.keys.items()}
+    hashes = _digest_keys(decoded["perceptual_hash"]).view(np.uint64)
+    hashed = pc.not_equal(decoded["perceptual_hash"], "").to_numpy()
+    return RowKeys(
+        evaluation=rows.evaluation[usable],
         exact=mixed(keys["exact_key"], keys["source"]),
         text=keys["text_key"],
         options=keys["options_key"],
         gold=keys["gold_key"],
         figure=keys["figure"],
         article=keys["article"],
-        image_row=(np.cumsum(usable) - 1)[intake.image_row[of_usable]],
-        image_source=_digest_keys(looked["source_digest"])[number],
-        image_pixels=_digest_keys(looked["pixel_digest"])[number],
+        image_row=(np.cumsum(usable) - 1)[rows.image_row[of_usable]],
+        image_source=_digest_keys(decoded["source_digest"])[number],
+        image_pixels=_digest_keys(decoded["pixel_digest"])[number],
         hashes=hashes[number],
         hashed=hashed[number],
     )
@@ -237,13 +244,9 @@ def _digest_keys(digests: pa.ChunkedArray) -> Keys:
     return np.fromiter(heads, np.uint64, len(digests)).view(np.int64)
 
 
-def _hashes(digits: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], Mask]:
-    return _digest_keys(digits).view(np.uint64), pc.not_equal(digits, "").to_numpy()
-
-
-def usable_rows(intake: Intake, looked: pa.Table) -> Mask:
-    """Parsed rows all of whose images can be used."""
-    usable = np.ones(len(intake.draft_row), bool)
-    unusable = pc.not_equal(looked["reason"], "").to_numpy()
-    usable[intake.image_row[unusable[intake.image_number]]] = False
+def usable_rows(rows: IngestedRows, decoded: pa.Table) -> Mask:
+    """For each parsed row, whether all of its images can be used."""
+    usable = np.ones(len(rows.evaluation), bool)
+    unusable = pc.not_equal(decoded["reason"], "").to_numpy()
+    usable[rows.image_row[unusable[rows.image_number]]] = False
     return usable

@@ -1,6 +1,6 @@
 """Sources -> questions: every row of every table becomes a sealed question, or is set aside with its reason.
 
-The images move into the artifact as they passed the door, so that what is sealed is all that later stages need.
+Images are copied into the artifact as the image sandbox decoded them, so later stages need nothing but the artifact.
 `python -m pipelines.questions check PATH` says beforehand what would become of a user's own table.
 """
 
@@ -22,33 +22,35 @@ from infra.digests import digest_json
 from infra.errors import ConfigError, InputError
 from infra.manifest import Tally
 from infra.stage import Task
-from pipelines.questions import curation, ingest
-from pipelines.questions.candidates import QUARANTINED, REJECTED, Draft
+from pipelines.questions import curation, empty_splits, ingest
+from pipelines.questions.candidates import QUARANTINED, REJECTED, Candidate
 from pipelines.questions.config import QuestionsConfig
-from pipelines.questions.ingest import Intake
-from pipelines.questions.sources import shortage
+from pipelines.questions.curation import CurationResult
+from pipelines.questions.ingest import IngestedRows
+from pipelines.questions.option_shuffling import shuffled
+from pipelines.questions.row_keys import Mask
 from pipelines.questions.sources import source as reading
 from pipelines.questions.sources.source import Source
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage, tables
 
 _SCRATCH = "scratch"
-Table = tuple[str, str]  # what a source is called, and its table's file name
+Table = tuple[str, str]  # a source's name, and its table's file name
 
 
 def run(task: Task) -> Tally:
     """Read the sources; write `questions.parquet`, `captions.parquet`, `set_aside.parquet`, `images.parquet` and
     `images/`.
 
-    Raises InputError when nothing is left to train on, or to examine: every later stage would be paid for in vain.
+    Raises InputError when no question is left for training, or for examination: later stages would be paid for nothing.
     """
     tally = read(task)
-    if lacking := shortage.told(tally, task.config.curation, task.config.limit):
+    if lacking := empty_splits.explained(tally, task.config.curation, task.config.limit):
         raise InputError(" ".join(lacking))
     return tally
 
 
 def read(task: Task) -> Tally:
-    """The same, whatever is left."""
+    """The same, also when no question is left."""
     config: QuestionsConfig = task.config
     base = config.folder or (str(task.inputs["source"].path) if task.inputs else "/")
     drawn: dict[str, Any] = next((artifact.tally["facts"] for artifact in task.inputs.values()), {})
@@ -57,23 +59,23 @@ def read(task: Task) -> Tally:
     ]
     _check_names(sources)
     for source in sources:
-        for done in reading.written(source):
-            task.progress.say(f"{source.file}: {done}")
+        for note in reading.format_notes(source):
+            task.progress.say(f"{source.file}: {note}")
     scratch = task.draft / _SCRATCH
     scratch.mkdir()
     rows = ingest.read(sources, scratch, config.limit, task.progress)
-    looked = ingest.look(rows, task.draft, config.max_pixels, task.progress, large=ingest.is_large(sources))
-    usable = ingest.usable_rows(rows, looked)
-    fates = curation.fates(ingest.columns(rows, looked, usable), config.curation)
-    account = _write(task, rows, looked, _Judged.of(rows, usable, fates))
+    decoded = ingest.decode_images(rows, task.draft, config.max_pixels, task.progress, large=ingest.is_large(sources))
+    usable = ingest.usable_rows(rows, decoded)
+    curated = curation.curate(ingest.keys_of_usable(rows, decoded, usable), config.curation)
+    account = _write(task, rows, decoded, _Judgements.of(rows, usable, curated))
     shutil.rmtree(scratch)
     if account.num_rows != rows.num_rows:
         raise AssertionError(f"{rows.num_rows} rows were read, and {account.num_rows} are accounted for")
-    return account.tally(sources, fates, drawn.get("notes", []))
+    return account.tally(sources, curated, drawn.get("notes", []))
 
 
 def _check_names(sources: list[Source]) -> None:
-    """Every number stands beside a source's name and its table's: two that share both could not be told apart."""
+    """Raise ConfigError for sources with the same name and table name, by which numbers are reported."""
     for (name, file), count in Counter((source.name, source.file) for source in sources).items():
         if count > 1:
             raise ConfigError(
@@ -82,32 +84,32 @@ def _check_names(sources: list[Source]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Judged:
-    """What is known of each row that is a question as far as its table goes, by its place among these.
+class _Judgements:
+    """What becomes of each parsed row (see `IngestedRows`), by its index.
 
-    usable: all its images are. reason: index in curation.REASONS, 0 for a question. start: of its images in
-    `image_number`; one entry more than rows.
+    usable: whether all of its images are. reason: index in curation.REASONS, 0 for a question. validation: whether it
+    is in the validation split. start: index of its first image in `image_number`; one entry more than rows.
     """
 
-    usable: curation.Mask
+    usable: Mask
     reason: np.ndarray
-    validation: curation.Mask
+    validation: Mask
     start: np.ndarray
 
     @classmethod
-    def of(cls, rows: Intake, usable: curation.Mask, fates: curation.Fates) -> "_Judged":
-        """Of all such rows: what curation said of the usable ones, put back in their places."""
+    def of(cls, rows: IngestedRows, usable: Mask, curated: CurationResult) -> "_Judgements":
+        """Of all parsed rows; `curated` has only the usable ones."""
         reason, validation = np.zeros(len(usable), np.int8), np.zeros(len(usable), bool)
-        reason[usable], validation[usable] = fates.reasons, fates.validation
+        reason[usable], validation[usable] = curated.reasons, curated.validation
         return cls(usable, reason, validation, np.searchsorted(rows.image_row, np.arange(len(usable) + 1)))
 
 
 @dataclasses.dataclass
 class _Account:
-    """Counts what became of the rows: by table, status and reason, and of the questions by table and split.
+    """Counts what became of the rows: set aside by table, status and reason; questions by table and split.
 
-    read_as: questions by what was not written in the plain way. lost: rows that are no questions, by split and reason,
-    as far as their split is known.
+    letters: of the right options, before and after shuffling. changes: of stored images, by name. read_as: questions by
+    what was not written in the plain way. lost: rows set aside, by split and reason, where their split is known.
     """
 
     set_aside: Counter[tuple[Table, str, str]] = dataclasses.field(default_factory=Counter)
@@ -124,8 +126,8 @@ class _Account:
         """All rows that were counted."""
         return self.set_aside.total() + self.questions.total()
 
-    def tally(self, sources: list[Source], fates: curation.Fates, notes: list[str]) -> Tally:
-        """rows read = questions + rejected + quarantined, of all sources and of each."""
+    def tally(self, sources: list[Source], curated: CurationResult, notes: list[str]) -> Tally:
+        """The tally of the artifact: rows read = questions + rejected + quarantined, of all sources and of each."""
         tables_read = [(source.name, source.file) for source in sources]
         whole = self._of(tables_read)
         splits = {str(split): sum(n for (_, s), n in self.questions.items() if s == split) for split in Split}
@@ -133,13 +135,13 @@ class _Account:
             del splits[Split.VALIDATION]
         each = [
             {"source": source.name, "file": source.file, "sha256": storage.digest(source.table)}
-            | {"written": reading.written(source)}
+            | {"written": reading.format_notes(source)}
             | self._of([table])
             for source, table in zip(sources, tables_read, strict=True)
         ]
         facts = {
-            "contamination": fates.contamination,
-            "duplicates": fates.duplicates,
+            "contamination": curated.contamination,
+            "duplicates": curated.duplicates,
             "letters": {name: dict(sorted(letters.items())) for name, letters in self.letters.items()},
             "image_changes": dict(sorted(self.changes.items(), key=lambda each: (-each[1], each[0]))),
             "read_as": dict(self.read_as.most_common()),
@@ -163,119 +165,127 @@ class _Account:
         return {"read": read, "questions": questions, **kept_back}
 
 
-def _write(task: Task, rows: Intake, looked: pa.Table, judged: _Judged) -> _Account:
+def _write(task: Task, rows: IngestedRows, decoded: pa.Table, judgements: _Judgements) -> _Account:
     """Write the tables of the artifact, a row at a time."""
     account = _Account()
-    shown = np.zeros(looked.num_rows, bool)
+    is_shown = np.zeros(decoded.num_rows, bool)
     task.progress(0, rows.num_rows, "rows written")
     with ExitStack() as writers:
         add = {kind: writers.enter_context(tables.writer(task.draft, kind)) for kind in (Question, Caption, SetAside)}
-        for number, (draft, place, numbers, its_images) in enumerate(_drafts(rows, looked, judged), 1):
-            for record in _records(draft, its_images, judged, place, task.config, account):
+        for number, (candidate, index, image_numbers, images) in enumerate(_candidates(rows, decoded, judgements), 1):
+            for record in _records(candidate, images, judgements, index, task.config, account):
                 add[type(record)](record)
                 if isinstance(record, Question):
-                    shown[numbers] = True
+                    is_shown[image_numbers] = True
             task.progress(number, rows.num_rows, "rows written")
-    stored = looked.filter(pa.array(shown)).select(StoredImage.schema().names)
+    stored = decoded.filter(pa.array(is_shown)).select(StoredImage.schema().names)
     pq.write_table(stored, task.draft / f"{StoredImage.stem}.parquet")
     account.changes = _changes(stored)
     return account
 
 
 def _changes(stored: pa.Table) -> Counter[str]:
-    """How many images were changed in which way. An image counts once, in however many rows and under however many
-    names it is shown."""
+    """Number of images that were changed, by the change. An image counts once, however many rows or names show it."""
     columns = (stored[name].to_pylist() for name in ("digest", "changes"))
     once = {(digest, tuple(changes)) for digest, changes in zip(*columns, strict=True)}
     return Counter(change for _, changes in once for change in changes)
 
 
-def _drafts(
-    rows: Intake, looked: pa.Table, judged: _Judged
-) -> Iterator[tuple[Draft, int, list[int], list[dict[str, Any]]]]:
-    """Every draft in order; its place among the parsed ones; and its images, by number and as they were looked at."""
-    looked = looked.combine_chunks()
-    place = 0
-    for batch in pq.ParquetFile(rows.drafts).iter_batches(batch_size=ingest.ROWS_AT_ONCE):
-        last = place + pc.sum(pc.equal(batch["fate"], "")).as_py()
-        numbers = np.unique(rows.image_number[judged.start[place] : judged.start[last]])
-        images = dict(zip(numbers.tolist(), looked.take(pa.array(numbers)).to_pylist(), strict=True))
-        for draft in map(Draft.from_dict, batch.to_pylist()):
-            parsed = not draft.fate
-            own = rows.image_number[judged.start[place] : judged.start[place + parsed]].tolist() if parsed else []
-            yield draft, place, own, [images[number] for number in own]
-            place += parsed
+_Images = list[dict[str, Any]]  # rows of `decode_images`'s table
+
+
+def _candidates(
+    rows: IngestedRows, decoded: pa.Table, judgements: _Judgements
+) -> Iterator[tuple[Candidate, int, list[int], _Images]]:
+    """Yield every candidate in order, with its index among the parsed rows, and the numbers and rows of its images."""
+    decoded = decoded.combine_chunks()
+    index = 0
+    for batch in pq.ParquetFile(rows.candidates).iter_batches(batch_size=ingest.ROWS_AT_ONCE):
+        last = index + pc.sum(pc.equal(batch["status"], "")).as_py()
+        numbers = np.unique(rows.image_number[judgements.start[index] : judgements.start[last]])
+        images = dict(zip(numbers.tolist(), decoded.take(pa.array(numbers)).to_pylist(), strict=True))
+        for candidate in map(Candidate.from_dict, batch.to_pylist()):
+            if candidate.status:
+                yield candidate, index, [], []
+                continue
+            own = rows.image_number[judgements.start[index] : judgements.start[index + 1]].tolist()
+            yield candidate, index, own, [images[number] for number in own]
+            index += 1
 
 
 def _records(
-    draft: Draft,
-    its_images: list[dict[str, Any]],
-    judged: _Judged,
-    place: int,
+    candidate: Candidate,
+    images: _Images,
+    judgements: _Judgements,
+    index: int,
     config: QuestionsConfig,
     account: _Account,
 ) -> Iterator[Question | Caption | SetAside]:
     """What becomes of a row: a question and its caption, or the reason why not."""
-    if draft.fate:
-        yield _set_aside(draft, draft.fate, draft.reason, account)
-    elif not judged.usable[place]:
-        name, reason = next((n, i["reason"]) for n, i in zip(draft.images, its_images, strict=True) if i["reason"])
-        yield _set_aside(dataclasses.replace(draft, images=(name,)), QUARANTINED, reason, account)
-    elif judged.reason[place]:
-        yield _set_aside(draft, REJECTED, curation.REASONS[judged.reason[place]], account)
+    if candidate.status:
+        yield _set_aside(candidate, candidate.status, candidate.reason, account)
+    elif not judgements.usable[index]:
+        name, reason = next(
+            (name, image["reason"]) for name, image in zip(candidate.images, images, strict=True) if image["reason"]
+        )
+        yield _set_aside(dataclasses.replace(candidate, images=(name,)), QUARANTINED, reason, account)
+    elif judgements.reason[index]:
+        yield _set_aside(candidate, REJECTED, curation.REASONS[judgements.reason[index]], account)
     else:
-        question = _question(draft, its_images, judged.validation[place], config, account)
+        question = _question(candidate, images, judgements.validation[index], config, account)
         yield question
-        if draft.caption:
-            yield Caption(question_id=question.id, text=draft.caption)
+        if candidate.caption:
+            yield Caption(question_id=question.id, text=candidate.caption)
 
 
-def _set_aside(draft: Draft, status: str, reason: str, account: _Account) -> SetAside:
-    account.set_aside[(draft.source, draft.file), status, reason] += 1
-    if draft.split:
-        account.lost[draft.split][reason] += 1
-    image = draft.images[0] if draft.images else ""
-    return SetAside(source=draft.source, file=draft.file, row=draft.row, status=status, reason=reason, image=image)
+def _set_aside(candidate: Candidate, status: str, reason: str, account: _Account) -> SetAside:
+    account.set_aside[(candidate.source, candidate.file), status, reason] += 1
+    if candidate.split:
+        account.lost[candidate.split][reason] += 1
+    image = candidate.images[0] if candidate.images else ""
+    return SetAside(
+        source=candidate.source, file=candidate.file, row=candidate.row, status=status, reason=reason, image=image
+    )
 
 
 def _question(
-    draft: Draft, its_images: list[dict[str, Any]], validation: bool, config: QuestionsConfig, account: _Account
+    candidate: Candidate, images: _Images, validation: bool, config: QuestionsConfig, account: _Account
 ) -> Question:
     identity = {
-        "source": draft.source,
-        "images": [[image["source_digest"], image["crop"]] for image in its_images],
-        "text": draft.text,
-        "options": draft.options,
+        "source": candidate.source,
+        "images": [[image["source_digest"], image["crop"]] for image in images],
+        "text": candidate.text,
+        "options": candidate.options,
     }
     digest = digest_json(identity)
-    options, gold = draft.options, draft.gold
-    split = Split.VALIDATION if validation and draft.split == Split.TRAIN else Split(draft.split)
+    options, gold = candidate.options, candidate.gold
+    split = Split.VALIDATION if validation and candidate.split == Split.TRAIN else Split(candidate.split)
     if split is not Split.TEST:
         account.letters["before"][gold] += 1
         if config.curation.shuffle_options:
-            options, gold = curation.shuffled(options, gold, config.curation.seed, int(digest[:16], 16))
+            options, gold = shuffled(options, gold, config.curation.seed, int(digest[:16], 16))
         account.letters["after"][gold] += 1
-    account.questions[(draft.source, draft.file), split] += 1
-    account.read_as.update(draft.read_as)
+    account.questions[(candidate.source, candidate.file), split] += 1
+    account.read_as.update(candidate.read_as)
     return Question(
         id=digest[:16],
-        source=draft.source,
-        file=draft.file,
-        row=draft.row,
+        source=candidate.source,
+        file=candidate.file,
+        row=candidate.row,
         split=split,
-        stratum=draft.stratum,
-        topic=draft.topic,
-        images=tuple(image["path"] for image in its_images),
-        image_digests=tuple(image["digest"] for image in its_images),
-        text=draft.text,
+        stratum=candidate.stratum,
+        topic=candidate.topic,
+        images=tuple(image["path"] for image in images),
+        image_digests=tuple(image["digest"] for image in images),
+        text=candidate.text,
         options=options,
         gold=gold,
-        figure=draft.figure,
-        article=draft.article,
-        evaluation_only=draft.evaluation_only,
+        figure=candidate.figure,
+        article=candidate.article,
+        evaluation_only=candidate.evaluation_only,
     )
 
 
 def of_split(questions_artifact: Path, split: Split) -> list[Question]:
-    """The sealed questions of one split, in the order of the source."""
+    """The sealed questions of one split, in order."""
     return [question for question in tables.read(questions_artifact, Question) if question.split == split]

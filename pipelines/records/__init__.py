@@ -104,13 +104,13 @@ class Question(Record):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage(Record):
-    """An image of the questions as it passed the door: decoded whole, upright, 8 bits a channel, within the budget.
+    """An image of the questions as the image sandbox decoded it: upright, 8 bits a channel, at most `max_pixels`.
 
     path: below the artifact's folder. name: as the source calls it. crop: `left,top,right,bottom` in the source's
     pixels; empty for all of it. source_digest, digest: SHA-256 of the source's bytes and of the stored ones.
     pixel_digest: SHA-256 of the pixels before they were encoded, whatever the format. perceptual_hash: 64 bits in
-    hexadecimal; empty where nothing can be told apart. changes: what the door changed, in order; none where the
-    source's own bytes are stored, or those of them that are its pixels.
+    hexadecimal; empty for a flat image. changes: what was changed, in order; empty where the source's own coded
+    pixels are stored.
     """
 
     stem: ClassVar[str] = "images"
@@ -140,7 +140,8 @@ class Caption(Record):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside(Record):
-    """A row that gave no question. status: rejected for its content, or quarantined for an image that is of no use."""
+    """A row that gave no question. status: rejected for what the row says, or quarantined for an image that cannot be
+    used. image: the unusable one, or the row's first; empty when there is none."""
 
     stem: ClassVar[str] = "set_aside"
 

@@ -10,7 +10,7 @@ import math
 import shlex
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,12 @@ import pyarrow as pa
 from infra import manifest
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.resources import ClusterShape
-from pipelines.images import decoding
 from pipelines.inference import ledger
 from pipelines.inference.backends.engine_config import needs_own_code, own_code_is_refused
 from pipelines.inference.ledger import Ledger
 from pipelines.inference.request_set import PendingQuestion, Plan, read_batch
 from pipelines.inference.requests import Request
+from pipelines.records import StoredImage, tables
 from pipelines.teaching import requests, weights
 from pipelines.teaching.config import TeachConfig
 
@@ -61,7 +61,8 @@ def estimate(
         num_plain, num_hinted = _num_requests(plan)
         sample = [request for question in _sample(plan) for request, _ in question.requests if not request.hinted]
     counter = _counter(config)
-    lengths = [counter.count(request, questions.path) for request in sample]
+    sizes = _sizes(questions.path, sample)
+    lengths = [counter.count(request, sizes) for request in sample]
     output, output_from = _output_tokens(config, known)
     read = statistics.fmean(lengths) if lengths else 0.0
     said: dict[str, Any] = {
@@ -133,19 +134,17 @@ class _Counter:
     told: str
     origin: str
 
-    def count(self, request: Request, folder: Path) -> int:
-        """Tokens of prompt and images, as the teacher is asked."""
+    def count(self, request: Request, sizes: Mapping[str, tuple[int, int]]) -> int:
+        """Tokens of prompt and images, as the teacher is asked. sizes: of the images, by their path."""
         text = self.text_tokens(request.prompt, len(request.images))
-        return text + sum(self.image_tokens(*size) for size in _sizes(request.images, folder))
+        return text + sum(self.image_tokens(*sizes[path]) for path in request.images)
 
 
-def _sizes(paths: Sequence[str], folder: Path) -> Iterator[tuple[int, int]]:
-    """Width and height of the images that can be read; the others' requests are not sent."""
-    for path in paths:
-        try:
-            yield decoding.size(folder / path)
-        except decoding.UnreadableImageError:
-            continue
+def _sizes(folder: Path, requests: Sequence[Request]) -> dict[str, tuple[int, int]]:
+    """Width and height (pixels) of the images that requests show, by their path. folder: the questions artifact."""
+    shown = {path for request in requests for path in request.images}
+    columns = tables.columns(folder, StoredImage, ("path", "width", "height"))
+    return {path: (width, height) for path, width, height in zip(*columns, strict=True) if path in shown}
 
 
 def _counter(config: TeachConfig) -> _Counter:

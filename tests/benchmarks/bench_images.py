@@ -1,4 +1,4 @@
-"""How fast images pass the door, what they take when they are stored, and how they look then.
+"""How fast images pass the sandbox, how many bytes they have when they are stored, and how they look then.
 
 `python -m tests.benchmarks.bench_images [NUMBER]` (`make bench-images`): so many made-up JPEGs of 2 megapixels of each
 kind, 1,000 unless said otherwise, and a folder of real ones where it is there. Prints a table last, and writes
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from pipelines.images import decoding
-from pipelines.images.sandbox import Door, Request
+from pipelines.images.sandbox import ImageSandbox, Request
 from pipelines.records import StoredImage
 
 PROJECT = Path(__file__).parents[2]
@@ -87,10 +87,10 @@ def measure(kind: str, paths: list[Path]) -> dict[str, Any]:
     for _ in range(REPETITIONS):
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        with Door(max_pixels=MAX_PIXELS, workers=os.cpu_count() or 1) as door:
-            list(door.check(requests[: 2 * (os.cpu_count() or 1)]))  # its children are there then
+        with ImageSandbox(max_pixels=MAX_PIXELS, workers=os.cpu_count() or 1) as sandbox:
+            list(sandbox.check(requests[: 2 * (os.cpu_count() or 1)]))  # so that its children are started
             started = time.monotonic()
-            stored = list(door.store(requests, Path("stored.zip"), target))
+            stored = list(sandbox.store(requests, Path("stored.zip"), target))
             rates.append(len(requests) / (time.monotonic() - started))
     looks = _looks(stored, paths, target)
     resized = sum("resized" in each.changes for each in stored if isinstance(each, StoredImage))

@@ -1,4 +1,5 @@
-"""Mutated files of every accepted format through the door: what is neither an image nor a known reason is a fault.
+"""Mutated files of every accepted format through the image sandbox: any outcome but an image or a known reason is a
+fault.
 
 `python -m tests.benchmarks.fuzz_images [--files N]` (`make fuzz-images`): N files of each format, 10,000 by default.
 Prints what became of them, keeps those that crashed, hung or gorged their child in build/fuzz, and exits non-zero at a
@@ -27,16 +28,16 @@ import psutil
 from PIL import Image
 
 from pipelines.images import decoding
-from pipelines.images.sandbox import Door, Request
-from pipelines.questions.ingest import portions
-from pipelines.questions.sources.reasons import MEANING
+from pipelines.images.sandbox import Decode, ImageSandbox, Request, decode_request
+from pipelines.questions.ingest import batched
+from pipelines.questions.set_aside_reasons import MEANING
 from pipelines.records import StoredImage
 
 NUM_FILES = 10_000
 MAX_PIXELS = 1 << 16
 KEPT = Path(__file__).parents[2] / "build/fuzz"
 _SIZE = (30, 20)
-_PORTION = 256
+_BATCH = 256
 _HUGE = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 _REMARKABLE = frozenset({"crashes_the_decoder", "takes_too_long", "needs_too_much_memory"})
 _TIFF_OF_RGB = (
@@ -76,7 +77,7 @@ def seeds(kind: str) -> list[bytes]:
         case "PNG":
             others = [(clear, {}), (grey.convert("LA"), {}), (deep, {}), (palette, {"transparency": 3}), (rgb, frames)]
             made = [*plain, *others, (grey.quantize(4), {"bits": 2}), (rgb, {"exif": exif})]
-            return [*_saved(kind, made), _interlaced(grey), _deep_rgb(deep)]
+            return [*_saved(kind, made), interlaced(grey), _deep_rgb(deep)]
         case "JPEG":
             others = [(rgb, {"progressive": True}), (rgb, {"subsampling": 0, "restart_marker_blocks": 1})]
             cmyk = rgb.convert("CMYK")
@@ -124,7 +125,7 @@ def png(size: tuple[int, int], depth: int, colour: int, interlace: int, rows: by
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
-def _interlaced(grey: Image.Image) -> bytes:
+def interlaced(grey: Image.Image) -> bytes:
     adam7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     pixels = np.asarray(grey)
     parts = [pixels[y::step_y, x::step_x] for x, y, step_x, step_y in adam7]
@@ -219,13 +220,16 @@ class Findings:
     seconds: float = 0.0
 
 
-def fuzz(kind: str, num_files: int, folder: Path, kept: Path) -> Findings:
-    """Let so many mutated files of a format through a door of their own; kept: where the remarkable ones are left."""
+def fuzz(kind: str, num_files: int, folder: Path, kept: Path, decode: Decode = decode_request) -> Findings:
+    """Decode mutated files of a format in a sandbox of their own.
+
+    num_files: how many. folder: to work in. kept: where remarkable files are left. decode: what a child does.
+    """
     findings, rng, originals = Findings(kind), random.Random(kind), seeds(kind)
     started = time.monotonic()
-    with Door(max_pixels=MAX_PIXELS, workers=2) as door:
-        for portion in portions(_written(kind, originals, num_files, rng, folder), _PORTION):
-            _pass(door, portion, folder, kept, findings)
+    with ImageSandbox(max_pixels=MAX_PIXELS, workers=2, decode=decode) as sandbox:
+        for batch in batched(_written(kind, originals, num_files, rng, folder), _BATCH):
+            _pass(sandbox, batch, folder, kept, findings)
             findings.peak_mib = max(findings.peak_mib, *map(_peak_mib, of_forkserver()))
     findings.faults += [f"left behind: process {child.pid}" for child in of_forkserver()]
     findings.seconds = time.monotonic() - started
@@ -234,19 +238,19 @@ def fuzz(kind: str, num_files: int, folder: Path, kept: Path) -> Findings:
 
 def _written(kind: str, originals: list[bytes], num_files: int, rng: random.Random, folder: Path) -> Iterator[Request]:
     for number in range(num_files):
-        path = folder / f"{number % _PORTION}.bin"
+        path = folder / f"{number % _BATCH}.bin"
         path.write_bytes(mutated(rng.choice(originals), kind, originals, rng))
         yield Request(str(path), path.name, rng.choice(("", "", "1,1,9,9.5")), rng.random() < 0.5)
 
 
-def _pass(door: Door, portion: list[Request], folder: Path, kept: Path, findings: Findings) -> None:
-    looked, last = [], time.monotonic()
-    for each in door.store(portion, Path("stored.zip"), folder):
-        looked.append(each)
+def _pass(sandbox: ImageSandbox, batch: list[Request], folder: Path, kept: Path, findings: Findings) -> None:
+    outcomes, last = [], time.monotonic()
+    for each in sandbox.store(batch, Path("stored.zip"), folder):
+        outcomes.append(each)
         findings.slowest_ms = max(findings.slowest_ms, (time.monotonic() - last) * 1000)
         last = time.monotonic()
     with zipfile.ZipFile(folder / "stored.zip") as archive:
-        for request, each in zip(portion, looked, strict=True):
+        for request, each in zip(batch, outcomes, strict=True):
             reason = each if isinstance(each, str) else "image"
             fault = _fault(each, archive)
             findings.outcomes[reason] += 1
@@ -257,20 +261,20 @@ def _pass(door: Door, portion: list[Request], folder: Path, kept: Path, findings
                 (kept / name).write_bytes(Path(request.location).read_bytes())
 
 
-def _fault(looked: StoredImage | str, archive: zipfile.ZipFile) -> str:
+def _fault(outcome: StoredImage | str, archive: zipfile.ZipFile) -> str:
     """What is wrong with an outcome; empty where it is a known reason, or an image that can be read again."""
-    if isinstance(looked, str):
-        return "" if looked in MEANING else f"unknown outcome {looked!r}"
+    if isinstance(outcome, str):
+        return "" if outcome in MEANING else f"unknown outcome {outcome!r}"
     try:
-        image = decoding.decode(archive.read(looked.path.rpartition("/")[2]))
+        image = decoding.decode(archive.read(outcome.path.rpartition("/")[2]))
     except decoding.UnreadableImageError as error:
         return f"a stored image cannot be read: {error}"
-    sound = image.size == (looked.width, looked.height) and image.width * image.height <= MAX_PIXELS
-    return "" if sound else f"a stored image is {image.size}, not {looked.width} x {looked.height}"
+    sound = image.size == (outcome.width, outcome.height) and image.width * image.height <= MAX_PIXELS
+    return "" if sound else f"a stored image is {image.size}, not {outcome.width} x {outcome.height}"
 
 
 def of_forkserver() -> list[psutil.Process]:
-    """The children of all doors of this process: not our own, but of the server that forks them."""
+    """The children of all sandboxes of this process, whose parent is the server that forks them."""
     server = forkserver._forkserver._forkserver_pid
     return psutil.Process(server).children() if server else []
 

@@ -1,4 +1,4 @@
-"""A large source, which Ray Data reads, on Rays that have as many CPUs as they say and fewer than there are lumps."""
+"""A large source, which Ray Data reads, on Rays that have as many CPUs as they say and fewer than there are shards."""
 
 import os
 import signal
@@ -15,16 +15,15 @@ from tests.flow.nodes import ray_nodes
 # Ray's Cluster leaves a socket open for each node that it starts.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-IMAGES_PER_ZIP, TIMEOUT_S = 400, 240
+IMAGES_PER_SHARD, TIMEOUT_S = 400, 240
 # A local Ray claims more CPUs than there are, behind which a stage could hide that it needs one more.
 SCRIPT = f"""
 import sys
 from infra import cluster
-from pipelines.questions import command
-from pipelines.questions import ingest
+from pipelines.questions import command, ingest
 cluster._MIN_LOGICAL_CPUS = 2
 cluster.os.cpu_count = lambda: 2
-ingest.IMAGES_PER_ZIP = {IMAGES_PER_ZIP}
+ingest.IMAGES_PER_SHARD = {IMAGES_PER_SHARD}
 ingest.LARGE_BYTES = int(sys.argv.pop(1))
 command.main(sys.argv[1:])
 """
@@ -70,7 +69,7 @@ def test_over_nodes_of_one_cpu_each_the_bytes_are_the_same(folder, alone):
     assert over_nodes.digest == alone.digest
 
 
-def test_on_two_cpus_six_lumps_of_images_are_sealed_to_the_same_bytes_as_in_one_process(folder, alone):
+def test_on_two_cpus_six_shards_of_images_are_sealed_to_the_same_bytes_as_in_one_process(folder, alone):
     by_ray, printed = read(folder, "ray", large=True)
     assert len(list((by_ray.path / "images").iterdir())) == 6
     assert by_ray.digest == alone.digest

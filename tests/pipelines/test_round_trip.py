@@ -106,10 +106,10 @@ def accepted(options: list[str]) -> tuple[str, ...] | None:
     letters = gold.Forms(lambda: [("A", ("one", "two"))])
     row = {"image": "a.png", "question": "?", "options": json.dumps(options), "answer": "A", "split": "train"}
     try:
-        (draft,) = folder.drafts(row, Origin(source="s", file="f", row=1), letters)
+        (candidate,) = folder.candidates(row, Origin(source="s", file="f", row=1), letters)
     except RejectedError:
         return None
-    return draft.options
+    return candidate.options
 
 
 @pytest.mark.parametrize("arm", TAUGHT)

@@ -1,7 +1,8 @@
-"""A user's own table -> drafts: one question a row, as JSON, separated text or Parquet.
+"""A user's own table -> candidates: one question a row, as JSON, separated text or Parquet.
 
-`image` (or `images`, a list), `question`, `options` (see `options`), `answer` (a letter, the option's text or its
-number; see `gold`), `split` (train, validation or test); and optionally `stratum`, `caption`, `figure`, `article`.
+Its columns: `image` (or `images`, a list), `question`, `options` (see `options.py`), `answer` (a letter, the option's
+text or its number; see `gold.py`), `split` (train, validation or test); optionally `stratum`, `caption`, `figure`,
+`article`.
 """
 
 import functools
@@ -10,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from infra.errors import InputError
-from pipelines.questions.candidates import Draft, Origin, RejectedError, check_options, line, lines
-from pipelines.questions.sources import columns, gold, options
+from pipelines.questions.candidates import Candidate, Origin, RejectedError, check_options, line, lines
+from pipelines.questions.sources import gold, options
+from pipelines.questions.table_readers import column_names
 from pipelines.records import LETTERS
 
 NAME = "own"
@@ -21,14 +23,14 @@ KNOWN = frozenset((*_COLUMNS, *(f"option_{letter}" for letter in LETTERS.lower()
 _INLINE = re.compile(r"\s*data:", re.IGNORECASE)
 
 
-def drafts(row: dict[str, Any], origin: Origin, forms: gold.Forms | None = None) -> Iterator[Draft]:
-    """The one draft of a row; raises RejectedError with the reason. forms: in which its table says what is right."""
+def candidates(row: dict[str, Any], origin: Origin, forms: gold.Forms | None = None) -> Iterator[Candidate]:
+    """The one candidate of a row. forms: in which its table may write answers. Raises RejectedError with the reason."""
     cells = _cells(row)
     texts, read_as = options.read(row, cells.get("options"))
     check_options(texts)
     letter, how = gold.letter(_answer(cells), texts, forms)
     images, listed = _images(cells)
-    yield origin.draft(
+    yield origin.candidate(
         split=origin.split or line(_text(cells, "split", required=True)),
         images=images,
         text=lines(_text(cells, "question", required=True)),
@@ -39,8 +41,8 @@ def drafts(row: dict[str, Any], origin: Origin, forms: gold.Forms | None = None)
     )
 
 
-def saying(row: dict[str, Any]) -> tuple[str, Sequence[str]] | None:
-    """What a row says is right, and its options; None where it cannot be a question."""
+def answer_and_options(row: dict[str, Any]) -> tuple[str, Sequence[str]] | None:
+    """A row's answer as it is written, and its options; None where it cannot be a question."""
     try:
         cells = _cells(row)
         texts, _ = options.read(row, cells.get("options"))
@@ -51,10 +53,10 @@ def saying(row: dict[str, Any]) -> tuple[str, Sequence[str]] | None:
 
 
 def check_columns(names: Iterable[str], *, split_given: bool) -> None:
-    """Raises InputError with what is missing, where these columns cannot make a question of any row."""
+    """Raise InputError with what is missing, where no row of these columns can be a question."""
     names = tuple(names)
-    columns.named(names, _COLUMNS)
-    has = {columns.plain(name) for name in names}
+    column_names.named(names, _COLUMNS)
+    has = {column_names.plain(name) for name in names}
     needed: dict[str, Any] = {
         "image (or images)": has & {"image", "images"},
         "question": has & {"question"},
@@ -64,18 +66,18 @@ def check_columns(names: Iterable[str], *, split_given: bool) -> None:
     }
     if missing := [name for name, found in needed.items() if not found]:
         raise InputError(
-            f"no column {', '.join(missing)}. Its columns are: {columns.shown(names)}. "
+            f"no column {', '.join(missing)}. Its columns are: {column_names.shown(names)}. "
             f"A table of questions has: {', '.join(needed)}."
         )
 
 
-@functools.lru_cache(maxsize=8)  # a table's rows are of few shapes, and a hostile one's names are long
+@functools.lru_cache(maxsize=8)  # rows of a table have few sets of names, and a hostile table's are long
 def _named(names: tuple[str, ...]) -> dict[str, str]:
-    return columns.named(names, _COLUMNS)
+    return column_names.named(names, _COLUMNS)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    """The cells by the names of this page."""
+    """The cells by the names in _COLUMNS."""
     try:
         return {name: row[own] for name, own in _named(tuple(row)).items()}
     except InputError as error:

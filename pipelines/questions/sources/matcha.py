@@ -1,8 +1,7 @@
-"""MatCha's records as they are released -> drafts: one for each of a record's questions. It examines, and never
-teaches.
+"""MatCha's records as they are released -> candidates: one for each of a record's questions, for examination only.
 
-Form and facts are in the data set's card (FreedomIntelligence/MatCha); the stages are those of its paper
-(arXiv 2509.09307).
+The form of the records is described in the data set's card (FreedomIntelligence/MatCha); the stages are those of its
+paper (arXiv 2509.09307).
 """
 
 import math
@@ -12,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from infra.errors import InputError, nearest
-from pipelines.questions.candidates import MAX_CHARACTERS, Draft, Origin, RejectedError, line, lines
-from pipelines.questions.sources import columns
+from pipelines.questions.candidates import MAX_CHARACTERS, Candidate, Origin, RejectedError, line, lines
+from pipelines.questions.table_readers import column_names
 from pipelines.records import LETTERS, Split
 
 NAME = "MatCha"
@@ -54,57 +53,57 @@ _STAGE_OF = {line(topic).casefold(): (stage, topic) for stage, topics in STAGES.
 
 
 def check_columns(names: tuple[str, ...], *, split_given: bool) -> None:
-    """Raises InputError when these are no fields of a record."""
+    """Raise InputError when these are no fields of a record."""
     if "vqa" not in names:
-        raise InputError(f"a record of MatCha has its questions in 'vqa'; these have {columns.shown(names)}")
+        raise InputError(f"a record of MatCha has its questions in 'vqa'; these have {column_names.shown(names)}")
 
 
-def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
-    """A draft, or a rejected row, for each question of a record.
+def candidates(row: dict[str, Any], origin: Origin) -> Iterator[Candidate]:
+    """A candidate, or a rejected row, for each question of a record.
 
-    Raises RejectedError for a record without questions, and InputError for a topic that is none of the 21: a number
-    about tasks that somebody renamed would be a number about nothing.
+    Raises RejectedError for a record without questions, and InputError for a topic that is none of the 21, because
+    results by topic would be wrong if topics had been renamed.
     """
     questions = row.get("vqa")
     if not isinstance(questions, list) or not questions:
         raise RejectedError("no_question_in_record")
-    shown = _shown(row.get("images"))
+    images = _images_or_reason(row.get("images"))
     article = _article(row.get("article_info"))
     for question in questions:
         try:
-            yield _draft(question, shown, article, origin)
+            yield _candidate(question, images, article, origin)
         except RejectedError as error:
             yield origin.rejected(str(error))
 
 
-_Shown = list[tuple[str, str]]  # each image's path and its crop as text; the crop is empty for the whole image
+_Images = list[tuple[str, str]]  # each image's path, and its crop as text, empty for the whole image
 
 
-def _draft(question: Any, shown: _Shown | str, article: str, origin: Origin) -> Draft:
+def _candidate(question: Any, images: _Images | str, article: str, origin: Origin) -> Candidate:
     if not isinstance(question, dict):
         raise RejectedError("question_missing")
     stage, topic = _stage(question.get("topic"), origin)
     options = _options(question.get("options"))
-    if isinstance(shown, str):
-        raise RejectedError(shown)
-    return origin.draft(
+    if isinstance(images, str):
+        raise RejectedError(images)
+    return origin.candidate(
         split=Split.TEST,
         stratum=stage,
         topic=topic,
-        images=[path for path, _ in shown],
-        crops=[box for _, box in shown],
+        images=[path for path, _ in images],
+        crops=[box for _, box in images],
         text=without_options(_text(question.get("question")), options),
         options=options,
         gold=line(_text(question.get("answer"))).strip(" ().:").upper(),
-        figure=line(PurePosixPath(shown[0][0]).stem).casefold(),
+        figure=line(PurePosixPath(images[0][0]).stem).casefold(),
         article=article,
-        stretch_tiff=True,  # as the benchmark's own reader shows them, those of 8 bits too
+        stretch_tiff=True,  # as the benchmark's own reader does, also with images of 8 bits
         evaluation_only=True,
     )
 
 
 def _article(info: Any) -> str:
-    """What the article is called first among its address, file name and title."""
+    """The first of the article's address, file name and title that is given."""
     said = (
         [_text(info.get(name)) for name in ("article_url", "article_name", "title")] if isinstance(info, dict) else []
     )
@@ -127,7 +126,7 @@ def _stage(topic: Any, origin: Origin) -> tuple[str, str]:
 
 
 def _options(value: Any) -> list[str]:
-    """The options' texts in letter order, however many there are; in Parquet the letters of others are null."""
+    """The options' texts in letter order. In Parquet, letters that a question does not have are null."""
     options = {letter: text for letter, text in value.items() if text is not None} if isinstance(value, dict) else {}
     if not options or not all(isinstance(text, str) for text in options.values()):
         raise RejectedError("options_missing")
@@ -138,39 +137,40 @@ def _options(value: Any) -> list[str]:
 
 
 def without_options(text: str, options: list[str]) -> str:
-    """The question alone: its text repeats the options at its end, each behind its letter, and a prompt adds them once.
+    """The question without its options: MatCha repeats them at the end of the text, each behind its letter, and a
+    prompt would show them twice.
 
-    Unchanged where they do not all stand there, word for word and in order.
+    Unchanged where the text does not end with all of them, word for word and in order.
     """
     if len(text) > MAX_CHARACTERS:
-        return text  # which refuses it; not to be searched
+        return text  # not searched, since it is rejected for its length
     text = lines(text)
     if sum(map(len, options)) > len(text):
-        return text  # nor is it searched for what it cannot hold
+        return text  # too short to hold the options
     written = (_GAP.join(re.escape(word) for word in option.split()) for option in options)
     marked = [rf"[(\[]?(?<!\w){letter}\s*[).:\]]\s*{words}" for letter, words in zip(LETTERS, written, strict=False)]
     found = re.search(rf"{_HEADING}\s*{_BETWEEN.join(marked)}{_BETWEEN}$", text, re.IGNORECASE)
     return text[: found.start()].rstrip() if found else text
 
 
-def _shown(value: Any) -> _Shown | str:
-    """What a record's questions show, or the reason why none of them can be asked."""
+def _images_or_reason(value: Any) -> _Images | str:
+    """The images of a record's questions, or the reason why none of them can be asked."""
     try:
         return _images(value)
     except RejectedError as error:
         return str(error)
 
 
-def _images(value: Any) -> _Shown:
+def _images(value: Any) -> _Images:
     if not isinstance(value, list) or not value:
         raise RejectedError("image_missing")
-    shown = []
+    images = []
     for image in value:
         path = image.get("image_path") if isinstance(image, dict) else None
         if not isinstance(path, str) or not path:
             raise RejectedError("image_missing")
-        shown.append((path, _box(image.get("geometry"))))
-    return shown
+        images.append((path, _box(image.get("geometry"))))
+    return images
 
 
 def _box(geometry: Any) -> str:

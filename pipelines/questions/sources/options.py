@@ -1,7 +1,7 @@
-"""What a row says of its options -> their texts in letter order, and names of what was not written in the plain way.
+"""The options in a row -> their texts in letter order, and the names of what was not written in the plain way.
 
-Plain are a list, in CSV as JSON, and columns `option_A`, `option_B`, ... Also read: numbers, as the table writes them;
-an object with a letter for each; and a list as Python writes one, which tables saved by pandas have.
+The plain way is a list, in CSV as JSON, or columns `option_A`, `option_B`, ... Also read are numbers, as the table
+writes them; an object with a letter for each option; and a list as Python prints it, which tables saved by pandas have.
 """
 
 import decimal
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.questions.candidates import MIN_OPTIONS, RejectedError, line
-from pipelines.questions.sources import columns
-from pipelines.questions.sources.json_rows import Number
+from pipelines.questions.table_readers import column_names
+from pipelines.questions.table_readers.json_reader import Number
 from pipelines.records import LETTERS
 
 COLUMN = re.compile(r"option_([a-z])")  # in plain spelling
@@ -28,7 +28,8 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def read(row: Mapping[str, Any], value: Any) -> tuple[list[str], list[str]]:
-    """The options of a row. value: its cell `options`; where that is empty they stand in columns of their own.
+    """The options of a row, and how they were read. value: its cell `options`; empty where they have columns of their
+    own.
 
     Raises RejectedError with the reason.
     """
@@ -48,7 +49,8 @@ def read(row: Mapping[str, Any], value: Any) -> tuple[list[str], list[str]]:
 
 
 def parsed(text: str, name: str) -> tuple[Any, list[str]]:
-    """The list that a cell holds as text, and how it was read; raises RejectedError where it holds none."""
+    """The list that a cell holds as text, and how it was read. name: of the column. Raises RejectedError where the cell
+    holds no list."""
     try:
         return json.loads(text, parse_float=Number), []
     except (ValueError, RecursionError) as error:
@@ -64,7 +66,9 @@ def _unescaped(element: re.Match[str]) -> str:
 
 def _of_columns(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     found = [
-        (match[1].upper(), value) for name, value in row.items() if (match := COLUMN.fullmatch(columns.plain(name)))
+        (match[1].upper(), value)
+        for name, value in row.items()
+        if (match := COLUMN.fullmatch(column_names.plain(name)))
     ]
     by_letter = dict(found)
     if len(by_letter) < len(found):
@@ -93,8 +97,8 @@ def _texts(values: list[Any], reason: str, read_as: list[str]) -> tuple[list[str
 
 
 def _without_letters(texts: list[str]) -> tuple[list[str], bool]:
-    """Texts without the letter that each of them begins with, where all do, in order: `B. cast` would be shown as
-    `A. B. cast` once options change places."""
+    """The texts without their letters, and whether they had any. Letters count only where all texts begin with theirs
+    in order. Otherwise `B. cast` would be shown as `A. B. cast` when options are shuffled."""
     found = [_LETTERED.fullmatch(text) for text in texts]
     own = [(each[1] or each[2]) if each else "" for each in found]
     if len(own) < MIN_OPTIONS or own != list(LETTERS[: len(own)]):
@@ -103,11 +107,11 @@ def _without_letters(texts: list[str]) -> tuple[list[str], bool]:
 
 
 def number(value: Any) -> str | None:
-    """A number as the table writes it, or as it can be written in one way alone; None for anything else."""
+    """A number as the table writes it, or its only short form; None for anything else."""
     if isinstance(value, Number):
         return value.written
     if isinstance(value, int | decimal.Decimal) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value) and float(f"{value:.15g}") == value:
-        return repr(value)  # what binary fractions of 32 bits are has no short form, and is not what was meant
+        return repr(value)  # 0.1 of 32 bits has no such form, and its value is not what was meant
     return None

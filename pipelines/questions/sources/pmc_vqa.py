@@ -1,8 +1,8 @@
-"""PMC-VQA's tables as they are released -> drafts: both schemas, and the dirt that is known of them.
+"""PMC-VQA's tables as they are released -> candidates: both schemas, and the errors that are known in them.
 
 Version 1 has `Answer` (the right option's text; `Anwser` in early revisions) and `Answer_label` (its letter); version 2
 has `Answer` (its letter), `Caption` and `split`. The facts about both are in the data set's card
-(RadGenome/PMC-VQA). A row whose letters contradict each other is mended only where one reading is left.
+(RadGenome/PMC-VQA). A row whose letters contradict each other is corrected only where one reading is left.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.errors import InputError
-from pipelines.questions.candidates import Draft, Origin, RejectedError, line
-from pipelines.questions.sources import columns
+from pipelines.questions.candidates import Candidate, Origin, RejectedError, line
+from pipelines.questions.table_readers import column_names
 from pipelines.records import LETTERS, Split
 
 NAME = "PMC-VQA"
@@ -22,7 +22,7 @@ _LETTERS = LETTERS[:4]
 _CHOICES = tuple(f"Choice {letter}" for letter in _LETTERS)
 _NEEDED = ("Figure_path", "Question", *_CHOICES, "Answer")
 _COLUMNS = (*_NEEDED, "Answer_label", "Caption", "split")
-KNOWN = frozenset(columns.plain(name) for name in (*_COLUMNS, "Anwser"))
+KNOWN = frozenset(column_names.plain(name) for name in (*_COLUMNS, "Anwser"))
 _CLOSING = dict(zip("'\"`‘“", "'\"`’”", strict=True))  # opening quote -> the one that ends what it begins
 _QUOTES = "'\"`‘’“”"
 _PREFIX = re.compile(rf"[{_QUOTES}\s]*([A-D])\s*[:：]\s*")
@@ -34,7 +34,8 @@ _ARTICLE = re.compile(r"PMC\d+", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Choice:
-    """An option: the letter of its column, the one written before it, if any, and its text as it is and to compare."""
+    """An option. column: the letter of its column. prefix: the letter written before the text, if any. plain: the text
+    as it is compared."""
 
     column: str
     prefix: str | None
@@ -42,15 +43,18 @@ class _Choice:
     plain: str
 
 
-def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
-    """The one draft of a row; raises RejectedError with the reason, InputError when these are no columns of PMC-VQA."""
+def candidates(row: dict[str, Any], origin: Origin) -> Iterator[Candidate]:
+    """The one candidate of a row.
+
+    Raises RejectedError with the reason, and InputError when the columns are not those of PMC-VQA.
+    """
     cells = {name: _text(row[column]) for name, column in _columns(tuple(row)).items()}
     choices = _choices([line(cells[name]) for name in _CHOICES])
     gold = _gold(choices, cells)
     name = cells["Figure_path"].strip()
     stem = posixpath.splitext(posixpath.basename(name.replace("\\", "/")))[0]
     article = _ARTICLE.match(stem)
-    yield origin.draft(
+    yield origin.candidate(
         split=origin.split or _split(cells, origin),
         images=[name],
         text=_unquoted(line(cells["Question"])),
@@ -63,18 +67,18 @@ def drafts(row: dict[str, Any], origin: Origin) -> Iterator[Draft]:
 
 
 def check_columns(names: tuple[str, ...], *, split_given: bool) -> None:
-    """Raises InputError when these are no columns of PMC-VQA."""
+    """Raise InputError when these are no columns of PMC-VQA."""
     _columns(names)
 
 
 @functools.lru_cache(maxsize=8)
 def _columns(names: tuple[str, ...]) -> dict[str, str]:
-    """The columns by the names of this page -> by those of the table."""
-    found = columns.named(names, (*_COLUMNS, "Anwser"))
+    """Names in _COLUMNS -> the names that the table gives them."""
+    found = column_names.named(names, (*_COLUMNS, "Anwser"))
     if "Anwser" in found:
         found.setdefault("Answer", found["Anwser"])
     if missing := [name for name in _NEEDED if name not in found]:
-        raise InputError(f"A table of PMC-VQA has no column {missing[0]!r}; it has {columns.shown(names)}")
+        raise InputError(f"A table of PMC-VQA has no column {missing[0]!r}; it has {column_names.shown(names)}")
     return {name: found[name] for name in _COLUMNS if name in found}
 
 
@@ -88,7 +92,7 @@ def _text(value: Any) -> str:
 
 
 def _split(cells: dict[str, str], origin: Origin) -> str:
-    """As version 2 says it; else as the file is called, lest a test in its name be trained on."""
+    """The row's split in version 2; otherwise by the file's name, so that a file named as a test is not trained on."""
     if said := line(cells.get("split", "")).casefold():
         return said
     name = origin.file.casefold()
@@ -109,8 +113,11 @@ def _choices(cells: list[str]) -> list[_Choice]:
 
 
 def _prefixes(cells: list[str]) -> list[re.Match[str] | None]:
-    """The letter before each option. `A. niger` is a mould, and `C: 2 mm` may be a text: what begins so has letters
-    before it only where most options have one, and dots only where all four follow one another."""
+    """The letter before each option, None where there is none.
+
+    `A. niger` is a mould, and `C: 2 mm` may be a text. So a letter with a colon counts only where most options have
+    one, and a letter with a dot only where all four do, in order.
+    """
     dotted = [_DOTTED.match(cell) for cell in cells]
     if [match and match[1] for match in dotted] == list(_LETTERS):
         return dotted
@@ -122,20 +129,20 @@ def _prefixes(cells: list[str]) -> list[re.Match[str] | None]:
 
 
 def _unquoted(text: str) -> str:
-    """Without the quotes that enclose all of it; a quote inside belongs to the text, as in 3' or Crohn's."""
+    """The text without quotes that enclose all of it. A quote inside belongs to the text, as in 3' or Crohn's."""
     while len(text) > 1 and _CLOSING.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(text[1:-1]):
         text = text[1:-1].strip()
     return text
 
 
 def _gold(choices: list[_Choice], cells: dict[str, str]) -> _Choice:
-    """The right option, where all that the row says of it leaves one reading."""
+    """The right option, where answer and label leave one reading; raises RejectedError otherwise."""
     if not all(choice.text for choice in choices):
         raise RejectedError("option_missing")
     if len({choice.plain for choice in choices}) < len(choices):
         raise RejectedError("options_repeated")
     said = line(cells["Answer"])
-    label = line(cells.get("Answer_label", "")).strip(_QUOTES)  # a lone quote says nothing
+    label = line(cells.get("Answer_label", "")).strip(_QUOTES)  # a lone quote is no label
     named = _named(choices, said) if "Answer_label" in cells else None
     if named is None:
         return _by_letter(choices, [letter for letter in (said, label) if _plain(letter)])
@@ -147,8 +154,8 @@ def _gold(choices: list[_Choice], cells: dict[str, str]) -> _Choice:
 
 
 def _by_letter(choices: list[_Choice], letters: list[str]) -> _Choice:
-    """The option that all letters mean, by its column and by the letter before it alike: where these differ an option
-    may be lost, and the right one with it."""
+    """The option that all letters mean. The letter before it has to be that of its column: where they differ, an option
+    may be missing, perhaps the right one."""
     meant = choices if letters else []
     for letter in letters:
         meant = _lettered(meant, letter)
@@ -160,7 +167,7 @@ def _by_letter(choices: list[_Choice], letters: list[str]) -> _Choice:
 
 
 def _named(choices: list[_Choice], said: str) -> _Choice | None:
-    """The option whose text the answer repeats, with its letter before it or without."""
+    """The option whose text the answer repeats, with or without its letter."""
     plain = _plain(said)
     named = [choice for choice in choices if choice.plain == plain]
     if not named and (match := _PREFIX.match(said)):
@@ -170,11 +177,11 @@ def _named(choices: list[_Choice], said: str) -> _Choice | None:
 
 
 def _plain(text: str) -> str:
-    """What two writings of an option share; signs stay, since they are all that tells `< 5 mm` from `> 5 mm`."""
+    """What two spellings of an option have in common. Signs stay, to distinguish `< 5 mm` from `> 5 mm`."""
     return text.casefold().lstrip(f" {_QUOTES}").rstrip(f" .,;{_QUOTES}")
 
 
 def _lettered(choices: list[_Choice], label: str) -> list[_Choice]:
-    """The options that a letter can mean: by column, and by the letter written before them."""
+    """The options that a letter can mean, by their column or by the letter written before them."""
     match = _LABEL.match(label)
     return [choice for choice in choices if match and match[1].upper() in {choice.column, choice.prefix}]

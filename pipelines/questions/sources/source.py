@@ -1,4 +1,4 @@
-"""A source -> drafts, in the order of its table: what a recipe says of a source, and which reader understands it."""
+"""A source -> candidates, in the order of its table, by the reader that its recipe names."""
 
 import dataclasses
 import itertools
@@ -12,36 +12,36 @@ from typing import Any, Literal
 
 from infra import storage
 from infra.errors import ConfigError, InputError
-from pipelines.questions.candidates import Draft, Origin, RejectedError
-from pipelines.questions.sources import columns, folder, matcha, pmc_vqa, table_readers, texts
+from pipelines.questions.candidates import Candidate, Origin, RejectedError
+from pipelines.questions.sources import folder, matcha, pmc_vqa
 from pipelines.questions.sources.gold import Forms
-from pipelines.questions.sources.json_rows import Row
+from pipelines.questions.table_readers import by_suffix, column_names, text_file
+from pipelines.questions.table_readers.json_reader import Row
 from pipelines.records import Split
 
 ReaderName = Literal["folder", "pmc_vqa", "matcha"]
 READERS: dict[str, Any] = {"folder": folder, "pmc_vqa": pmc_vqa, "matcha": matcha}
-KNOWN = folder.KNOWN | pmc_vqa.KNOWN | matcha.KNOWN  # names of columns, in plain spelling
+KNOWN = folder.KNOWN | pmc_vqa.KNOWN | matcha.KNOWN  # column names in plain spelling
 OWN_TABLES = tuple(
     f"questions{suffix}"
     for suffix in (
-        *table_readers.SUFFIXES,
-        *(f"{text}{packed}" for text in texts.FORMS for packed in texts.PACKED),
+        *by_suffix.SUFFIXES,
+        *(f"{text}{packed}" for text in text_file.FORMS for packed in text_file.PACKED),
         ".zip",
     )
 )
 _SHOWN = 5  # tables of other names
-_MOST_SHOWN = 100  # names of a table
-_SPREADSHEETS = tuple(f"questions{suffix}" for suffix in table_readers.SPREADSHEETS)
+_MAX_NAMES = 100  # column names of a table in a message
+_SPREADSHEETS = tuple(f"questions{suffix}" for suffix in by_suffix.SPREADSHEETS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """A table of questions and where its images are.
 
-    reader: which form the table has. table, images: below the questions' folder, or absolute; a table that is a folder
-    stands for the one in it that is called `questions`, such as `questions.jsonl`. images: a folder or a zip; None
-    looks beside the table. split: for all of its rows; None takes what the table says. name: what the source is
-    called; None takes the reader's.
+    reader: the form of the table. table, images: below the questions' folder, or absolute; a table that is a folder
+    means the one in it that is named `questions`, such as `questions.jsonl`. images: a folder or a zip; None searches
+    beside the table. split: of all rows; None takes the table's. name: of the source; None takes the reader's.
     """
 
     reader: ReaderName = "folder"
@@ -57,7 +57,11 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source that was found: its name, reader and table, and the folder or zip that names its images, if given."""
+    """A source that was found.
+
+    table: its path or URI. images: path or URI of their folder or zip; None searches beside the table. split: of all
+    rows; None takes the table's.
+    """
 
     name: str
     reader: ReaderName
@@ -67,12 +71,15 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The table's file name, which stands beside every number about it."""
+        """The table's file name, which is reported with every number about it."""
         return posixpath.basename(self.table)
 
 
 def find(config: SourceConfig, base: str) -> Source:
-    """The source that a recipe names, below `base`. Raises InputError when its table or its images are not there."""
+    """The source that a recipe names, below the folder or URI `base`.
+
+    Raises InputError when its table or its images are not there, ConfigError when several tables could be meant.
+    """
     table = storage.join(base, config.table) if config.table != "." else base
     if storage.kind(table) == "folder":
         table = _own_table(table)
@@ -91,7 +98,7 @@ def _own_table(uri: str) -> str:
     if not found:
         raise InputError(
             f"{storage.join(uri, OWN_TABLES[0])} is not there, nor one with another ending "
-            f"({', '.join(table_readers.SUFFIXES[1:])}). Write one question a row: image, question, options, answer, "
+            f"({', '.join(by_suffix.SUFFIXES[1:])}). Write one question a row: image, question, options, answer, "
             f"split."
             f"{_others(uri)}"
         )
@@ -100,72 +107,71 @@ def _own_table(uri: str) -> str:
     return found[0]
 
 
-def origin(source: Source, row: int) -> Origin:
-    """Where a row of this source stands."""
-    return Origin(source=source.name, file=source.file, row=row, split=source.split)
-
-
 def _others(uri: str) -> str:
-    """What to type where a folder has tables of other names."""
+    """What to type where a folder has tables with other names; empty where it has none."""
     names = [] if storage.is_remote(uri) else sorted(path.name for path in Path(uri).iterdir() if path.is_file())
-    tables = [name for name in names if name.lower().endswith(table_readers.SUFFIXES)][:_SHOWN]
+    tables = [name for name in names if name.lower().endswith(by_suffix.SUFFIXES)][:_SHOWN]
     if not tables:
         return ""
     sources = json.dumps([{"table": name} for name in tables])
     return f" It has {', '.join(tables)}: rename it, or say which is meant: --set 'questions.sources={sources}'"
 
 
-def written(source: Source) -> list[str]:
-    """In words, how a source's table is written where that is not the plain way."""
-    return table_readers.written(source.table, READERS[source.reader].KNOWN)
+def format_notes(source: Source) -> list[str]:
+    """In words, how a source's table differs from the plain way of writing one."""
+    return by_suffix.format_notes(source.table, READERS[source.reader].KNOWN)
 
 
-def drafts(source: Source, limit: int | None = None) -> Iterator[Draft]:
-    """Every row of a source as a draft or with the reason why it gives none; a record with several questions gives
-    several. limit: how many of each split at most, so that a table that has one split first gives the others too."""
+def candidates(source: Source, limit: int | None = None) -> Iterator[Candidate]:
+    """Every row of a source as a candidate, or several for a record that has several questions.
+
+    limit: of each split at most, so that a table whose first rows are all of one split gives others too; None for all.
+    Raises InputError when the table cannot be read at all.
+    """
     taken: Counter[str] = Counter()
-    for draft in _all_drafts(source):
-        taken[draft.split] += 1
-        if limit is None or taken[draft.split] <= limit:
-            yield draft
+    for candidate in _all_candidates(source):
+        taken[candidate.split] += 1
+        if limit is None or taken[candidate.split] <= limit:
+            yield candidate
         elif source.split is not None:
-            return  # no other split comes
+            return  # all rows have this split
 
 
-def _all_drafts(source: Source) -> Iterator[Draft]:
-    reader = READERS[source.reader]
-    drafts_of = partial(reader.drafts, forms=Forms(partial(_sayings, source))) if reader is folder else reader.drafts
+def _all_candidates(source: Source) -> Iterator[Candidate]:
+    read = READERS[source.reader].candidates
+    if source.reader == "folder":
+        read = partial(read, forms=Forms(partial(_answers, source)))
     for number, row in _checked_rows(source):
-        here = origin(source, number)
+        here = Origin(source=source.name, file=source.file, row=number, split=source.split)
         if isinstance(row, str):
             yield here.rejected(row)
             continue
         try:
-            yield from drafts_of(row, here)
+            yield from read(row, here)
         except RejectedError as error:
             yield here.rejected(str(error))
 
 
 def _checked_rows(source: Source) -> Iterator[tuple[int, Row | str]]:
-    """The rows of a table whose columns can be understood: else all of its rows would be rejected one by one, for
-    reasons that say less. Objects of JSON have names of their own: what none of several has is missing."""
+    """The rows of a table. Raises InputError where its columns cannot make questions, since rejecting every row would
+    explain less. Each JSON object has names of its own, so there a column is missing when none of several has it."""
     known = READERS[source.reader].KNOWN
-    has_header = table_readers.has_header(source.table)
+    has_header = by_suffix.has_header(source.table)
     first: list[str] = []
     seen: set[str] = set()
     num_objects = 0
-    for number, row in table_readers.read(source.table, known):
+    for number, row in by_suffix.read(source.table, known):
         if isinstance(row, dict):
             num_objects += 1
             if num_objects == 1:
-                first = list(itertools.islice(row, _MOST_SHOWN))
+                first = list(itertools.islice(row, _MAX_NAMES))
                 if has_header:
                     _check_columns(source, row)
             if not has_header:
-                seen.update(plain for name in row if (plain := columns.plain(name)) in known)
+                seen.update(plain for name in row if (plain := column_names.plain(name)) in known)
         yield number, row
     if not has_header and (num_objects > 1 or (first and not seen)):
-        _check_columns(source, [*first, *(seen - {columns.plain(name) for name in first})])
+        _check_columns(source, [*first, *(seen - {column_names.plain(name) for name in first})])
 
 
 def _check_columns(source: Source, names: Iterable[str]) -> None:
@@ -175,8 +181,8 @@ def _check_columns(source: Source, names: Iterable[str]) -> None:
         raise InputError(f"{source.table}: {error}") from error
 
 
-def _sayings(source: Source) -> Iterator[tuple[str, Sequence[str]]]:
-    """What each row of a user's own table says is right, and its options."""
-    for _, row in table_readers.read(source.table, folder.KNOWN):
-        if isinstance(row, dict) and (said := folder.saying(row)):
-            yield said
+def _answers(source: Source) -> Iterator[tuple[str, Sequence[str]]]:
+    """The answer and the options of each row of a user's own table."""
+    for _, row in by_suffix.read(source.table, folder.KNOWN):
+        if isinstance(row, dict) and (found := folder.answer_and_options(row)):
+            yield found

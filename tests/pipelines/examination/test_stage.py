@@ -453,10 +453,7 @@ def test_what_decides_an_answer_is_asked_again_when_it_changes_and_nothing_else_
         asked = []
         with stub_endpoint.endpoint(lambda body: asked.append(body) or "Answer: mill (A)", ["base", "same"]) as url:
             put(run_dir, "endpoint", Endpoint(base_url=url, models=(model,)).write)
-            runner.make(
-                config, "examination", run_dir / "examination", run_dir,
-                runner.sealed_inputs(config, run_dir), Progress("examination"), afresh=True,
-            )  # fmt: skip
+            runner.carry_out(config, run_dir, Progress("examination"), afresh=True)
         return len(asked)
 
     assert num_asked(served) == NUM_TEST

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines.images import sandbox
-from pipelines.images.sandbox import Door, Request
+from pipelines.images.sandbox import ImageSandbox, Request
 from tests.benchmarks import fuzz_images
 
 PROJECT = Path(__file__).parents[3]
@@ -40,14 +40,14 @@ def folder(tmp_path):
 
 
 def store(folder, requests, archive="images/0.zip", **settings):
-    with Door(**{"max_pixels": MANY, "workers": 2} | settings) as opened:
+    with ImageSandbox(**{"max_pixels": MANY, "workers": 2} | settings) as opened:
         return list(opened.store(requests, Path(archive), folder))
 
 
 def test_every_request_has_its_image_or_its_reason_in_order(folder):
     names = ["0.png", "bad.png", "1.png", "none.png", "2.png"]
-    looked = store(folder, [request(folder / name) for name in names])
-    assert [each if isinstance(each, str) else each.name for each in looked] == [
+    decoded = store(folder, [request(folder / name) for name in names])
+    assert [each if isinstance(each, str) else each.name for each in decoded] == [
         "0.png",
         "not_an_image",
         "1.png",
@@ -107,29 +107,26 @@ def test_a_flat_image_has_no_perceptual_hash():
 def crash(request, max_pixels):
     if request.name == "1.png":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return "looked"
+    return "decoded"
 
 
 def hang(request, max_pixels):
     if request.name == "1.png":
         time.sleep(600)
-    return "looked"
+    return "decoded"
 
 
 def gorge(request, max_pixels):
-    return "looked" if request.name != "1.png" else bytes(8 << 30) and ""
+    return "decoded" if request.name != "1.png" else bytes(8 << 30) and ""
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"), [(crash, "crashes_the_decoder"), (hang, "takes_too_long"), (gorge, "needs_too_much_memory")]
 )
-def test_an_image_that_kills_hangs_or_gorges_its_child_has_a_reason_and_its_neighbours_none(
-    folder, monkeypatch, fault, reason
-):
-    monkeypatch.setattr(sandbox, "_look", fault)
-    with Door(max_pixels=MANY, workers=2, timeout_s=3) as opened:
-        looked = list(opened.check([request(folder / f"{n}.png") for n in range(6)] * 3))
-    assert looked == ["looked", reason, *["looked"] * 4] * 3
+def test_an_image_that_kills_hangs_or_gorges_its_child_has_a_reason_and_its_neighbours_none(folder, fault, reason):
+    with ImageSandbox(max_pixels=MANY, workers=2, timeout_s=3, decode=fault) as opened:
+        decoded = list(opened.check([request(folder / f"{n}.png") for n in range(6)] * 3))
+    assert decoded == ["decoded", reason, *["decoded"] * 4] * 3
 
 
 def relapse(request, max_pixels):
@@ -137,7 +134,7 @@ def relapse(request, max_pixels):
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGSEGV)).start()
     else:
         time.sleep(0.3)
-    return "looked"
+    return "decoded"
 
 
 hoard = []
@@ -146,49 +143,47 @@ hoard = []
 def keep(request, max_pixels):
     if request.name == "1.png":
         hoard.append(bytes(3 << 29))
-    return "looked" if request.name == "1.png" or bytes(1 << 30) else ""
+    return "decoded" if request.name == "1.png" or bytes(1 << 30) else ""
 
 
 @pytest.mark.parametrize("fault", [relapse, keep])
-def test_no_image_is_blamed_for_what_another_left_behind(folder, monkeypatch, fault):
-    monkeypatch.setattr(sandbox, "_look", fault)
-    with Door(max_pixels=MANY, workers=1) as opened:
-        assert list(opened.check([request(folder / f"{n}.png") for n in (0, 1, 2, 3, 1, 4)])) == ["looked"] * 6
+def test_no_image_is_blamed_for_what_another_left_behind(folder, fault):
+    with ImageSandbox(max_pixels=MANY, workers=1, decode=fault) as opened:
+        assert list(opened.check([request(folder / f"{n}.png") for n in (0, 1, 2, 3, 1, 4)])) == ["decoded"] * 6
 
 
-def test_crashes_are_told_apart_however_busy_the_parent_is(folder, monkeypatch):
-    monkeypatch.setattr(sandbox, "_look", crash)
+def test_crashes_are_told_apart_however_busy_the_parent_is(folder):
     done = threading.Event()
     busy = [threading.Thread(target=lambda: [sum(range(999)) for _ in iter(done.is_set, True)]) for _ in range(2)]
     for thread in busy:
         thread.start()
     try:
-        with Door(max_pixels=MANY, workers=2) as opened:
-            looked = list(opened.check([request(folder / f"{n % 2}.png") for n in range(20)]))
+        with ImageSandbox(max_pixels=MANY, workers=2, decode=crash) as opened:
+            decoded = list(opened.check([request(folder / f"{n % 2}.png") for n in range(20)]))
     finally:
         done.set()
-    assert looked == ["looked", "crashes_the_decoder"] * 10
+    assert decoded == ["decoded", "crashes_the_decoder"] * 10
 
 
 def blunder(request, max_pixels):
     raise KeyError("ours")
 
 
-def test_a_fault_of_ours_is_raised_with_where_it_came_from(folder, monkeypatch):
-    monkeypatch.setattr(sandbox, "_look", blunder)
-    with Door(max_pixels=MANY, workers=1) as opened, pytest.raises(KeyError, match="ours") as error:
+def test_a_fault_of_ours_is_raised_with_where_it_came_from(folder):
+    with ImageSandbox(max_pixels=MANY, workers=1, decode=blunder) as opened, pytest.raises(KeyError) as error:
         list(opened.check([request(folder / "0.png")]))
+    assert error.value.args == ("ours",)
     assert "in blunder" in error.value.__notes__[0]
 
 
-def test_a_door_left_in_the_middle_serves_the_next(folder):
-    with Door(max_pixels=MANY, workers=2) as opened:
+def test_a_sandbox_left_in_the_middle_serves_the_next(folder):
+    with ImageSandbox(max_pixels=MANY, workers=2) as opened:
         next(opened.check([request(folder / f"{n % 6}.png") for n in range(100)]))
         assert list(opened.check([request(folder / "bad.png"), request(folder / "0.png")])) == ["not_an_image", None]
 
 
-def test_no_child_outlives_its_door(folder):
-    with Door(max_pixels=MANY, workers=2) as opened:
+def test_no_child_outlives_its_sandbox(folder):
+    with ImageSandbox(max_pixels=MANY, workers=2) as opened:
         list(opened.check([request(folder / "0.png")] * 20))
         assert len(fuzz_images.of_forkserver()) == 2
     assert fuzz_images.of_forkserver() == []
@@ -203,9 +198,8 @@ def hang(request, max_pixels):
     time.sleep(600)
 
 if __name__ == "__main__":
-    if sys.argv[2] == "hang":
-        sandbox._look = hang
-    with sandbox.Door(max_pixels=9999, workers=2, timeout_s=2) as opened:
+    decode = hang if sys.argv[2] == "hang" else sandbox.decode_request
+    with sandbox.ImageSandbox(max_pixels=9999, workers=2, timeout_s=2, decode=decode) as opened:
         for _ in opened.check(sandbox.Request(sys.argv[1], "x", "", False) for _ in itertools.count()):
             print("at it", flush=True)
 """
@@ -226,7 +220,7 @@ def started(folder, script, looks) -> "subprocess.Popen[bytes]":
 @pytest.mark.parametrize(
     "end", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)], ids=["ctrl_c", "kill"]
 )
-def test_ctrl_c_or_the_death_of_its_owner_ends_a_door_and_all_its_processes(folder, looks, end):
+def test_ctrl_c_or_the_death_of_its_owner_ends_a_sandbox_and_all_its_processes(folder, looks, end):
     with started(folder, SCRIPT, looks) as process:
         assert process.stdout.readline() == b"at it\n"
         below = psutil.Process(process.pid).children(recursive=True)
@@ -241,4 +235,4 @@ def test_children_that_cannot_start_are_a_fault_and_no_image_s(folder):
     with started(folder, SCRIPT.replace('if __name__ == "__main__"', "if True"), "well") as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert b"a child of the door ended at its start" in said
+    assert b"a child of the sandbox ended at its start" in said

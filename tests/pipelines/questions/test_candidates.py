@@ -5,27 +5,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.questions import candidates
-from pipelines.questions.candidates import Draft, Origin, RejectedError
+from pipelines.questions.candidates import Candidate, Origin, RejectedError
 
 HERE = Origin(source="s", file="f", row=1)
 
 
-def draft(**changes) -> Draft:
+def candidate(**changes) -> Candidate:
     fields = {"split": "train", "images": ["a.png"], "text": "Which?", "options": ["x", "y"], "gold": "A"}
-    return HERE.draft(**(fields | changes))
+    return HERE.candidate(**(fields | changes))
 
 
 def test_spelling_changes_the_exact_key_alone():
-    one, two = draft(text="Which phase is this?"), draft(text="which PHASE is  this")
+    one, two = candidate(text="Which phase is this?"), candidate(text="which PHASE is  this")
     assert one.exact_key != two.exact_key
     assert one.text_key == two.text_key
-    assert draft(options=["x", "y"]).options_key == draft(options=["Y", "X."]).options_key
-    assert draft(text="Which?").text_key != draft(text="Where?").text_key
+    assert candidate(options=["x", "y"]).options_key == candidate(options=["Y", "X."]).options_key
+    assert candidate(text="Which?").text_key != candidate(text="Where?").text_key
 
 
 def test_the_gold_key_is_of_what_is_right_and_not_of_its_letter():
-    assert draft(options=["x", "y"], gold="A").gold_key == draft(options=["y", "x"], gold="B").gold_key
-    assert draft(gold="A").gold_key != draft(gold="B").gold_key
+    assert candidate(options=["x", "y"], gold="A").gold_key == candidate(options=["y", "x"], gold="B").gold_key
+    assert candidate(gold="A").gold_key != candidate(gold="B").gold_key
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_no_text_makes_the_cleaning_slow():
     for unit in ("<", " ", "+-", ".", "5.", "5", "a+", "<= ", "\u200b", "\x85", "<|", "<|a", "e\u0301"):
         long = unit * (candidates.MAX_CHARACTERS // len(unit))
         candidates.normalised(long)
-        draft(text=f"Which?{candidates.line(long)}{candidates.lines(long)}"[: candidates.MAX_CHARACTERS])
+        candidate(text=f"Which?{candidates.line(long)}{candidates.lines(long)}"[: candidates.MAX_CHARACTERS])
     assert time.perf_counter() - started < 5  # seconds for 13 texts; a quadratic pattern takes minutes
 
 
 def test_no_image_s_name_is_longer_than_a_file_s_can_be():
     with pytest.raises(RejectedError, match="image_name_unreadable"):
-        draft(images=["a" * 1025])
+        candidate(images=["a" * 1025])
 
 
 @given(st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1, max_size=4))
 def test_a_draft_comes_back_from_its_table_as_it_was(text, images):
     try:
-        made = draft(text=text, images=images, caption=text)
+        made = candidate(text=text, images=images, caption=text)
     except RejectedError:
         return
-    assert [Draft.from_dict(row) for row in Draft.table([made]).to_pylist()] == [made]
+    assert [Candidate.from_dict(row) for row in Candidate.table([made]).to_pylist()] == [made]

@@ -9,7 +9,7 @@ import pytest
 
 from infra import journal, manifest
 from pipelines.questions import command
-from pipelines.questions.sources.reasons import MEANING
+from pipelines.questions.set_aside_reasons import MEANING
 from pipelines.records import Question, Split, tables
 from tests.benchmarks.generated import HARMLESS, PMC_VQA_DIRT, write_matcha, write_pmc_vqa
 from tests.pipelines.questions.test_stage import row, write

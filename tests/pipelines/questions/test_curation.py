@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.questions import curation
-from pipelines.questions.curation import REASONS, Columns, CurationConfig, Level
+from pipelines.questions import curation, near_hashes
+from pipelines.questions.curation import REASONS, CurationConfig
+from pipelines.questions.decontamination import Level
+from pipelines.questions.option_shuffling import shuffled
+from pipelines.questions.row_keys import RowKeys
 
 
-def columns(num_rows: int, **changes) -> Columns:
+def columns(num_rows: int, **changes) -> RowKeys:
     """Rows with one image each, which share nothing."""
     own = np.arange(1, num_rows + 1, dtype=np.int64)
-    spread = np.random.default_rng(0).integers(0, 2**63, num_rows).astype(np.uint64)
-    made = Columns(
+    random_hashes = np.random.default_rng(0).integers(0, 2**63, num_rows).astype(np.uint64)
+    made = RowKeys(
         evaluation=np.zeros(num_rows, bool),
         exact=own,
         text=own,
@@ -26,14 +29,14 @@ def columns(num_rows: int, **changes) -> Columns:
         image_row=np.arange(num_rows),
         image_source=own,
         image_pixels=own,
-        hashes=spread,
+        hashes=random_hashes,
         hashed=np.ones(num_rows, bool),
     )
     return dataclasses.replace(made, **{name: np.asarray(value) for name, value in changes.items()})
 
 
-def reasons(made: Columns, **settings) -> list[str]:
-    return [REASONS[code] for code in curation.fates(made, CurationConfig(**settings)).reasons]
+def reasons(made: RowKeys, **settings) -> list[str]:
+    return [REASONS[code] for code in curation.curate(made, CurationConfig(**settings)).reasons]
 
 
 def test_an_unknown_figure_or_article_is_not_shared():
@@ -99,9 +102,9 @@ def test_flat_images_look_like_nothing():
 
 def test_every_level_is_counted_also_where_another_one_came_first():
     made = columns(2, evaluation=[True, False], figure=[3, 3], article=[4, 4], image_source=np.array([1, 1]))
-    fates = curation.fates(made, CurationConfig(decontaminate_by=tuple(Level)))
-    assert REASONS[fates.reasons[1]] == "contaminated_image"
-    assert fates.contamination == {"image": 1, "perceptual": 0, "figure": 1, "article": 1, "text": 0}
+    result = curation.curate(made, CurationConfig(decontaminate_by=tuple(Level)))
+    assert REASONS[result.reasons[1]] == "contaminated_image"
+    assert result.contamination == {"image": 1, "perceptual": 0, "figure": 1, "article": 1, "text": 0}
 
 
 @settings(max_examples=60)
@@ -113,16 +116,16 @@ def test_hashes_within_a_distance_are_all_found_and_no_others(distance, random):
         hashes[place] ^= (random.getrandbits(1) & bits % 2) << random.randrange(64)
     values = np.array(hashes, np.uint64)
     found = set()
-    for left, right in curation._near_pairs(values, values, distance):
+    for left, right in near_hashes.near_pairs(values, values, distance):
         found |= set(zip(left.tolist(), right.tolist(), strict=True))
     wanted = {(i, j) for i in range(30) for j in range(30) if (hashes[i] ^ hashes[j]).bit_count() <= distance}
     assert found == wanted
 
 
 def test_near_pairs_are_looked_for_in_bounded_portions(monkeypatch):
-    monkeypatch.setattr(curation, "_PAIRS_AT_ONCE", 10)
+    monkeypatch.setattr(near_hashes, "_PAIRS_AT_ONCE", 10)
     values = np.zeros(40, np.uint64)
-    portions = [left for left, _ in curation._near_pairs(values, values, 0)]
+    portions = [left for left, _ in near_hashes.near_pairs(values, values, 0)]
     assert sum(map(len, portions)) == 1600
     assert max(map(len, portions)) <= 40
 
@@ -144,19 +147,19 @@ def test_another_seed_draws_other_articles():
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=8, unique=True), st.integers(0, 99), st.integers(0, 2**64))
 def test_shuffled_options_are_the_same_options_and_the_gold_letter_follows(options, seed, question):
     for number, gold in zip(range(len(options)), "ABCDEFGH", strict=False):
-        shuffled, letter = curation.shuffled(options, gold, seed, question)
-        assert sorted(shuffled) == sorted(options)
-        assert shuffled["ABCDEFGH".index(letter)] == options[number]
+        mixed_up, letter = shuffled(options, gold, seed, question)
+        assert sorted(mixed_up) == sorted(options)
+        assert mixed_up["ABCDEFGH".index(letter)] == options[number]
 
 
 def test_a_shuffle_depends_on_seed_and_question_alone():
-    orders = [curation.shuffled("stuvwxyz", "A", seed, n) for seed, n in ((1, 5), (1, 5), (2, 5), (1, 6))]
+    orders = [shuffled("stuvwxyz", "A", seed, n) for seed, n in ((1, 5), (1, 5), (2, 5), (1, 6))]
     assert orders[0] == orders[1]
     assert len(set(orders)) == 3
 
 
 def test_letters_are_in_balance_after_shuffling():
-    letters = Counter(curation.shuffled("wxyz", "C", 3, question)[1] for question in range(4000))
+    letters = Counter(shuffled("wxyz", "C", 3, question)[1] for question in range(4000))
     assert max(letters.values()) < 1.15 * min(letters.values())
 
 
@@ -165,7 +168,7 @@ def test_letters_are_in_balance_after_shuffling():
 )
 def test_options_that_speak_of_others_by_their_place_are_not_shuffled(option):
     options = ("w", "x", "y", option)
-    assert {curation.shuffled(options, "D", 0, question) for question in range(20)} == {(options, "D")}
+    assert {shuffled(options, "D", 0, question) for question in range(20)} == {(options, "D")}
 
 
 @pytest.mark.parametrize(
@@ -173,10 +176,10 @@ def test_options_that_speak_of_others_by_their_place_are_not_shuffled(option):
 )
 def test_options_that_only_hold_a_capital_are_shuffled(option):
     options = ("w", "x", "y", option)
-    assert len({curation.shuffled(options, "D", 0, question) for question in range(20)}) > 5
+    assert len({shuffled(options, "D", 0, question) for question in range(20)}) > 5
 
 
-def judged_one_by_one(made: Columns, config: CurationConfig) -> list[str]:
+def judged_one_by_one(made: RowKeys, config: CurationConfig) -> list[str]:
     """The same verdicts from the rules as they are told, row by row and pair by pair."""
     rows = range(len(made.evaluation))
     images = [np.flatnonzero(made.image_row == row).tolist() for row in rows]
@@ -250,7 +253,7 @@ def test_columns_are_judged_as_the_rules_say_it_row_by_row(random, distance, num
     num_images = sum(counts)
     pixels = draw(num_images, 5)
     bits = {value: random.choice((0, 0b1111, random.getrandbits(64))) for value in range(6)}
-    made = Columns(
+    made = RowKeys(
         evaluation=draw(num_rows, 1).astype(bool),
         exact=draw(num_rows, 1),
         text=draw(num_rows, 2) + 1,
@@ -266,5 +269,5 @@ def test_columns_are_judged_as_the_rules_say_it_row_by_row(random, distance, num
     )
     levels = tuple(level for level in Level if random.random() < 0.3)
     config = CurationConfig(decontaminate_by=levels, max_hash_distance=distance)
-    fates = curation.fates(made, config)
-    assert [REASONS[code] for code in fates.reasons] == judged_one_by_one(made, config)
+    result = curation.curate(made, config)
+    assert [REASONS[code] for code in result.reasons] == judged_one_by_one(made, config)

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError, InputError
-from pipelines.questions.sources import source, table_readers
+from pipelines.questions.sources import source
 from pipelines.questions.sources.source import KNOWN, SourceConfig
+from pipelines.questions.table_readers import by_suffix
 
 QUESTIONS = [
     {"image": "1.png", "question": "Which, or; what?", "options": ["x, y", 'z "q"'], "answer": "B", "split": "train"},
@@ -25,13 +26,13 @@ QUESTIONS = [
 PLAIN = ["image", "question", "options", "answer", "split"]
 
 
-def drafts(folder) -> list:
-    return list(source.drafts(source.find(SourceConfig(), str(folder))))
+def candidates(folder) -> list:
+    return list(source.candidates(source.find(SourceConfig(), str(folder))))
 
 
 def told(folder) -> list:
     """What is understood of each row, however it is written."""
-    return [(d.images, d.text, d.options, d.gold, d.split, d.reason, d.exact_key) for d in drafts(folder)]
+    return [(d.images, d.text, d.options, d.gold, d.split, d.reason, d.exact_key) for d in candidates(folder)]
 
 
 def put(folder, name, data: bytes):
@@ -105,8 +106,8 @@ def test_a_table_is_read_alike_however_it_is_written_and_what_was_done_is_said(t
     folder = put(tmp_path / "t", file, data)
     found = source.find(SourceConfig(), str(folder))
     assert told(folder) == plain
-    assert done in "; ".join(source.written(found))
-    assert bool(done) == bool(source.written(found))
+    assert done in "; ".join(source.format_notes(found))
+    assert bool(done) == bool(source.format_notes(found))
 
 
 @pytest.mark.parametrize(
@@ -140,13 +141,13 @@ def test_a_table_is_read_alike_however_it_is_written_and_what_was_done_is_said(t
 def test_a_table_that_cannot_be_read_with_certainty_is_one_message(tmp_path, file, data, message):
     folder = put(tmp_path / "t", file, data)
     with pytest.raises((InputError, ConfigError), match=message):
-        drafts(folder)
+        candidates(folder)
 
 
 def test_an_element_of_a_list_that_is_no_row_costs_itself_alone(tmp_path):
     text = '[{"a": "]}\\"["}, 5, {"b": NaN}, {bad}, [{"x": 1}], "{", {"c": {"d": [1]}},]'
     path = put(tmp_path / "t", "t.json", text.encode()) / "t.json"
-    found = [row for _, row in table_readers.read(str(path))]
+    found = [row for _, row in by_suffix.read(str(path))]
     assert found[0] == {"a": ']}"['}
     assert [row for row in found if isinstance(row, str)] == ["line_is_no_json"] * 4
     assert found[-1] == {"c": {"d": [1]}}
@@ -156,20 +157,20 @@ def test_an_element_of_a_list_that_is_no_row_costs_itself_alone(tmp_path):
 def test_a_list_is_read_alike_wherever_its_portions_end(tmp_path, monkeypatch, chunk):
     text = json.dumps([{"a": 'x\\"]},{', "b": [{"c": "é\\\\"}]}, {}], ensure_ascii=False)
     path = put(tmp_path / "t", "t.json", text.encode()) / "t.json"
-    whole = list(table_readers.read(str(path)))
-    monkeypatch.setattr(table_readers.json_rows, "_CHUNK", chunk)
-    monkeypatch.setattr(table_readers.json_rows, "_list_in", lambda *_: table_readers.json_rows._Place(1, ""))
-    assert list(table_readers.read(str(path))) == whole == list(enumerate(json.loads(text), 1))
+    whole = list(by_suffix.read(str(path)))
+    monkeypatch.setattr(by_suffix.json_reader, "_CHUNK", chunk)
+    monkeypatch.setattr(by_suffix.json_reader, "_list_in", lambda *_: by_suffix.json_reader._Place(1, ""))
+    assert list(by_suffix.read(str(path))) == whole == list(enumerate(json.loads(text), 1))
 
 
 def test_a_giant_element_of_a_list_costs_itself_and_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_readers, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(by_suffix, "MAX_ROW_BYTES", 1 << 20)
     with (tmp_path / "t.json").open("w") as file:
         file.write('[{"a": "1"}, {"a": "')
         file.writelines("x" * (1 << 20) for _ in range(64))
         file.write('"}, {"a": "3"}]')
     tracemalloc.start()
-    found = [row for _, row in table_readers.read(str(tmp_path / "t.json"))]
+    found = [row for _, row in by_suffix.read(str(tmp_path / "t.json"))]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found == [{"a": "1"}, "row_too_long", {"a": "3"}]
@@ -183,7 +184,7 @@ def test_a_long_list_is_streamed(tmp_path):
         file.writelines(f",\n{one}" for _ in range(50_000))
         file.write("]}")
     tracemalloc.start()
-    number = sum(1 for _ in table_readers.read(str(tmp_path / "questions.json"), KNOWN))
+    number = sum(1 for _ in by_suffix.read(str(tmp_path / "questions.json"), KNOWN))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert number == 50_001
@@ -194,8 +195,8 @@ def test_a_line_with_a_hash_that_names_columns_is_no_remark(tmp_path):
     header = ["#", *PLAIN]
     data = separated(QUESTIONS).splitlines(keepends=True)
     rest = "".join(data[1:]).replace("1.png", "7,1.png").replace("2.png", "7,2.png").replace("3.png", "7,3.png")
-    found = drafts(put(tmp_path / "t", "questions.csv", (",".join(header) + "\n" + rest).encode()))
-    assert [draft.gold for draft in found] == ["B", "A", "A"]
+    found = candidates(put(tmp_path / "t", "questions.csv", (",".join(header) + "\n" + rest).encode()))
+    assert [candidate.gold for candidate in found] == ["B", "A", "A"]
 
 
 def test_parquet_says_the_same_with_numbers_as_with_texts(tmp_path, plain):
@@ -208,11 +209,11 @@ def test_parquet_says_the_same_with_numbers_as_with_texts(tmp_path, plain):
         QUESTIONS[1] | {"options": [3.0, 4.0], "answer": 4.0},
     ]
     pq.write_table(pa.Table.from_pylist(numbers), tmp_path / "t/questions.parquet")
-    assert [(d.options, d.gold) for d in drafts(tmp_path / "t")] == [(("0.5", "2.0"), "B"), (("3.0", "4.0"), "B")]
+    assert [(d.options, d.gold) for d in candidates(tmp_path / "t")] == [(("0.5", "2.0"), "B"), (("3.0", "4.0"), "B")]
     column = pa.array([[0.1, 0.2]], pa.list_(pa.float32()))
     table = pa.Table.from_pylist(QUESTIONS[:1]).set_column(2, "options", column)
     pq.write_table(table, tmp_path / "t/questions.parquet")
-    assert [d.reason for d in drafts(tmp_path / "t")] == ["options_are_no_list"]  # 0.1 of 32 bits is no 0.1
+    assert [d.reason for d in candidates(tmp_path / "t")] == ["options_are_no_list"]  # 0.1 of 32 bits is no 0.1
 
 
 # The same questions, drawn at random, in a writing that is drawn at random.
@@ -288,9 +289,9 @@ def test_a_table_that_is_spoiled_anywhere_is_rows_and_reasons_or_one_message(tmp
     start, stop = (data.draw(st.integers(0, len(table))) for _ in range(2))
     spoiled = table[:start] + data.draw(st.binary(max_size=6)) + table[stop:]
     try:
-        found = drafts(put(tmp_path / "t", name, spoiled))
+        found = candidates(put(tmp_path / "t", name, spoiled))
     except InputError as error:
         assert "questions." in str(error)
         assert len(str(error)) < 1000
         return
-    assert all(draft.fate or draft.gold in "ABC"[: len(draft.options)] for draft in found)
+    assert all(candidate.status or candidate.gold in "ABC"[: len(candidate.options)] for candidate in found)

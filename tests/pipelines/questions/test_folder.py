@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.questions.candidates import Draft, Origin, RejectedError
+from pipelines.questions.candidates import Candidate, Origin, RejectedError
 from pipelines.questions.sources import folder
-from pipelines.questions.sources.json_rows import Number
+from pipelines.questions.table_readers.json_reader import Number
 from tests.pipelines.questions.test_matcha import JSON
 
 HERE = Origin(source="own", file="questions.jsonl", row=1)
 GOOD = {"image": "images/1.png", "question": "Which?\nLook.", "options": ["x", "y"], "answer": "B", "split": "train"}
 
 
-def read(row, origin=HERE) -> Draft:
-    (draft,) = folder.drafts(row, origin)
-    return draft
+def read(row, origin=HERE) -> Candidate:
+    (candidate,) = folder.candidates(row, origin)
+    return candidate
 
 
 def refused(row) -> str:
@@ -25,14 +25,20 @@ def refused(row) -> str:
 
 
 def test_a_row_becomes_a_question_with_all_that_it_says():
-    draft = read(GOOD | {"stratum": "s", "caption": "c", "figure": "f", "article": "a"})
-    assert (draft.images, draft.text, draft.options, draft.gold) == (
+    candidate = read(GOOD | {"stratum": "s", "caption": "c", "figure": "f", "article": "a"})
+    assert (candidate.images, candidate.text, candidate.options, candidate.gold) == (
         ("images/1.png",),
         "Which?\nLook.",
         ("x", "y"),
         "B",
     )
-    assert (draft.split, draft.stratum, draft.caption, draft.figure, draft.article) == ("train", "s", "c", "f", "a")
+    assert (candidate.split, candidate.stratum, candidate.caption, candidate.figure, candidate.article) == (
+        "train",
+        "s",
+        "c",
+        "f",
+        "a",
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,13 +72,13 @@ def test_options_are_a_list_its_json_or_columns(options):
     ],
 )
 def test_options_are_read_where_they_are_certain_and_what_was_done_is_counted(options, texts, read_as):
-    draft = read(GOOD | {"options": options})
-    assert (draft.options, draft.gold, draft.read_as) == (texts, "B", read_as)
+    candidate = read(GOOD | {"options": options})
+    assert (candidate.options, candidate.gold, candidate.read_as) == (texts, "B", read_as)
 
 
 def test_columns_of_numbers_are_options():
-    draft = read(GOOD | {"options": None, "Option A": 5, "option-b": 6, "OPTION_C": None})
-    assert (draft.options, draft.read_as) == (("5", "6"), ("options_that_are_numbers",))
+    candidate = read(GOOD | {"options": None, "Option A": 5, "option-b": 6, "OPTION_C": None})
+    assert (candidate.options, candidate.read_as) == (("5", "6"), ("options_that_are_numbers",))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +86,8 @@ def test_columns_of_numbers_are_options():
     [("Training", "train"), ("val", "validation"), ("VALID", "validation"), ("dev", "validation"), ("testing", "test")],
 )
 def test_a_split_of_another_name_is_taken_and_counted(said, split):
-    draft = read(GOOD | {"split": said})
-    assert (draft.split, draft.read_as) == (split, (f"split_{said.casefold()}_as_{split}",))
+    candidate = read(GOOD | {"split": said})
+    assert (candidate.split, candidate.read_as) == (split, (f"split_{said.casefold()}_as_{split}",))
 
 
 def test_a_field_in_another_spelling_is_the_same_field_unless_the_very_name_is_there_too():
@@ -99,8 +105,8 @@ def test_several_images_are_a_list_or_its_json(images):
 
 
 def test_blanks_around_an_image_s_name_a_letter_or_a_split_do_not_count():
-    draft = read(GOOD | {"image": " images/1.png ", "answer": " b ", "split": "Train "})
-    assert (draft.images, draft.gold, draft.split) == (("images/1.png",), "B", "train")
+    candidate = read(GOOD | {"image": " images/1.png ", "answer": " b ", "split": "Train "})
+    assert (candidate.images, candidate.gold, candidate.split) == (("images/1.png",), "B", "train")
 
 
 def test_a_recipe_s_split_stands_over_the_table_s():
@@ -165,10 +171,10 @@ def test_a_row_that_is_no_question_is_refused_with_the_reason(change, reason):
 @given(st.sampled_from([*GOOD, "images", "caption", "figure", "option_A"]), JSON)
 def test_any_json_in_any_field_gives_a_sound_question_or_a_reason(field, value):
     try:
-        draft = read(GOOD | {field: value})
+        candidate = read(GOOD | {field: value})
     except RejectedError:
         return
-    (again,) = (Draft.from_dict(row) for row in Draft.table([draft]).to_pylist())
-    assert again == draft
-    assert draft.gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(draft.options)]
-    assert all(option and "\n" not in option for option in draft.options)
+    (again,) = (Candidate.from_dict(row) for row in Candidate.table([candidate]).to_pylist())
+    assert again == candidate
+    assert candidate.gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(candidate.options)]
+    assert all(option and "\n" not in option for option in candidate.options)

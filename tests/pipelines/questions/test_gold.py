@@ -134,9 +134,9 @@ def test_a_table_of_numbers_is_read_by_what_all_of_its_rows_say(tmp_path, first,
         for n in range(8)
     ]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    drafts = list(source.drafts(source.find(SourceConfig(), str(tmp_path))))
-    assert [draft.gold for draft in drafts] == list("ABCDABCD")
-    assert {draft.read_as for draft in drafts} == {(how,)}
+    candidates = list(source.candidates(source.find(SourceConfig(), str(tmp_path))))
+    assert [candidate.gold for candidate in candidates] == list("ABCDABCD")
+    assert {candidate.read_as for candidate in candidates} == {(how,)}
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:3]))
-    drafts = list(source.drafts(source.find(SourceConfig(), str(tmp_path))))
-    assert [draft.reason for draft in drafts] == ["answer_number_unclear"] * 2
+    candidates = list(source.candidates(source.find(SourceConfig(), str(tmp_path))))
+    assert [candidate.reason for candidate in candidates] == ["answer_number_unclear"] * 2

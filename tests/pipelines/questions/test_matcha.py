@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines.questions.candidates import MAX_CHARACTERS, Draft, Origin, RejectedError
+from pipelines.questions.candidates import MAX_CHARACTERS, Candidate, Origin, RejectedError
 from pipelines.questions.sources import matcha
 
 HERE = Origin(source="MatCha", file="matcha_vqa_inputs.jsonl", row=3)
@@ -32,8 +32,8 @@ def record(*questions, **changes) -> dict:
     return made | changes
 
 
-def read(row: dict) -> list[Draft]:
-    return list(matcha.drafts(row, HERE))
+def read(row: dict) -> list[Candidate]:
+    return list(matcha.candidates(row, HERE))
 
 
 def test_each_question_of_a_record_is_one_of_its_own():
@@ -50,8 +50,8 @@ def test_there_are_21_topics_in_four_stages():
     assert (len(matcha.STAGES), len(topics), len(set(topics))) == (4, 21, 21)
     for stage, its_topics in matcha.STAGES.items():
         for topic in its_topics:
-            (draft,) = read(record(asked(topic=topic)))
-            assert (draft.stratum, draft.topic) == (stage, topic)
+            (candidate,) = read(record(asked(topic=topic)))
+            assert (candidate.stratum, candidate.topic) == (stage, topic)
 
 
 @pytest.mark.parametrize("topic", ["Termal Analysis", "", None, 3])
@@ -63,9 +63,11 @@ def test_an_unknown_topic_is_an_error_that_names_row_and_value(topic):
 @pytest.mark.parametrize("count", [2, 3, 5, 6, 26])
 def test_any_number_of_options_is_read_in_letter_order(count):
     letters = [chr(65 + n) for n in range(count)]
-    (draft,) = read(record(asked(options={letter: f"o{letter}" for letter in reversed(letters)}, answer=letters[-1])))
-    assert draft.options == tuple(f"o{letter}" for letter in letters)
-    assert draft.gold == letters[-1]
+    (candidate,) = read(
+        record(asked(options={letter: f"o{letter}" for letter in reversed(letters)}, answer=letters[-1]))
+    )
+    assert candidate.options == tuple(f"o{letter}" for letter in letters)
+    assert candidate.gold == letters[-1]
 
 
 @pytest.mark.parametrize(
@@ -82,8 +84,8 @@ def test_any_number_of_options_is_read_in_letter_order(count):
     ],
 )
 def test_options_are_taken_off_the_question_where_all_of_them_stand_at_its_end(text, alone):
-    (draft,) = read(record(asked(question=text)))
-    assert draft.text == alone
+    (candidate,) = read(record(asked(question=text)))
+    assert candidate.text == alone
 
 
 @pytest.mark.parametrize(
@@ -97,8 +99,8 @@ def test_options_are_taken_off_the_question_where_all_of_them_stand_at_its_end(t
     ],
 )
 def test_a_geometry_is_its_bounding_box(geometry, crop):
-    (draft,) = read(record(images=[{"image_path": "a.png", "geometry": geometry}]))
-    assert draft.crops == (crop,)
+    (candidate,) = read(record(images=[{"image_path": "a.png", "geometry": geometry}]))
+    assert candidate.crops == (crop,)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +108,8 @@ def test_a_geometry_is_its_bounding_box(geometry, crop):
     [[{"x": "left", "y": 1}], [{"x": 1}], [[1, 2]], "box", 7, {}, [{"x": math.nan, "y": 0}], [{"x": None, "y": 1}]],
 )
 def test_a_geometry_that_is_none_is_a_reason(geometry):
-    (draft,) = read(record(images=[{"image_path": "a.png", "geometry": geometry}]))
-    assert (draft.fate, draft.reason) == ("rejected", "geometry_unreadable")
+    (candidate,) = read(record(images=[{"image_path": "a.png", "geometry": geometry}]))
+    assert (candidate.status, candidate.reason) == ("rejected", "geometry_unreadable")
 
 
 def test_several_images_keep_their_order_and_their_crops():
@@ -115,8 +117,8 @@ def test_several_images_keep_their_order_and_their_crops():
         {"image_path": "b.png", "geometry": [{"x": 0, "y": 0}, {"x": 4, "y": 4}]},
         {"image_path": "images/a.png", "geometry": None},
     ]
-    (draft,) = read(record(images=images))
-    assert (draft.images, draft.crops) == (("b.png", "images/a.png"), ("0,0,4,4", ""))
+    (candidate,) = read(record(images=images))
+    assert (candidate.images, candidate.crops) == (("b.png", "images/a.png"), ("0,0,4,4", ""))
 
 
 @pytest.mark.parametrize(
@@ -134,8 +136,8 @@ def test_several_images_keep_their_order_and_their_crops():
 )
 def test_a_bad_question_is_rejected_and_the_record_s_others_are_not(change, reason):
     bad, good = read(record(asked(**change), asked()))
-    assert (bad.fate, bad.reason) == ("rejected", reason)
-    assert not good.fate
+    assert (bad.status, bad.reason) == ("rejected", reason)
+    assert not good.status
 
 
 @pytest.mark.parametrize("answer", ["B", " b\r\n", "(B)", "B."])
@@ -150,7 +152,7 @@ def test_letters_that_a_question_does_not_use_may_be_null():
 
 @pytest.mark.parametrize("images", [None, [], ["a.png"], [{"image_path": ""}], [{"image_path": 3}]])
 def test_a_record_without_images_rejects_each_of_its_questions(images):
-    assert [draft.reason for draft in read(record(asked(), asked(), images=images))] == ["image_missing"] * 2
+    assert [candidate.reason for candidate in read(record(asked(), asked(), images=images))] == ["image_missing"] * 2
 
 
 def test_an_unknown_topic_is_an_error_also_where_the_image_is_missing():
@@ -166,13 +168,13 @@ def test_a_record_without_questions_is_one_rejected_row(vqa):
 
 @pytest.mark.parametrize("info", [None, "x", {}, {"article_url": 3}])
 def test_an_article_may_be_unknown(info):
-    (draft,) = read(record(article_info=info))
-    assert draft.article == ""
+    (candidate,) = read(record(article_info=info))
+    assert candidate.article == ""
 
 
 def test_an_article_is_called_by_the_first_name_that_says_something():
-    (draft,) = read(record(article_info={"article_url": " ", "article_name": "n", "title": "t"}))
-    assert draft.article == "n"
+    (candidate,) = read(record(article_info={"article_url": " ", "article_name": "n", "title": "t"}))
+    assert candidate.article == "n"
 
 
 JSON = st.recursive(
@@ -192,12 +194,12 @@ def test_any_json_in_any_field_gives_a_sound_question_or_a_reason(data):
     else:
         row = record(asked(**{field: value})) if field in asked() else record() | {field: value}
     try:
-        drafts = read(row)
+        candidates = read(row)
     except (RejectedError, InputError):  # InputError: a question whose topic is none
         return
-    Draft.table(drafts)
-    for draft in drafts:
-        assert draft.fate or draft.gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(draft.options)]
+    Candidate.table(candidates)
+    for candidate in candidates:
+        assert candidate.status or candidate.gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(candidate.options)]
 
 
 def test_no_text_makes_the_search_for_options_slow():
@@ -209,8 +211,8 @@ def test_no_text_makes_the_search_for_options_slow():
 
 def test_a_record_of_giant_options_or_of_many_corners_and_questions_is_read_in_bounded_time():
     started = time.perf_counter()
-    (draft,) = read(record(asked(options={"A": "w " * 2_000_000, "B": "x"})))
-    assert draft.reason == "text_too_long"
+    (candidate,) = read(record(asked(options={"A": "w " * 2_000_000, "B": "x"})))
+    assert candidate.reason == "text_too_long"
     corners = [{"x": 1, "y": 2}, {"x": 3, "y": 4}] * 50_000
     assert len(read(record(*[asked()] * 3000, images=[{"image_path": "a.png", "geometry": corners}]))) == 3000
     assert time.perf_counter() - started < 20  # minutes where each question reads all corners again

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines.questions.candidates import MAX_CHARACTERS, Draft, Origin, RejectedError
-from pipelines.questions.sources import pmc_vqa, source, table_readers
+from pipelines.questions.candidates import MAX_CHARACTERS, Candidate, Origin, RejectedError
+from pipelines.questions.sources import pmc_vqa, source
 from pipelines.questions.sources.source import Source
+from pipelines.questions.table_readers import by_suffix
 from tests.benchmarks.generated import write_pmc_vqa
 
 HERE = Origin(source="PMC-VQA", file="train.csv", row=1)
@@ -35,9 +36,9 @@ def version_2(**changes) -> dict[str, str]:
     return row | others | {name: value for name, value in changes.items() if name in others}
 
 
-def read(row: dict[str, str], origin: Origin = HERE) -> Draft:
-    (draft,) = pmc_vqa.drafts(row, origin)
-    return draft
+def read(row: dict[str, str], origin: Origin = HERE) -> Candidate:
+    (candidate,) = pmc_vqa.candidates(row, origin)
+    return candidate
 
 
 def refused(row: dict[str, str]) -> str:
@@ -48,17 +49,20 @@ def refused(row: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("row", [version_1(), version_2()])
 def test_both_forms_of_a_clean_row_are_the_same_question(row):
-    draft = read(row)
-    assert draft.text == "What is the uptake pattern in the image?"
-    assert draft.options == (
+    candidate = read(row)
+    assert candidate.text == "What is the uptake pattern in the image?"
+    assert candidate.options == (
         "Diffuse uptake pattern",
         "Focal uptake pattern",
         "No uptake pattern",
         "None of the above.",
     )
-    assert (draft.gold, draft.split) == ("B", "train")
-    assert (draft.images, draft.figure) == (("PMC5133774_ijms-17-01746-f005.jpg",), "pmc5133774_ijms-17-01746-f005")
-    assert draft.article == "PMC5133774"
+    assert (candidate.gold, candidate.split) == ("B", "train")
+    assert (candidate.images, candidate.figure) == (
+        ("PMC5133774_ijms-17-01746-f005.jpg",),
+        "pmc5133774_ijms-17-01746-f005",
+    )
+    assert candidate.article == "PMC5133774"
 
 
 def test_only_the_second_form_has_a_caption():
@@ -147,14 +151,14 @@ def test_options_that_differ_in_a_sign_alone_are_different():
 
 
 def test_a_lone_quote_as_label_is_mended_by_the_answer_s_text():
-    draft = read(
+    candidate = read(
         version_1(
             Choice_A=" 'A:One patient ", Choice_B=" B:Two", Choice_C=" C:Three", Choice_D=" D:Four patients' ",
             Answer="Two", Answer_label="'",
         )
     )  # fmt: skip
-    assert draft.options == ("One patient", "Two", "Three", "Four patients")
-    assert draft.gold == "B"
+    assert candidate.options == ("One patient", "Two", "Three", "Four patients")
+    assert candidate.gold == "B"
 
 
 def test_options_that_are_quoted_with_their_letters_lose_both():
@@ -275,13 +279,13 @@ CELL = st.text(max_size=30) | st.sampled_from([" A:x", "'B:y", "C.", "D", "'", '
 def test_any_texts_give_a_sound_question_or_a_reason(data, first):
     row = {name: data.draw(CELL) for name in (version_1() if first else version_2())}
     try:
-        draft = read(row)
+        candidate = read(row)
     except RejectedError:
         return
-    Draft.table([draft])
-    assert draft.gold in "ABCD"
-    assert len({option.casefold() for option in draft.options}) == 4
-    for text in (draft.text, *draft.options):
+    Candidate.table([candidate])
+    assert candidate.gold in "ABCD"
+    assert len({option.casefold() for option in candidate.options}) == 4
+    for text in (candidate.text, *candidate.options):
         assert text
         assert text == " ".join(text.split())
         assert "<|" not in text or "|>" not in text
@@ -316,7 +320,7 @@ def test_a_letter_alone_picks_an_option_only_where_column_and_written_letter_agr
         assert refused(row) in {"letters_contradict_each_other", "option_letters_unclear"}
 
 
-FATES = {
+STATUSES = {
     "answer_is_no_option": "answer_is_no_option",
     "doubled_prefix_uncertain": {1: "label_contradicts_answer", 2: "letters_contradict_each_other"},
     "empty_question": "question_missing",
@@ -335,18 +339,18 @@ def test_each_kind_of_dirt_has_its_own_reason_and_no_right_option_is_changed(tmp
     expected = write_pmc_vqa(tmp_path, num_rows=600, num_images=300, version=version, dirt_share=0.5, images="none")
     (table,) = map(str, tmp_path.glob("*.csv"))
     kinds = {number: kind for kind, numbers in expected.rows.items() for number in numbers}
-    raw = dict(table_readers.read(table))
-    read = list(source.drafts(Source(name="n", reader="pmc_vqa", table=table, images=None, split=None)))
-    assert [draft.row for draft in read] == list(range(1, 601))
-    for draft in read:
-        fate = FATES.get(kinds.get(draft.row, ""), "")
-        assert draft.reason == (fate[version] if isinstance(fate, dict) else fate), kinds.get(draft.row)
-        if not draft.fate:
-            row = raw[draft.row]
-            written = row[f"Choice {draft.gold}"].partition(":")[2].strip(" '\"\u00a0\u2009")
-            assert draft.options["ABCD".index(draft.gold)] == " ".join(written.split())
-            assert draft.gold == row.get("Answer_label", row["Answer"]) or kinds[draft.row] == "quoted_label"
-            assert " ".join(row["Answer"].split()) in {draft.gold, draft.options["ABCD".index(draft.gold)]}
+    raw = dict(by_suffix.read(table))
+    read = list(source.candidates(Source(name="n", reader="pmc_vqa", table=table, images=None, split=None)))
+    assert [candidate.row for candidate in read] == list(range(1, 601))
+    for candidate in read:
+        status = STATUSES.get(kinds.get(candidate.row, ""), "")
+        assert candidate.reason == (status[version] if isinstance(status, dict) else status), kinds.get(candidate.row)
+        if not candidate.status:
+            row = raw[candidate.row]
+            written = row[f"Choice {candidate.gold}"].partition(":")[2].strip(" '\"\u00a0\u2009")
+            assert candidate.options["ABCD".index(candidate.gold)] == " ".join(written.split())
+            assert candidate.gold == row.get("Answer_label", row["Answer"]) or kinds[candidate.row] == "quoted_label"
+            assert " ".join(row["Answer"].split()) in {candidate.gold, candidate.options["ABCD".index(candidate.gold)]}
 
 
 def test_no_text_makes_the_patterns_slow():

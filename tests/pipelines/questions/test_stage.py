@@ -7,10 +7,11 @@ from PIL import Image
 from infra import materials, recipes, runner, storage
 from infra.errors import ConfigError, InputError
 from infra.progress import Progress
-from pipelines.images import decoding
+from pipelines.images import decoding, image_bytes
 from pipelines.questions import stage as questions
 from pipelines.questions.config import QuestionsConfig
-from pipelines.questions.curation import CurationConfig, Level
+from pipelines.questions.curation import CurationConfig
+from pipelines.questions.decontamination import Level
 from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Caption, Question, SetAside, Split, StoredImage, tables
 
@@ -65,6 +66,10 @@ def flowed(source, run_dir, **settings):
     return runner.carry_out(config, run_dir, Progress("questions"))["questions"]
 
 
+def shown(artifact, path) -> Image.Image:
+    return decoding.decode(image_bytes.read(str(artifact.path / path)))
+
+
 def adds_up(tally) -> bool:
     kept_back = sum(tally["reasons"].values()) + sum(tally["quarantined"].values())
     return tally["rows"]["read"] == tally["rows"]["questions"] + kept_back
@@ -76,7 +81,7 @@ def test_every_row_is_a_question_or_set_aside_with_its_reason(source, tmp_path):
     assert artifact.tally["reasons"] == {"exact_duplicate": 1, "answer_is_no_option": 1}
     assert artifact.tally["quarantined"] == {"missing_image": 1}
     assert adds_up(artifact.tally)
-    aside = {(each.row, each.fate, each.reason) for each in tables.read(artifact.path, SetAside)}
+    aside = {(each.row, each.status, each.reason) for each in tables.read(artifact.path, SetAside)}
     assert aside == {
         (7, "rejected", "exact_duplicate"),
         (8, "rejected", "answer_is_no_option"),
@@ -89,25 +94,25 @@ def test_the_artifact_holds_all_that_later_stages_need(source, tmp_path):
     stored = {each.path: each for each in tables.read(artifact.path, StoredImage)}
     for question in tables.read(artifact.path, Question):
         (path,) = question.images
-        assert decoding.read(artifact.path / path).size == (24, 24)
+        assert shown(artifact, path).size == (24, 24)
         assert question.image_digests == (stored[path].digest,)
         assert question.file == "questions.jsonl"
-    assert len(questions.of_split(artifact.path, Split.TRAIN)) == 4
+    assert len(tables.read(artifact.path, Question, split=Split.TRAIN)) == 4
 
 
 def test_a_question_s_images_are_the_ones_that_its_row_names(source, tmp_path):
     artifact = sealed(source, tmp_path / "runs/r")
     for question in tables.read(artifact.path, Question):
-        shown = np.asarray(decoding.read(artifact.path / question.images[0]).convert("L"))
-        assert (shown == np.asarray(picture(question.row - 1))).all()
+        pixels = np.asarray(shown(artifact, question.images[0]).convert("L"))
+        assert (pixels == np.asarray(picture(question.row - 1))).all()
 
 
 def test_several_images_of_a_question_keep_their_order(tmp_path):
     several = row(0) | {"image": None, "images": ["images/3.png", "images/1.png", "images/3.png"]}
     artifact = sealed(write(tmp_path / "mine", [several]), tmp_path / "runs/r")
     (question,) = tables.read(artifact.path, Question)
-    shown = [np.asarray(decoding.read(artifact.path / path).convert("L")) for path in question.images]
-    assert all((image == np.asarray(picture(n))).all() for image, n in zip(shown, (3, 1, 3), strict=True))
+    pixels = [np.asarray(shown(artifact, path).convert("L")) for path in question.images]
+    assert all((image == np.asarray(picture(n))).all() for image, n in zip(pixels, (3, 1, 3), strict=True))
 
 
 def test_what_the_flow_drew_has_its_name_and_notes_and_what_a_user_brings_to_the_same_recipe_has_neither(
@@ -170,9 +175,7 @@ def test_the_budget_of_pixels_makes_large_images_smaller_and_leaves_small_ones_a
     source = write(tmp_path / "mine", [row(0), row(1)])
     Image.new("RGB", (400, 200)).save(source / "images/0.png")
     artifact = sealed(source, tmp_path / "runs/r", max_pixels=5000)
-    large, small = (
-        decoding.read(artifact.path / question.images[0]).size for question in tables.read(artifact.path, Question)
-    )
+    large, small = (shown(artifact, question.images[0]).size for question in tables.read(artifact.path, Question))
     assert large == (100, 50)
     assert small == (24, 24)
     assert artifact.tally["facts"]["curation"]["image_changes"] == {"resized": 1}
@@ -250,7 +253,7 @@ def test_a_validation_split_shares_no_article_with_training(tmp_path):
     rows = [row(n % 4, question=f"What of {n}?", article=f"PMC{n // 5}", split="train") for n in range(100)]
     curation = CurationConfig(validation_share=0.3, drop_duplicates=False)
     artifact = sealed(write(tmp_path / "mine", rows), tmp_path / "runs/r", curation=curation)
-    articles = {split: {q.article for q in questions.of_split(artifact.path, split)} for split in Split}
+    articles = {split: {q.article for q in tables.read(artifact.path, Question, split=split)} for split in Split}
     assert len(articles[Split.VALIDATION]) >= 2
     assert articles[Split.VALIDATION] & articles[Split.TRAIN] == set()
     assert articles[Split.VALIDATION] | articles[Split.TRAIN] == {f"PMC{n}" for n in range(20)}

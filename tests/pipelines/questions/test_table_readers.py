@@ -11,15 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines.questions.candidates import Draft
-from pipelines.questions.sources import source, table_readers
+from pipelines.questions.candidates import Candidate
+from pipelines.questions.sources import source
 from pipelines.questions.sources.source import Source
+from pipelines.questions.table_readers import by_suffix
 from tests.pipelines.questions.test_matcha import asked, record
 
 
 def read(path, data: bytes) -> list:
     path.write_bytes(data)
-    return [row for _, row in table_readers.read(str(path))]
+    return [row for _, row in by_suffix.read(str(path))]
 
 
 def test_a_csv_table_is_read_with_quotes_line_breaks_and_a_byte_order_mark(tmp_path):
@@ -38,13 +39,13 @@ def test_rows_of_empty_cells_are_called_so(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
 def test_a_giant_line_costs_bounded_memory_and_later_rows_still_count(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(table_readers, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(by_suffix, "MAX_ROW_BYTES", 1 << 20)
     with (tmp_path / name).open("wb") as file:
         file.write(b"a,b\n" if name.endswith("csv") else b"{}\n")
         file.writelines(b"x" * (1 << 20) for _ in range(64))
         file.write(b"\n3,4\n" if name.endswith("csv") else b'\n{"a": "3"}\n')
     tracemalloc.start()
-    table = [row for _, row in table_readers.read(str(tmp_path / name))]
+    table = [row for _, row in by_suffix.read(str(tmp_path / name))]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert table[-2] == "row_too_long"
@@ -53,7 +54,7 @@ def test_a_giant_line_costs_bounded_memory_and_later_rows_still_count(tmp_path, 
 
 
 def test_a_giant_line_in_a_row_that_is_never_closed_is_a_row_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_readers, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(by_suffix, "MAX_ROW_BYTES", 1000)
     table = read(tmp_path / "t.csv", b'a,b\n1,"2\n' + b"x" * 3000 + b"\n3,4\n")
     assert table == ["quote_never_closed", "row_too_long", {"a": "3", "b": "4"}]
 
@@ -87,7 +88,7 @@ def test_a_quote_that_is_never_closed_costs_its_own_row_and_no_other(tmp_path, n
 
 def test_the_secret_of_a_uri_whose_table_is_of_no_kind_is_not_repeated():
     with pytest.raises(InputError, match=r"s3://\*\*\*@bucket/t.exe is no table"):
-        list(table_readers.read("s3://key:very/secret@bucket/t.exe"))
+        list(by_suffix.read("s3://key:very/secret@bucket/t.exe"))
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"a,a\n1,2\n", b",\n1,2\n"])
@@ -116,27 +117,27 @@ def test_jsonl_lines_are_objects_or_reasons_and_blank_ones_do_not_count(tmp_path
 
 
 def test_a_giant_line_is_one_reason_and_the_next_one_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_readers, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(by_suffix, "MAX_ROW_BYTES", 100)
     table = read(tmp_path / "t.jsonl", b'{"a": "' + b"x" * 950 + b'"}\n{"a": 2}\n' + b"y" * 150)
     assert table == ["row_too_long", {"a": 2}, "row_too_long"]
 
 
 def test_the_number_of_a_row_is_its_place_in_the_table(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
-    assert [number for number, _ in table_readers.read(str(tmp_path / "t.jsonl"))] == [1, 3]
+    assert [number for number, _ in by_suffix.read(str(tmp_path / "t.jsonl"))] == [1, 3]
 
 
 def test_parquet_of_any_types_is_read_as_plain_values(tmp_path):
     table = pa.table({"a": ["x", None], "options": [["p", "q"], []], "n": [1, 2], "d": pa.array([0, 1], pa.date32())})
     pq.write_table(table, tmp_path / "t.parquet")
-    first, second = (row for _, row in table_readers.read(str(tmp_path / "t.parquet")))
+    first, second = (row for _, row in by_suffix.read(str(tmp_path / "t.parquet")))
     assert (first["a"], first["options"], second["a"]) == ("x", ["p", "q"], None)
 
 
 def test_what_a_parquet_cell_cannot_hold_costs_its_row_alone(tmp_path):
     text = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffx"))
     pq.write_table(pa.table({"a": text}), tmp_path / "t.parquet")
-    assert [row for _, row in table_readers.read(str(tmp_path / "t.parquet"))] == ["row_unreadable", {"a": "x"}]
+    assert [row for _, row in by_suffix.read(str(tmp_path / "t.parquet"))] == ["row_unreadable", {"a": "x"}]
 
 
 def test_a_giant_cell_that_a_parquet_file_repeats_for_a_few_bits_costs_bounded_memory(tmp_path):
@@ -144,7 +145,7 @@ def test_a_giant_cell_that_a_parquet_file_repeats_for_a_few_bits_costs_bounded_m
     pq.write_table(pa.table({"a": cells}), tmp_path / "t.parquet", store_schema=False)
     assert (tmp_path / "t.parquet").stat().st_size < 1 << 16
     before = pa.total_allocated_bytes()
-    taken = [pa.total_allocated_bytes() - before for _ in table_readers.read(str(tmp_path / "t.parquet"))]
+    taken = [pa.total_allocated_bytes() - before for _ in by_suffix.read(str(tmp_path / "t.parquet"))]
     assert len(taken) == 2048
     assert max(taken) < 64 << 20  # all of them at once would be 512 MiB
 
@@ -152,7 +153,7 @@ def test_a_giant_cell_that_a_parquet_file_repeats_for_a_few_bits_costs_bounded_m
 def test_a_parquet_table_with_two_columns_of_one_name_is_refused(tmp_path):
     pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), tmp_path / "t.parquet")
     with pytest.raises(InputError, match="does not name its columns"):
-        list(table_readers.read(str(tmp_path / "t.parquet")))
+        list(by_suffix.read(str(tmp_path / "t.parquet")))
 
 
 def test_a_damaged_parquet_file_is_one_clear_error(tmp_path):
@@ -164,7 +165,7 @@ def test_a_damaged_parquet_file_is_one_clear_error(tmp_path):
 
 def test_a_file_that_is_no_table_says_what_can_be_read(tmp_path):
     with pytest.raises(InputError, match=r"Known: \.jsonl, \.csv, \.parquet"):
-        list(table_readers.read(str(tmp_path / "t.xlsx")))
+        list(by_suffix.read(str(tmp_path / "t.xlsx")))
 
 
 OWN = json.dumps({"image": "i.png", "question": "?", "options": ["x", "y"], "answer": "A", "split": "train"})
@@ -199,17 +200,17 @@ def test_any_table_gives_a_draft_or_a_reason_for_every_row_that_is_read(tmp_path
     path.write_bytes(b"\n".join([header.encode()] * bool(header) + lines))
     table = Source(name="n", reader=reader, table=str(path), images=None, split=None)
     try:
-        num_rows = len(list(table_readers.read(str(path))))
-        drafts = list(source.drafts(table))
+        num_rows = len(list(by_suffix.read(str(path))))
+        candidates = list(source.candidates(table))
     except InputError as error:  # a topic that is none, objects that have another table's names, or no text at all
         assert suffix == ".jsonl", error
         assert reader in {"pmc_vqa", "matcha"} or re.search("no column|no text|its list of rows", str(error)), error
         return
-    assert len(drafts) == num_rows
-    assert [Draft.from_dict(row) for row in Draft.table(drafts).to_pylist()] == drafts
-    for draft in drafts:
-        assert bool(draft.reason) == bool(draft.fate)
-        assert draft.fate or draft.gold in "ABCD"[: len(draft.options)]
-        for text in (draft.text, *draft.options) if not draft.fate else ():
+    assert len(candidates) == num_rows
+    assert [Candidate.from_dict(row) for row in Candidate.table(candidates).to_pylist()] == candidates
+    for candidate in candidates:
+        assert bool(candidate.reason) == bool(candidate.status)
+        assert candidate.status or candidate.gold in "ABCD"[: len(candidate.options)]
+        for text in (candidate.text, *candidate.options) if not candidate.status else ():
             assert text
             assert "Cc" not in {unicodedata.category(character) for character in text.replace("\n", "")}

@@ -16,7 +16,7 @@ from pipelines.images.sealed import SealedImage
 from pipelines.inference import answers, prompts
 from pipelines.inference.backends.backend import Backend
 from pipelines.questions.config import QuestionsConfig
-from pipelines.questions.locations import roots
+from pipelines.questions.image_locations import image_locations
 from pipelines.questions.sources import source
 from pipelines.questions.sources.source import SourceConfig
 from pipelines.records import Arm, Question, Split, tables
@@ -45,13 +45,13 @@ def test_drawn_rows_stand_in_in_the_form_of_each_reader(tmp_path, reader, split,
     texts, names = set(), set()
     for each in written.sources:
         found = source.find(each, "/")
-        drafts = list(source.drafts(found))
-        assert [draft.reason for draft in drafts] == [""] * len(drafts)
-        assert {name: [draft.split for draft in drafts].count(name) for name in splits} == splits
-        assert sum(splits.values()) == len(drafts)
-        assert all(roots(found)[0].has(draft.images[0]) for draft in drafts)
-        texts |= {draft.text for draft in drafts}
-        names |= {draft.images[0] for draft in drafts}
+        candidates = list(source.candidates(found))
+        assert [candidate.reason for candidate in candidates] == [""] * len(candidates)
+        assert {name: [candidate.split for candidate in candidates].count(name) for name in splits} == splits
+        assert sum(splits.values()) == len(candidates)
+        assert all(image_locations(found)[0].has(candidate.images[0]) for candidate in candidates)
+        texts |= {candidate.text for candidate in candidates}
+        names |= {candidate.images[0] for candidate in candidates}
     assert len(texts) == len(names) == 2 * sum(splits.values())  # none is taken for another's duplicate
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra.errors import ArtifactError, ConfigError, InputError
 from infra.progress import Progress
-from pipelines.images import decoding
+from pipelines.images import image_bytes
 from pipelines.inference import ledger
 from pipelines.inference.ledger import Ledger
 from pipelines.recipes import POCKET_TEACHER
@@ -86,7 +86,7 @@ def test_a_request_is_what_an_endpoint_is_sent_with_the_image_in_its_sealed_byte
     image, text = body["messages"][0]["content"]
     head, _, data = image["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(data) == decoding.read_bytes(made.questions / request.images[0])
+    assert base64.b64decode(data) == image_bytes.read(str(made.questions / request.images[0]))
     assert text == {"type": "text", "text": request.prompt}
 
 

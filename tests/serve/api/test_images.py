@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images.decoding import FORMATS as SEALED_FORMATS
+from pipelines.images.decoding import FORMATS as SANDBOX_FORMATS
 from pipelines.images.decoding import UnreadableImageError, normalise
 from serve.api.errors import Refused
 from serve.api.images import checked_url
@@ -212,7 +212,7 @@ def test_an_image_of_many_parts_is_taken_once_it_is_normalised(name):
     assert len(made.data) < 1 << 20
 
 
-@pytest.mark.parametrize("kind", SEALED_FORMATS)
+@pytest.mark.parametrize("kind", SANDBOX_FORMATS)
 def test_every_image_that_is_sealed_is_taken(kind):
     rng, originals, num_sealed = random.Random(kind), fuzz_images.seeds(kind), 0
     for _ in range(400):

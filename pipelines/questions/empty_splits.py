@@ -1,13 +1,14 @@
-"""An account of rows -> in plain words, whether anything is left to train on and to examine, what took it, and what to
-type."""
+"""The tally of the questions -> in plain words, whether any are left to train on and to examine; if not, what took them
+and what to type."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from infra.manifest import Tally
-from pipelines.questions.curation import CurationConfig, Level
-from pipelines.questions.sources.reasons import MEANING
+from pipelines.questions.curation import CurationConfig
+from pipelines.questions.decontamination import Level
+from pipelines.questions.set_aside_reasons import MEANING
 from pipelines.records import Split
 
 _PURPOSE = {Split.TRAIN: "to train on", Split.TEST: "to examine"}
@@ -15,8 +16,8 @@ _SHOWN = 3  # reasons
 _NOT_OF_THE_IMAGE = (Level.FIGURE, Level.ARTICLE, Level.TEXT)
 
 
-def told(tally: Tally, curation: CurationConfig, limit: int | None) -> list[str]:
-    """A sentence for each split that a flow needs and that no question is left of.
+def explained(tally: Tally, curation: CurationConfig, limit: int | None) -> list[str]:
+    """One sentence for each split that a flow needs and that has no question.
 
     tally: of the stage `questions`. curation, limit: its settings.
     """
@@ -67,7 +68,7 @@ def _reasons(counts: Mapping[str, int]) -> str:
 
 
 def _advice(reason: str, curation: CurationConfig) -> str:
-    """What to do where this took most rows."""
+    """What to do where this reason took the most rows."""
     level: Any = reason.removeprefix("contaminated_")
     if level in _NOT_OF_THE_IMAGE:
         kept = json.dumps([each for each in curation.decontaminate_by if each != level])

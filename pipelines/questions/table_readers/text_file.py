@@ -1,8 +1,7 @@
-"""A table's file -> its text: unpacked where it is packed, and decoded as its first bytes say.
+"""A table's file -> its text, unpacked where it is packed, and decoded.
 
-Nothing is taken for text on a guess. UTF-8 is read, and what says in its first bytes that it is UTF-16 or UTF-32; bytes
-that are neither stay recognisable, so that their row is refused by name. What unpacks to far more than it is ends the
-reading.
+Encodings are not guessed: a text is UTF-8, or UTF-16 or UTF-32 where its first bytes say so. Bytes that are not valid
+in it stay recognisable, so that their row gets a reason. A file that unpacks to far more than its size is refused.
 """
 
 import codecs
@@ -21,17 +20,17 @@ from typing import IO, Any, TextIO, cast
 from infra import storage
 from infra.errors import InputError, first_line
 
-UNREADABLE = "\udcff"  # stands for bytes that are no text: half a surrogate pair, which no text has
+UNREADABLE = "\udcff"  # stands for bytes that are no text; it is half a surrogate pair, which no text has
 FORMS = (".jsonl", ".json", ".csv", ".tsv")
 _HEAD_BYTES = 1 << 10
-_MARKS = (  # of byte order; those of UTF-32 first, since UTF-16's is how one of them begins
+_BYTE_ORDER_MARKS = (  # UTF-32 first, since one of its marks begins with one of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_OTHER_FILES = (  # what begins so is no text, whatever it is called
+_OTHER_FILES = (  # files that begin with these bytes are no text, whatever their name
     (b"PK\x03\x04", "a zip or a spreadsheet"),
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet"),
     (b"\x1f\x8b", "a gzip"),
@@ -42,11 +41,11 @@ _OTHER_FILES = (  # what begins so is no text, whatever it is called
     (b"<!DOCTYPE", "a web page"),
     (b"<html", "a web page"),
 )
-_OF_MACOS = re.compile(r"(^|[/\\])(__MACOSX[/\\]|\._)")  # beside each file that a Mac packs
+_OF_MACOS = re.compile(r"(^|[/\\])(__MACOSX[/\\]|\._)")  # extra files in zips that macOS makes
 PACKED = (".gz", ".zip")
-_MOST_TIMES = 200  # a packed table's size; real ones have up to 20
+_MAX_RATIO = 200  # of a table's unpacked size to its packed one; real tables have up to 20
 _DAMAGES = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error, EOFError, OSError, ValueError, RuntimeError)
-_ALWAYS_TAKEN = 64 << 20  # bytes of a packed table, however small it is
+_ALWAYS_ALLOWED = 64 << 20  # unpacked bytes, however small the packed file is
 
 
 def _unreadable(error: UnicodeError) -> tuple[str, int]:
@@ -57,13 +56,13 @@ codecs.register_error("unreadable", _unreadable)
 
 
 def form(uri: str) -> str:
-    """The ending that tells a table's form, in lower case: `.csv` of `t.CSV.gz`, and of a zip that of the table in it.
+    """The suffix that tells a table's form, in lower case: `.csv` for `t.CSV.gz`; for a zip that of the table in it.
 
     Raises InputError for a zip that holds no table, or several.
     """
     name = uri.lower()
     if name.endswith(".zip"):
-        with _damage_said(uri), storage.open_binary(uri) as stream, zipfile.ZipFile(stream) as archive:
+        with _one_error_for_damage(uri), storage.open_binary(uri) as stream, zipfile.ZipFile(stream) as archive:
             name = _only_table(uri, archive).lower()
     return posixpath.splitext(name.removesuffix(".gz"))[1]
 
@@ -75,28 +74,28 @@ def is_packed(name: str) -> bool:
 
 @contextlib.contextmanager
 def opened(uri: str, newline: str) -> Iterator[tuple[TextIO, list[str]]]:
-    """A table's text, and in words what was done to get at it.
+    """A table's text, and in words what was done to read it.
 
-    newline: as of `open`; with `""` lines end as they like, else with it alone. Raises InputError when it cannot be
-    unpacked, or is no text.
+    newline: as of `open`; with `""` lines may end in any way, otherwise in this way alone. Raises InputError when the
+    file cannot be unpacked, or is no text.
     """
-    done: list[str] = []
+    notes: list[str] = []
     with contextlib.ExitStack() as stack:
         stream: Any = stack.enter_context(storage.open_binary(uri))
-        with _damage_said(uri):
+        with _one_error_for_damage(uri):
             if is_packed(uri):
                 stream = io.BufferedReader(_Limited(uri, _unpacked(uri, stream, stack)))
-                done.append(f"unpacked from {uri[uri.rfind('.') :].lower()}")
+                notes.append(f"unpacked from {uri[uri.rfind('.') :].lower()}")
             encoding = _encoding(uri, stream.peek(_HEAD_BYTES)[:_HEAD_BYTES])
             if encoding not in ("utf-8", "utf-8-sig"):
-                done.append(f"decoded from {encoding.upper()}")
+                notes.append(f"decoded from {encoding.upper()}")
             text = stack.enter_context(io.TextIOWrapper(stream, encoding, errors="unreadable", newline=newline))
-            yield text, done
+            yield text, notes
 
 
 @contextlib.contextmanager
-def _damage_said(uri: str) -> Iterator[None]:
-    """Say of a packed table in one way what each way of packing says in its own."""
+def _one_error_for_damage(uri: str) -> Iterator[None]:
+    """Raise InputError for a packed table that is damaged, whatever its way of packing raises."""
     try:
         yield
     except _DAMAGES as error:
@@ -125,12 +124,12 @@ def _only_table(uri: str, archive: zipfile.ZipFile) -> str:
 
 
 class _Limited(io.RawIOBase):
-    """What is unpacked, as far as a table's size can be believed."""
+    """An unpacked stream, which ends with InputError where it is too large to be a table's."""
 
     def __init__(self, uri: str, unpacked: Any) -> None:
         super().__init__()
         self._uri, self._unpacked = uri, unpacked
-        self._left = max(_ALWAYS_TAKEN, _MOST_TIMES * storage.size(uri))
+        self._left = max(_ALWAYS_ALLOWED, _MAX_RATIO * storage.size(uri))
 
     def readable(self) -> bool:
         return True
@@ -139,17 +138,17 @@ class _Limited(io.RawIOBase):
         data = self._unpacked.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise InputError(f"{self._uri} unpacks to more than {_MOST_TIMES} times its size. Unpack it, and look.")
+            raise InputError(f"{self._uri} unpacks to more than {_MAX_RATIO} times its size. Unpack it, and look.")
         buffer[: len(data)] = data
         return len(data)
 
 
 def _encoding(uri: str, head: bytes) -> str:
-    """How the text is encoded: as its byte order mark says, or the zeros beside plain letters; else UTF-8."""
+    """The text's encoding, by its byte order mark, or by the zeros beside plain letters in UTF-16; else UTF-8."""
     for begins, what in _OTHER_FILES:
         if head.startswith(begins):
             raise InputError(f"{uri} is {what} by its first bytes, and no text, whatever it is called.")
-    for mark, encoding in _MARKS:
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return encoding
     even, odd = head[: len(head) // 2 * 2 : 2], head[1::2]

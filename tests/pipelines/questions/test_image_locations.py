@@ -1,20 +1,20 @@
 import unicodedata
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from infra.errors import InputError
-from pipelines.images.decoding import UnreadableImageError, read_bytes
-from pipelines.questions.locations import Finder
+from pipelines.images import image_bytes
+from pipelines.images.decoding import UnreadableImageError
+from pipelines.questions.image_locations import ImageFinder
 from pipelines.questions.sources.source import Source
 
 
-def finder(table, images=None) -> Finder:
-    return Finder(Source(name="n", reader="pmc_vqa", table=str(table), images=images and str(images), split=None))
+def finder(table, images=None) -> ImageFinder:
+    return ImageFinder(Source(name="n", reader="pmc_vqa", table=str(table), images=images and str(images), split=None))
 
 
-def refused(finder: Finder, name: str) -> str:
+def refused(finder: ImageFinder, name: str) -> str:
     with pytest.raises(UnreadableImageError) as error:
         finder.find(name)
     return str(error.value)
@@ -186,7 +186,7 @@ NAMES = ("Körnung é.png", "粒界.png", "ソ表.png", "зерно.png")
 @pytest.mark.parametrize("name", ["images/a.png", "images\\a.png", "./images/a.png", "a.png"])
 def test_a_member_is_found_however_its_folders_are_written(folder, member, name):
     found = finder(folder / "train.csv", zipped(folder / "i.zip", member, "images/b.png", "images/"))
-    assert read_bytes(Path(found.find(name))) == member.encode()
+    assert image_bytes.read(found.find(name)) == member.encode()
 
 
 @pytest.mark.parametrize("member", ["../a.png", "images/../../a.png", "..\\a.png", "/../a.png", "./../a.png"])
@@ -218,7 +218,7 @@ def test_a_member_whose_name_is_not_marked_as_utf8_is_found_in_what_it_was_writt
     raw = f"images/{name}".encode(encoding)
     found = finder(folder / "train.csv", raw_zip(folder / "i.zip", raw, b"images/other__.png"))
     for written in (name, f"images/{name}"):
-        assert read_bytes(Path(found.find(written))) == raw
+        assert image_bytes.read(found.find(written)) == raw
     assert refused(found, "Korn.png") == "missing_image"
 
 
@@ -235,7 +235,7 @@ def test_accents_may_be_composed_or_apart_on_either_side(folder, kept, asked, pl
         (folder / name).write_text(name)
         found = finder(folder / "train.csv")
     location = found.find(unicodedata.normalize(asked, "Körnung é.png"))
-    assert read_bytes(Path(location)) == name.encode()
+    assert image_bytes.read(location) == name.encode()
 
 
 @pytest.mark.parametrize("name", ["www.example.org/a.png", "//example.org/a.png", "HTTP://x.org/a.png", "gs://b/a.png"])

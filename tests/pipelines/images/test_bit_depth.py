@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images import decoding, depth
+from pipelines.images import bit_depth, decoding
 from pipelines.images.decoding import UnreadableImageError
 from tests.benchmarks.fuzz_images import png
 
@@ -179,7 +179,7 @@ def test_a_mask_of_something_small_is_not_black_all_over(size, value):
 @given(st.integers(-(1 << 31), 0), st.integers(1, (1 << 31) - 1), st.integers(2, 40))
 def test_deep_values_are_spread_evenly_from_black_to_white(low, high, steps):
     values = np.linspace(low, high, steps).astype(np.int32)[None]
-    made = depth.scaled(values)
+    made = bit_depth.scaled(values)
     assert (made[0, 0], made[0, -1]) == (0, 255)
     wanted = (values - np.float64(low)) * 255 / (np.float64(high) - low)
     assert np.abs(made - wanted).max() <= 0.5

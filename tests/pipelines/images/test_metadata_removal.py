@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from infra.digests import digest_bytes
-from pipelines.images import decoding, parts, stripping
+from pipelines.images import decoding, metadata_removal, parts
 from pipelines.images.decoding import UnreadableImageError
-from pipelines.images.sandbox import Door, Request
+from pipelines.images.sandbox import ImageSandbox, Request
 from tests.benchmarks import fuzz_images
 from tests.benchmarks.fuzz_images import png, png_chunk
 
@@ -158,25 +158,25 @@ def test_nothing_that_an_image_says_of_a_patient_is_in_the_sealed_zip(tmp_path):
     for number, data in enumerate(everything_said().values()):
         (tmp_path / str(number)).write_bytes(data)
         requests.append(Request(str(tmp_path / str(number)), "", "", stretch_tiff=False))
-    with Door(max_pixels=MANY, workers=2) as door:
-        first = list(door.store(requests, Path("0.zip"), tmp_path))
-        list(door.store(requests, Path("1.zip"), tmp_path))
-    readable = [looked for looked in first if not isinstance(looked, str)]
+    with ImageSandbox(max_pixels=MANY, workers=2) as sandbox:
+        first = list(sandbox.store(requests, Path("0.zip"), tmp_path))
+        list(sandbox.store(requests, Path("1.zip"), tmp_path))
+    readable = [each for each in first if not isinstance(each, str)]
     assert len(readable) >= len(requests) - 1  # an unknown segment is damage to a JPEG's decoder
     whole = (tmp_path / "0.zip").read_bytes()
     assert whole == (tmp_path / "1.zip").read_bytes()
     assert CANARY not in whole
     with zipfile.ZipFile(tmp_path / "0.zip") as archive:
-        for looked in readable:
-            data = archive.read(looked.path.partition("/")[2])
+        for stored in readable:
+            data = archive.read(stored.path.partition("/")[2])
             assert_bare(data)
-            assert looked.digest == digest_bytes(data)
+            assert stored.digest == digest_bytes(data)
 
 
 def assert_bare(data: bytes) -> None:
     """That an image has no parts but those of its pixels."""
     if data.startswith(parts.PNG):
-        assert {kind for kind, *_ in stripping._png_chunks(data)} == {b"IHDR", b"IDAT", b"IEND"}
+        assert {kind for kind, *_ in metadata_removal.png_chunks(data)} == {b"IHDR", b"IDAT", b"IEND"}
         assert data.endswith(b"IEND\xaeB`\x82")
     else:
         with Image.open(io.BytesIO(data)) as image:
@@ -195,9 +195,9 @@ def sound() -> dict[str, bytes]:
     in_pieces = b"".join(png_chunk(b"IDAT", IDAT[start : start + 7]) for start in range(0, len(IDAT) + 7, 7))
     found = {
         "grey": saved(grey, "PNG"),
-        "interlaced": fuzz_images._interlaced(grey),
-        "interlaced narrow": fuzz_images._interlaced(grey.crop((0, 0, 1, 20))),
-        "interlaced low": fuzz_images._interlaced(grey.crop((0, 0, 30, 1))),
+        "interlaced": fuzz_images.interlaced(grey),
+        "interlaced narrow": fuzz_images.interlaced(grey.crop((0, 0, 1, 20))),
+        "interlaced low": fuzz_images.interlaced(grey.crop((0, 0, 30, 1))),
         **{f"{depth} bits": each for depth, each in low.items()},
         "many chunks": PNG[:33] + in_pieces + PNG[-12:],
         "grey jpeg": saved(grey, "JPEG"),
@@ -223,7 +223,8 @@ def test_an_image_without_anything_else_is_stored_as_it_came(name):
 
 def test_which_colours_a_jpeg_says_it_has_is_kept():
     shown = {
-        name: decoding.decode(stripping.stripped(sound()[name])).tobytes() for name in ("adobe", "adobe rgb", "no jfif")
+        name: decoding.decode(metadata_removal.without_metadata(sound()[name])).tobytes()
+        for name in ("adobe", "adobe rgb", "no jfif")
     }
     assert shown["adobe"] == shown["no jfif"] != shown["adobe rgb"]
 
@@ -244,8 +245,10 @@ def test_real_images_show_the_same_pixels_and_keep_their_bytes():
 def test_an_image_cut_short_anywhere_is_not_kept(kind, name):
     plain, place, part = (PNG, 33, png_chunk(b"tEXt", CANARY)) if kind == "PNG" else (JPEG, 2, SEGMENTS["EXIF"])
     whole = plain[:place] + part * {"no text": 0, "one text": 1, "many texts": 3}[name] + plain[place:]
-    assert stripping.stripped(whole) == plain
-    assert [length for length in range(len(whole)) if stripping.stripped(whole[:length]) is not None] == []
+    assert metadata_removal.without_metadata(whole) == plain
+    assert [
+        length for length in range(len(whole)) if metadata_removal.without_metadata(whole[:length]) is not None
+    ] == []
 
 
 def test_a_damaged_image_shows_the_same_pixels_after_it_was_stripped():
@@ -261,7 +264,7 @@ def test_a_damaged_image_shows_the_same_pixels_after_it_was_stripped():
                 continue
             if not made.changes:
                 kept += 1
-                assert made.data == stripping.stripped(made.data)
+                assert made.data == metadata_removal.without_metadata(made.data)
                 assert decoding.decode(made.data).tobytes() == decoding.decode(data).tobytes()
     assert kept > 300
 
@@ -277,8 +280,8 @@ UNCLEAR_PNG = {
 
 @pytest.mark.parametrize("name", UNCLEAR_PNG)
 def test_a_png_that_is_not_kept_is_stored_anew_without_a_loss(name, monkeypatch):
-    monkeypatch.setattr(decoding, "_LARGE_PNG", 0)
-    assert stripping.stripped(UNCLEAR_PNG[name]) is None
+    monkeypatch.setattr(decoding, "_MAX_PNG_BYTES", 0)
+    assert metadata_removal.without_metadata(UNCLEAR_PNG[name]) is None
     made = decoding.normalise(UNCLEAR_PNG[name], max_pixels=MANY)
     assert (made.suffix, made.changes) == (".png", ("as_png",))
     assert decoding.decode(made.data).tobytes() == picture().tobytes()
@@ -310,15 +313,15 @@ def test_a_jpeg_that_is_not_kept_is_stored_as_good_a_one():
 )
 def test_an_image_of_a_million_parts_is_looked_through_in_bounded_time(data):
     started = time.process_time()
-    stripping.stripped(data)
+    metadata_removal.without_metadata(data)
     assert time.process_time() - started < 2
 
 
 def test_two_images_that_differ_in_what_they_say_are_stored_as_one(tmp_path):
     for name, said in (("a", b"one"), ("b", b"two")):
         (tmp_path / name).write_bytes(PNG[:33] + png_chunk(b"tEXt", said) + PNG[33:])
-    with Door(max_pixels=MANY, workers=1) as door:
-        one, two = door.store(
+    with ImageSandbox(max_pixels=MANY, workers=1) as sandbox:
+        one, two = sandbox.store(
             [Request(str(tmp_path / name), name, "", stretch_tiff=False) for name in "ab"], Path("0.zip"), tmp_path
         )
     assert (one.path, one.digest, one.pixel_digest) == (two.path, two.digest, two.pixel_digest)

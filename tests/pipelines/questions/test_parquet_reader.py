@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
-from pipelines.questions.sources import parquet, table_readers
+from pipelines.questions.table_readers import by_suffix, parquet_reader
 
 MIB = 1 << 20
 
@@ -38,7 +38,7 @@ def write(path, column: pa.Array, *, ids=None, **options) -> str:
 
 def shown(uri: str) -> list[str]:
     """Each row's id, or its reason."""
-    return [row if isinstance(row, str) else row["id"] for _, row in table_readers.read(uri)]
+    return [row if isinstance(row, str) else row["id"] for _, row in by_suffix.read(uri)]
 
 
 def peak_mib() -> int:
@@ -89,7 +89,7 @@ def test_what_cannot_be_decoded_in_the_memory_there_is_costs_its_row_group_alone
 
 
 def test_a_table_of_many_such_row_groups_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "_CHILDREN", 1)
+    monkeypatch.setattr(parquet_reader, "_MAX_CHILDREN", 1)
     write(tmp_path, in_list())
     with pytest.raises(InputError, match="takes more than 768 MiB to decode"):
         shown(str(tmp_path / "t.parquet"))
@@ -120,7 +120,7 @@ def test_a_table_in_a_store_is_read_as_one_of_this_machine(tmp_path, bucket):
 def test_a_reader_that_stops_early_leaves_no_child(tmp_path):
     uri = write(tmp_path, pa.array(["x"] * 100_000), ids=[str(number) for number in range(100_000)])
     script = (
-        "import multiprocessing, sys\nfrom pipelines.questions.sources import table_readers as rows\n"
+        "import multiprocessing, sys\nfrom pipelines.questions.table_readers import by_suffix as rows\n"
         "if __name__ == '__main__':\n"
         "    reading = rows.read(sys.argv[1]); next(reading); reading.close()\n"
         "    print(multiprocessing.active_children())\n"
@@ -136,13 +136,13 @@ def test_a_reader_that_stops_early_leaves_no_child(tmp_path):
 def test_a_table_with_more_columns_than_any_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text(",".join(f"c{number}" for number in range(10_001)) + "\n")
     with pytest.raises(InputError, match="has 10001 columns"):
-        list(table_readers.read(str(tmp_path / "t.csv")))
+        list(by_suffix.read(str(tmp_path / "t.csv")))
 
 
 @pytest.mark.parametrize("value", ["[]", "{}", '{"a":0}', "0", "[[]]"])
 def test_a_json_line_of_millions_of_values_is_too_long_though_it_has_few_bytes(tmp_path, value):
     line = '{"a": [' + ",".join([value] * 1_500_000) + "]}"
-    assert len(line) < table_readers.MAX_ROW_BYTES
+    assert len(line) < by_suffix.MAX_ROW_BYTES
     (tmp_path / "t.jsonl").write_text(f'{line}\n{{"id": "1"}}\n')
     before = peak_mib()
     assert shown(str(tmp_path / "t.jsonl")) == ["row_too_long", "1"]
@@ -158,7 +158,7 @@ def test_any_bytes_in_a_parquet_file_s_place_give_rows_or_one_clear_error(tmp_pa
     spoiled = good[:start] + data.draw(st.binary(max_size=8)) + good[start + data.draw(st.integers(0, 8)) :]
     (tmp_path / "t.parquet").write_bytes(spoiled)
     try:
-        found = list(table_readers.read(uri))
+        found = list(by_suffix.read(uri))
     except InputError:
         return
     assert len(found) <= 16 * len(spoiled)

@@ -1,7 +1,7 @@
-"""The names that files have in a zip or on a disk <-> the name that a table gives one.
+"""The name that a table gives a file <-> the names that it may have in a zip or on a disk.
 
-Programs that pack write folders with backslashes, `./` or `/` before them, compose accents or not, and leave out the
-mark that says a name is UTF-8. A file is found under all of these, where exactly one fits.
+Programs that make zips write folders with backslashes, begin names with `./` or `/`, compose accents or not, and leave
+out the flag that says a name is UTF-8. A file is found under all of these spellings, where exactly one fits.
 """
 
 import contextlib
@@ -11,10 +11,8 @@ import weakref
 import zipfile
 from collections.abc import Iterator
 
-_UNMARKED = (
-    "cp437"  # what a zip's name is in that is not marked as UTF-8, says the format; and what Python takes it for
-)
-_WRITTEN_AS = (  # what it is in truth: UTF-8, or what the packing machine's language had
+_UNFLAGGED = "cp437"  # as which Python decodes a name that is not flagged as UTF-8, as the format defines it
+_ENCODINGS = (  # in which such names are really written: UTF-8, or the code page of the machine that made the zip
     *("utf-8", "cp850", "cp852", "cp866", "cp1250", "cp1251", "cp1252"),
     *("gb18030", "big5", "cp932", "cp949"),
 )
@@ -22,7 +20,7 @@ _infos: weakref.WeakKeyDictionary[zipfile.ZipFile, dict[str, zipfile.ZipInfo]] =
 
 
 def clean(name: str) -> str | None:
-    """A member's name as one path below the zip; None where it leads out of it or names no file."""
+    """A member's name as a normalised path below the zip; None where it leads out of the zip or names no file."""
     below = composed(name.replace("\\", "/")).lstrip("/")
     if below.endswith("/") or ".." in below.split("/"):
         return None
@@ -31,7 +29,7 @@ def clean(name: str) -> str | None:
 
 
 def composed(name: str) -> str:
-    """A name with each accent in one character with its letter."""
+    """A name with each letter and its accent composed to one character (NFC)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
@@ -45,16 +43,16 @@ def info(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """What else a name may have become: with accents composed or apart, and as bytes of one encoding that were taken
-    for those of another."""
+    """Other spellings of a name: with accents composed (NFC) or apart (NFD), and as bytes of one encoding that were
+    decoded as another."""
     if name.isascii():
         return
     for form in ("NFC", "NFD"):
         spelled = unicodedata.normalize(form, name)
         yield spelled
-        for encoding in _WRITTEN_AS:
+        for encoding in _ENCODINGS:
             try:
-                mistaken = spelled.encode(encoding).decode(_UNMARKED)
+                mistaken = spelled.encode(encoding).decode(_UNFLAGGED)
             except UnicodeError:
                 continue
             if (below := clean(mistaken)) is not None:

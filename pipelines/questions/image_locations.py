@@ -1,7 +1,7 @@
-"""The name that a table gives an image -> where its bytes are, or the reason why they are nowhere.
+"""The name that a table gives an image -> the path or URI of its bytes, or the reason why there are none.
 
-Only files below the images' folder, or inside their zip, are ever found: a name that leads out of it, a link that does,
-or an address are reasons, and nothing is unpacked or fetched.
+Only files below the images' folder, or inside their zip, are ever found. A name or a link that leads out of it, and an
+internet address, are reasons; nothing is unpacked or fetched.
 """
 
 import os
@@ -14,35 +14,38 @@ from typing import Protocol
 
 from infra import storage
 from infra.errors import InputError, first_line
-from pipelines.images import members
+from pipelines.images import zip_members
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.questions.candidates import MAX_NAME
 from pipelines.questions.sources.source import Source
 
 SUBFOLDERS = ("", "images", "figures")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:.*//|www\.[^/]+/|//[^/]+\.[^/]+/", re.IGNORECASE)  # `//host.org/` has none
+_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+.-]*:.*//|www\.[^/]+/|//[^/]+\.[^/]+/", re.IGNORECASE
+)  # `//host.org/` has no scheme
 
 
-class Root(Protocol):
+class ImageLocation(Protocol):
     """A place that holds images by their names below it."""
 
     def has(self, name: str) -> bool:
         """Whether there is a file of exactly this name; raises UnreadableImageError where it lies elsewhere."""
 
     def names(self) -> Iterator[str]:
-        """All names, for those that a table gives without their folders."""
+        """All names, to find images that a table names without their folders."""
 
-    def location(self, name: str) -> str:
-        """The path or URI under which `images.read_bytes` or a store finds the file."""
+    def place_of(self, name: str) -> str:
+        """The path or URI of a file, as `image_bytes.read` takes it."""
 
 
 class Folder:
-    """A folder of this machine. whole: whether it holds nothing but images and may be searched to its depths."""
+    """A folder of this machine. only_images: whether it holds nothing but images, so that all folders below it are
+    searched."""
 
-    def __init__(self, path: str, *, whole: bool) -> None:
+    def __init__(self, path: str, *, only_images: bool) -> None:
         self._path = os.path.realpath(path)
-        self._whole = whole
+        self._only_images = only_images
 
     def has(self, name: str) -> bool:
         path = os.path.join(self._path, name)
@@ -53,16 +56,16 @@ class Folder:
         return True
 
     def names(self) -> Iterator[str]:
-        for start in [""] if self._whole else SUBFOLDERS[1:]:
+        for start in [""] if self._only_images else SUBFOLDERS[1:]:
             for entry in storage.listing(os.path.join(self._path, start)):
                 yield posixpath.join(start, entry.name)
 
-    def location(self, name: str) -> str:
+    def place_of(self, name: str) -> str:
         return os.path.join(self._path, name)
 
 
 class Listed:
-    """A zip or a store's prefix: all names are known once it is listed. names: as below it; some may be there twice."""
+    """A zip, or a prefix of a store, whose names are known from one listing. names: below it; some may occur twice."""
 
     def __init__(self, uri: str, names: Iterable[str]) -> None:
         self._uri = uri
@@ -78,15 +81,18 @@ class Listed:
     def names(self) -> Iterator[str]:
         yield from self._names
 
-    def location(self, name: str) -> str:
+    def place_of(self, name: str) -> str:
         return f"{self._uri}/{name}"
 
 
-def roots(source: Source) -> list[Root]:
-    """Where a source's images may be, in the order in which they are asked: as the recipe says; else beside the table,
-    in its folder, its `images` and `figures`, and the zips that are called so, or the zip that it is in itself."""
+def image_locations(source: Source) -> list[ImageLocation]:
+    """Where a source's images may be, in the order of the search.
+
+    What the recipe names; otherwise the table's folder with its `images` and `figures`, the zips of these names beside
+    the table, and the zip that the table is in. Raises InputError for a zip that cannot be read.
+    """
     if source.images is not None:
-        return [_root(source.images, whole=True)]
+        return [_location(source.images, only_images=True)]
     beside = storage.parent(source.table)
     zips = [
         storage.join(beside, entry.name)
@@ -95,7 +101,7 @@ def roots(source: Source) -> list[Root]:
     ]
     if source.table.endswith(".zip"):
         zips.insert(0, source.table)
-    return [_root(beside, whole=False), *(_root(path, whole=True) for path in zips)]
+    return [_location(beside, only_images=False), *(_location(path, only_images=True) for path in zips)]
 
 
 def _beside(folder: str) -> list[storage.Entry]:
@@ -104,49 +110,49 @@ def _beside(folder: str) -> list[storage.Entry]:
     return [storage.Entry(entry.name, 0, 0) for entry in os.scandir(folder) if entry.is_file()]
 
 
-def _root(uri: str, *, whole: bool) -> Root:
+def _location(uri: str, *, only_images: bool) -> ImageLocation:
     if uri.endswith(".zip") and storage.kind(uri) == "file":
         try:
             with storage.open_binary(uri) as stream, zipfile.ZipFile(stream) as archive:
-                return Listed(uri, filter(None, map(members.clean, archive.namelist())))
+                return Listed(uri, filter(None, map(zip_members.clean, archive.namelist())))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise InputError(f"{uri} is no zip that can be read: {first_line(error)}") from error
     if storage.kind(uri) == "file":
         raise InputError(f"{uri} is neither a folder nor a .zip of images.")
     if storage.is_remote(uri):
         return Listed(uri, (entry.name for entry in storage.listing(uri)))
-    return Folder(uri, whole=whole)
+    return Folder(uri, only_images=only_images)
 
 
-class Finder:
+class ImageFinder:
     """Finds images by the names that a source's table gives them."""
 
     def __init__(self, source: Source) -> None:
-        self._roots = roots(source)
+        self._locations = image_locations(source)
 
     def find(self, name: str) -> str:
-        """The location of an image. Raises UnreadableImageError with the reason."""
+        """The path or URI of an image. Raises UnreadableImageError with the reason when there is not exactly one."""
         below = _checked(name)
         if place := self._find_direct(below):
             return place
-        spellings = dict.fromkeys(members.spellings(below))
+        spellings = dict.fromkeys(zip_members.spellings(below))
         places = {place for spelled in spellings if (place := self._find_direct(spelled))}
         if len(places) > 1:
             raise UnreadableImageError("image_name_is_ambiguous")
         return places.pop() if places else self._find_nested([below, *spellings])
 
     def _find_direct(self, below: str) -> str | None:
-        """Where a file of just this path lies, in the first place that has one."""
+        """The file of exactly this path, in the first location that has one."""
         first, _, rest = below.partition("/")
-        inside = [rest] if first in SUBFOLDERS and rest else []  # of a folder that is itself one of these
-        for root in self._roots:
+        inside = [rest] if first in SUBFOLDERS and rest else []  # where the location is itself such a subfolder
+        for location in self._locations:
             for candidate in [*(posixpath.join(subfolder, below) for subfolder in SUBFOLDERS), *inside]:
-                if root.has(candidate):
-                    return root.location(candidate)
+                if location.has(candidate):
+                    return location.place_of(candidate)
         return None
 
     def _find_nested(self, spellings: list[str]) -> str:
-        """The one file whose path ends in this name, its folders included: `1/a.png` is not what `2/a.png` shows."""
+        """The only file whose path ends in this name with its folders: `1/a.png` is not found as `2/a.png`."""
         found = list(
             dict.fromkeys(
                 (number, name)
@@ -160,23 +166,24 @@ class Finder:
         if len(found) > 1:
             raise UnreadableImageError("image_name_is_ambiguous")
         number, name = found[0]
-        root = self._roots[number]
-        if not root.has(name):
+        location = self._locations[number]
+        if not location.has(name):
             raise UnreadableImageError("missing_image")
-        return root.location(name)
+        return location.place_of(name)
 
     @cached_property
     def _by_base(self) -> dict[str, list[tuple[int, str]]]:
-        """Base name -> where files of that name lie: of version 2's zip, say, some tables name the figures alone."""
+        """Base name -> the number of the location and the path of each such file. Some tables of PMC-VQA, for example,
+        name figures without the folder that they have in the zip."""
         by_base: dict[str, list[tuple[int, str]]] = {}
-        for number, root in enumerate(self._roots):
-            for name in root.names():
+        for number, location in enumerate(self._locations):
+            for name in location.names():
                 by_base.setdefault(posixpath.basename(name), []).append((number, name))
         return by_base
 
 
 def _checked(name: str) -> str:
-    """The name as a path below a root; raises UnreadableImageError where it is none, or leads elsewhere."""
+    """The name as a path below a location; raises UnreadableImageError where it is none, or leads elsewhere."""
     if len(name) > MAX_NAME or not name.isprintable():
         raise UnreadableImageError("image_name_unreadable")
     if _ADDRESS.match(name):

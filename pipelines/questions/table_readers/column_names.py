@@ -1,5 +1,5 @@
-"""The names that a table gives its columns -> those that its reader knows, in whatever case and with blanks or hyphens
-for underscores."""
+"""The names that a table gives its columns -> those that its reader knows, in any case and with blanks or hyphens
+instead of underscores."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ _SHOWN = 300  # characters of a table's names
 
 
 def plain(name: str) -> str:
-    """What two spellings of a name share: `Option A` and `option_a`."""
+    """The plain spelling of a name: `option_a` for `Option A`."""
     return _plain(name) if len(name) < _SHORT else name
 
 
@@ -23,7 +23,7 @@ def _plain(name: str) -> str:
 
 
 def named(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Known name -> the table's own, for those that it has: the very same, or else the only one in another spelling.
+    """Known name -> the table's own, for those that it has: the same, or else the only one in another spelling.
 
     Raises InputError where several could be meant.
     """
@@ -41,6 +41,6 @@ def named(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
 
 
 def shown(names: Iterable[str]) -> str:
-    """A table's names, for a message."""
+    """A table's names for a message, escaped and shortened."""
     text = ", ".join(ascii(name)[1:-1] for name in names)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

@@ -1,9 +1,10 @@
 """A Parquet table -> its rows, decoded in a child process with little memory.
 
-A few kilobytes of Parquet can stand for any number of bytes: a dictionary repeats a giant cell, run lengths and
-compression repeat everything else, and what the footer says of sizes is the file's own word. Where the child comes to
-the end of its memory, another decodes that row group with texts left as numbers in their dictionary, a row at a time,
-until it is known how large each would be. What is too large even so is left out, and the rest of its row group with it.
+A few kilobytes of Parquet can expand to any number of bytes: a dictionary repeats a giant cell, run lengths and
+compression repeat everything else, and the sizes in the footer cannot be trusted. Where a child runs out of memory,
+another one decodes that row group carefully: one row at a time, with texts as indices into their dictionary, so that
+the size of each row is known before it is expanded. A row that is too large even so is left out, and with it the rest
+of its row group, which cannot be reached without decoding the row.
 """
 
 import contextlib
@@ -22,17 +23,20 @@ import pyarrow.parquet as pq
 
 from infra import storage
 from infra.errors import InputError, first_line
+from pipelines.images import confined_processes
 
-MEMORY_BYTES = 768 << 20  # over what the child has when it starts; with a GiB, an allocator of Arrow's sets all aside
-_ANSWERS_WITHIN_S = 120.0  # a batch of rows takes milliseconds; one that takes minutes takes for ever
-_MOST_COLUMNS = 10_000
-_ROWS = 64  # that are decoded at once
-_SENT_BYTES = 16 << 20  # of rows that travel together
-_VALUE_BYTES = 64  # that Python takes for a value beside its text
-_ROWS_PER_BYTE = 16  # of the file; a table whose rows differ has less than one
-_CHILDREN = 13  # for a table: two for each row group that takes too much memory
-_TEXTS = frozenset({"STRING", "NONE", "JSON", "ENUM", "BSON"})  # logical types of bytes that a dictionary may hold
-_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # no UTF-8, a date out of all calendars
+MEMORY_BYTES = (
+    768 << 20
+)  # in addition to what the child has at its start; with 1 GiB, an allocator of Arrow reserves all of it
+_TIMEOUT_S = 120.0  # for a batch of rows, which normally takes milliseconds
+_MAX_COLUMNS = 10_000
+_MAX_BATCH_ROWS = 64  # that are decoded at once
+_MESSAGE_BYTES = 16 << 20  # of rows that a child sends at once
+_VALUE_BYTES = 64  # of memory that Python takes for a value besides its text
+_MAX_ROWS_PER_BYTE = 16  # of the file; a table whose rows differ has less than one
+_MAX_CHILDREN = 13  # for a table: two for each row group that takes too much memory
+_TEXT_TYPES = frozenset({"STRING", "NONE", "JSON", "ENUM", "BSON"})  # logical types of bytes that a dictionary may hold
+_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)  # for example no UTF-8, or a date that no calendar has
 _OF_ANY_LENGTH = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -49,9 +53,12 @@ Sizes = npt.NDArray[np.int64]
 
 @dataclasses.dataclass
 class _Place:
-    """Where in a table a child begins, and where it is since: its row group, how many rows that says it has, and how
-    many of them are done. careful: that group is decoded row by row, with texts left in their dictionary, to find the
-    row that takes too much memory. ended: the child has done what it was to do."""
+    """Where in a table a child begins, and later where it is.
+
+    group: the row group. num_rows: of that group, as the file says; 0 until a child has begun. done: rows of the group
+    that are read. careful: whether the group is decoded row by row, to find the row that takes too much memory. ended:
+    whether the child has finished its work.
+    """
 
     group: int = 0
     num_rows: int = 0
@@ -63,13 +70,13 @@ class _Place:
 def read(uri: str, max_row_bytes: int) -> Iterator[Row | str]:
     """The rows of a table, each with its fields by name, or the reason why it cannot be read.
 
-    A row that takes too much memory to decode leaves the rest of its row group unread, since it cannot be passed over.
-    Raises InputError when the file is no Parquet table, is damaged, or has too many such groups.
+    max_row_bytes: of a row in memory. The rest of a row group behind a row that takes too much memory to decode is not
+    read. Raises InputError when the file is no Parquet table, is damaged, or has too many such groups.
     """
-    most_rows, num_rows = _ROWS_PER_BYTE * storage.size(uri), 0
+    most_rows, num_rows = _MAX_ROWS_PER_BYTE * storage.size(uri), 0
     place = _Place()
-    for _ in range(_CHILDREN):
-        for rows in _of_a_child(uri, place, max_row_bytes):
+    for _ in range(_MAX_CHILDREN):
+        for rows in _rows_of_a_child(uri, place, max_row_bytes):
             num_rows += len(rows)
             if num_rows > most_rows:
                 raise InputError(f"{uri} has more than {most_rows} rows, which are more than its size can tell apart.")
@@ -92,59 +99,55 @@ def read(uri: str, max_row_bytes: int) -> Iterator[Row | str]:
     )
 
 
-def _of_a_child(uri: str, place: _Place, max_row_bytes: int) -> Iterator[list[Row | str]]:
-    """Rows as a child decodes them, until the end or until it has no memory left; `place` then says where."""
-    from pipelines.images import sandbox
-
-    context = sandbox.context()
+def _rows_of_a_child(uri: str, place: _Place, max_row_bytes: int) -> Iterator[list[Row | str]]:
+    """Rows as a child decodes them, until the end or until it runs out of memory; `place` is updated to where it is."""
+    context = confined_processes.context()
     pipe, far = context.Pipe(duplex=False)
     arguments = (far, dict(os.environ), uri, place, max_row_bytes)
-    child = context.Process(target=_serve, args=arguments, daemon=True)
+    child = context.Process(target=_work, args=arguments, daemon=True)
     child.start()
     far.close()
     try:
-        while (said := _heard(pipe)) is not None:
-            if isinstance(said, Exception):
-                raise said
-            if isinstance(said, _Place):
-                place.group, place.num_rows, place.done = said.group, said.num_rows, said.done
-                place.ended = said.ended
+        while (message := _received(pipe)) is not None:
+            if isinstance(message, Exception):
+                raise message
+            if isinstance(message, _Place):
+                place.group, place.num_rows, place.done = message.group, message.num_rows, message.done
+                place.ended = message.ended
             else:
-                place.done += len(said)
-                yield said
+                place.done += len(message)
+                yield message
     finally:
         child.kill()
         child.join()
         pipe.close()
 
 
-def _heard(pipe: connection.Connection) -> Any:
-    """What the child says; None when it has come to the end of its memory, and in C++ died of it, or of its time."""
+def _received(pipe: connection.Connection) -> Any:
+    """What the child sends; None when it is done, or when it died or took too long. Running out of memory in C++ ends
+    it in that way."""
     try:
-        return pipe.recv() if pipe.poll(_ANSWERS_WITHIN_S) else None
+        return pipe.recv() if pipe.poll(_TIMEOUT_S) else None
     except (EOFError, OSError):
         return None
 
 
-def _serve(
+def _work(
     pipe: connection.Connection, environment: dict[str, str], uri: str, place: _Place, max_row_bytes: int
 ) -> None:
-    """In the child: send all rows, some at a time, and where they stand; then that this was the end, or what is wrong,
-    or nothing."""
-    from pipelines.images import sandbox
-
+    """Runs in the child: send the rows, some at a time, and each _Place that is reached; then an error or None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    pa.set_memory_pool(pa.system_memory_pool())  # which takes no more address space than is asked of it
-    sandbox.confine(environment, MEMORY_BYTES)
-    with contextlib.suppress(BrokenPipeError):  # nobody wants to know any more
-        pipe.send(_tried(pipe, uri, place, max_row_bytes))
+    pa.set_memory_pool(pa.system_memory_pool())  # which reserves no address space in advance
+    confined_processes.confine(environment, MEMORY_BYTES)
+    with contextlib.suppress(BrokenPipeError):  # the parent has stopped reading
+        pipe.send(_send_rows(pipe, uri, place, max_row_bytes))
         pipe.send(None)
 
 
-def _tried(pipe: connection.Connection, uri: str, place: _Place, max_row_bytes: int) -> Any:
+def _send_rows(pipe: connection.Connection, uri: str, place: _Place, max_row_bytes: int) -> Any:
     try:
-        for said in _portions(uri, place, max_row_bytes):
-            pipe.send(said)
+        for message in _messages(uri, place, max_row_bytes):
+            pipe.send(message)
     except (MemoryError, BrokenPipeError):
         return None
     except InputError as error:
@@ -154,12 +157,12 @@ def _tried(pipe: connection.Connection, uri: str, place: _Place, max_row_bytes: 
     return None
 
 
-def _portions(uri: str, place: _Place, max_row_bytes: int) -> Iterator[_Place | list[Row | str]]:
+def _messages(uri: str, place: _Place, max_row_bytes: int) -> Iterator[_Place | list[Row | str]]:
     with storage.open_binary(uri) as opened:
-        stream = opened if storage.is_remote(uri) else pa.OSFile(f"/proc/self/fd/{opened.fileno()}")  # saves a copy
+        stream = opened if storage.is_remote(uri) else pa.OSFile(f"/proc/self/fd/{opened.fileno()}")  # avoids a copy
         metadata = pq.read_metadata(stream)
         columns = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-        texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXTS]
+        texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXT_TYPES]
         check_names(uri, metadata.schema.to_arrow_schema().names)
         file = pq.ParquetFile(stream, metadata=metadata, read_dictionary=texts if place.careful else None)
         end = min(metadata.num_row_groups, place.group + 1 if place.careful else metadata.num_row_groups)
@@ -177,15 +180,17 @@ def _portions(uri: str, place: _Place, max_row_bytes: int) -> Iterator[_Place | 
 
 
 def _rows_at_once(group: pq.RowGroupMetaData) -> int:
-    """Few where the file says that rows are large."""
-    return int(max(1, min(_ROWS, _SENT_BYTES * group.num_rows // max(1, group.total_byte_size))))
+    """The batch size for a group: smaller where the file says that rows are large."""
+    return int(max(1, min(_MAX_BATCH_ROWS, _MESSAGE_BYTES * group.num_rows // max(1, group.total_byte_size))))
 
 
 def check_names(uri: str, names: list[str]) -> list[str]:
-    """The names without blanks around them; raises InputError where two columns have the same, or none has one. Columns
-    without a name are nobody's, as spreadsheets write them at the end."""
-    if len(names) > _MOST_COLUMNS:
-        raise InputError(f"{uri} has {len(names)} columns; a table of questions has at most {_MOST_COLUMNS}.")
+    """The column names without blanks around them. Columns without a name are ignored; spreadsheets write such ones.
+
+    Raises InputError where two columns have the same name, or no column has one.
+    """
+    if len(names) > _MAX_COLUMNS:
+        raise InputError(f"{uri} has {len(names)} columns; a table of questions has at most {_MAX_COLUMNS}.")
     names = [name.strip() for name in names]
     known = [name.casefold() for name in names if name]
     if len(set(known)) < len(known) or not known:
@@ -194,23 +199,23 @@ def check_names(uri: str, names: list[str]) -> list[str]:
 
 
 def _rows_of(batch: pa.RecordBatch, max_row_bytes: int) -> Iterator[list[Row | str]]:
-    """The rows, as many at a time as are not large together."""
+    """The rows in lists of at most _MESSAGE_BYTES."""
     sizes = sum((_sizes(column) for column in batch.columns), start=np.zeros(batch.num_rows, np.int64))
     start, size = 0, 0
     for place in range(batch.num_rows):
-        if sizes[place] > max_row_bytes or size + sizes[place] > _SENT_BYTES:
-            yield _plain(batch.slice(start, place - start))
+        if sizes[place] > max_row_bytes or size + sizes[place] > _MESSAGE_BYTES:
+            yield _python_rows(batch.slice(start, place - start))
             start, size = place, 0
         if sizes[place] > max_row_bytes:
             yield ["row_too_long"]
             start = place + 1
         else:
             size += int(sizes[place])
-    yield _plain(batch.slice(start))
+    yield _python_rows(batch.slice(start))
 
 
 def _sizes(array: pa.Array) -> Sizes:
-    """How many bytes each value takes in Python, about; a dictionary's text counts wherever it is repeated."""
+    """Approximate bytes that each value takes in Python; a text of a dictionary counts wherever it is repeated."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind, sizes = array.type, np.full(len(array), _VALUE_BYTES, np.int64)
@@ -226,25 +231,25 @@ def _sizes(array: pa.Array) -> Sizes:
 
 
 def _sizes_within(array: pa.Array) -> Sizes:
-    """The same of all that each struct, list or map holds."""
+    """The same for the contents of each struct, list or map."""
     sizes = np.zeros(len(array), np.int64)
     if pa.types.is_struct(array.type):
         return sum(map(_sizes, array.flatten()), start=sizes)
-    if pa.types.is_map(array.type):  # of which Arrow tells no parents
+    if pa.types.is_map(array.type):  # for which Arrow has no list_parent_indices
         entries = pa.StructArray.from_arrays([array.keys, array.items], ["key", "value"])
         array = pa.ListArray.from_arrays(array.offsets, entries)
     sizes += np.bincount(pc.list_parent_indices(array), _sizes(pc.list_flatten(array)), len(array)).astype(np.int64)
     return sizes
 
 
-def _plain(batch: pa.RecordBatch) -> list[Row | str]:
+def _python_rows(batch: pa.RecordBatch) -> list[Row | str]:
     try:
         return list(batch.to_pylist())
     except _UNREADABLE:
-        return [_plain_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
+        return [_python_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
 
 
-def _plain_row(batch: pa.RecordBatch) -> Row | str:
+def _python_row(batch: pa.RecordBatch) -> Row | str:
     try:
         return dict(batch.to_pylist()[0])
     except _UNREADABLE:

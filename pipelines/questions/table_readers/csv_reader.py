@@ -1,7 +1,7 @@
-"""Separated text -> rows: with commas, semicolons, tabs or bars, of which the table's own first line says which.
+"""Separated text -> rows. The separator is a comma, semicolon, tab or bar.
 
-Nothing is sniffed from what cells hold. The line with the columns' names settles the separator, or a line `sep=;`
-before it; where that leaves two readings, the table is refused.
+The line with the columns' names decides which, or a line such as `sep=;` before it; contents of cells are not used to
+guess. Where two separators remain possible, the table is refused.
 """
 
 import csv
@@ -11,30 +11,30 @@ from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
 from infra.errors import InputError
-from pipelines.questions.sources import columns, parquet, texts
-from pipelines.questions.sources.json_rows import line
+from pipelines.questions.table_readers import column_names, parquet_reader, text_file
+from pipelines.questions.table_readers.json_reader import line
 
 MAX_ROW_LINES = 100  # the cells of real tables have a few line breaks
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_SAID = re.compile(r"\"?sep=([^\w\s\"#]|\t)\"?[\r\n]*", re.IGNORECASE)
-_CERTAIN = 2  # names of columns that are known
-_MOST_REMARKS = 100  # lines before the columns' names
+_SEPARATOR_LINE = re.compile(r"\"?sep=([^\w\s\"#]|\t)\"?[\r\n]*", re.IGNORECASE)
+_CERTAIN = 2  # known column names, with which a line certainly names columns
+_MAX_COMMENTS = 100  # lines before the columns' names
 
 Row = dict[str, Any]
 
 
-def rows(uri: str, known: frozenset[str], max_characters: int, done: list[str]) -> Iterator[tuple[int, Row | str]]:
-    """A row's number, from 1, and its cells by their columns' names, or the reason why it cannot be read. Writes into
-    `done` what the table has of its own.
+def rows(uri: str, known: frozenset[str], max_characters: int, notes: list[str]) -> Iterator[tuple[int, Row | str]]:
+    """Yield each row's number, from 1, and its cells by column name, or the reason why it cannot be read.
 
-    known: names of columns, which tell the line that names them from a remark. max_characters: of a row. Raises
-    InputError where the first line does not name the columns, or could be cut in two ways.
+    known: column names in plain spelling, which distinguish the line that names columns from a comment. max_characters:
+    of a row. notes: receives in words how the table differs from the plain way. Raises InputError where the first line
+    does not name the columns, or could be split in two ways.
     """
     csv.field_size_limit(max_characters)
-    with texts.opened(uri, newline="") as (text, opening):
-        done += opening
+    with text_file.opened(uri, newline="") as (text, opening):
+        notes += opening
         lines = _Lines(text, max_characters)
-        separator, header = _header(uri, lines, known, done)
+        separator, header = _header(uri, lines, known, notes)
         cells, number = _cells(lines, separator), 0
         while True:
             lines.row.clear()
@@ -60,8 +60,8 @@ def _row(header: list[str], values: list[str]) -> Row | str:
 
 
 def _cells(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
-    """The cells of each row. Strict: else a quote that is never closed would end in the next row's first one, and two
-    rows would become one that looks whole."""
+    """The cells of each row. Strict, because otherwise a quote that is never closed would end at the next row's first
+    quote, and two rows would become one that looks complete."""
     return csv.reader(lines, delimiter=separator, strict=True)
 
 
@@ -74,7 +74,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Lines:
-    """The lines of a table, which remembers those of the row that is being read."""
+    """Iterates over the lines of a table, and remembers those of the row that is being read."""
 
     def __init__(self, text: TextIO, max_characters: int) -> None:
         self.row: list[str] = []
@@ -99,45 +99,45 @@ class _Lines:
         return found
 
     def go_back(self, kept: int) -> None:
-        """Give all lines of the row but the first so many once more. A row that cannot be read is alone to blame for
-        it: the lines behind its first are rows of their own."""
+        """Give the lines of the row again, except for the first `kept` ones. After a row that cannot be read, the lines
+        behind its first one are read as rows of their own."""
         self._again.extendleft(reversed(self.row[kept:]))
         self.row.clear()
 
 
-def _header(uri: str, lines: _Lines, known: frozenset[str], done: list[str]) -> tuple[str, list[str]]:
-    """The separator and the columns' names."""
-    said, remarks = None, 0
+def _header(uri: str, lines: _Lines, known: frozenset[str], notes: list[str]) -> tuple[str, list[str]]:
+    """The separator and the columns' names. Raises InputError where they cannot be told."""
+    stated, num_comments = None, 0
     try:
         for first in lines:
-            if match := _SAID.fullmatch(first):
-                said = match[1]
-                done.append(f"separated as its first line says: {said!r}")
-            elif first.lstrip().startswith("#") and remarks < _MOST_REMARKS and not _names_columns(lines, known):
-                remarks += 1
+            if match := _SEPARATOR_LINE.fullmatch(first):
+                stated = match[1]
+                notes.append(f"separated as its first line says: {stated!r}")
+            elif first.lstrip().startswith("#") and num_comments < _MAX_COMMENTS and not _names_columns(lines, known):
+                num_comments += 1
             elif first.strip():
                 lines.go_back(0)
                 break
             lines.row.clear()
-        separator, names = (said, _cut(lines, said)) if said else _separated(uri, lines, known, done)
+        separator, names = (stated, _split(lines, stated)) if stated else _separated(uri, lines, known, notes)
         next(_cells(lines, separator), None)
     except (csv.Error, _BadRowError) as error:
         raise InputError(f"{uri} is no CSV table: its first line ends the reading, {_reason(error)}.") from error
-    if remarks:
-        done.append(f"{remarks} line{'s' * (remarks > 1)} with # before the columns' names passed over")
-    return separator, parquet.check_names(uri, names or [])
+    if num_comments:
+        notes.append(f"{num_comments} line{'s' * (num_comments > 1)} with # before the columns' names passed over")
+    return separator, parquet_reader.check_names(uri, names or [])
 
 
 def _names_columns(lines: _Lines, known: frozenset[str]) -> bool:
-    """Whether the line that was just read names columns, though it begins with #."""
+    """Whether the line that was just read names columns although it begins with #."""
     lines.go_back(0)
-    found = any(_num_known(_cut(lines, separator) or [], known) >= _CERTAIN for separator in _SEPARATORS)
+    found = any(_num_known(_split(lines, separator) or [], known) >= _CERTAIN for separator in _SEPARATORS)
     next(lines)
     return found
 
 
-def _cut(lines: _Lines, separator: str) -> list[str] | None:
-    """The next row's cells, None where they cannot be told; it is read again afterwards."""
+def _split(lines: _Lines, separator: str) -> list[str] | None:
+    """The next row's cells, None where it cannot be split; the row is read again afterwards."""
     lines.row.clear()
     try:
         return next(_cells(lines, separator), None)
@@ -148,12 +148,13 @@ def _cut(lines: _Lines, separator: str) -> list[str] | None:
 
 
 def _num_known(names: list[str], known: frozenset[str]) -> int:
-    return sum(columns.plain(name) in known for name in names)
+    return sum(column_names.plain(name) in known for name in names)
 
 
-def _separated(uri: str, lines: _Lines, known: frozenset[str], done: list[str]) -> tuple[str, list[str] | None]:
-    """The separator that alone makes columns' names of the first line: most known ones, or any at all."""
-    found = {separator: names for separator in _SEPARATORS if (names := _cut(lines, separator)) and len(names) > 1}
+def _separated(uri: str, lines: _Lines, known: frozenset[str], notes: list[str]) -> tuple[str, list[str] | None]:
+    """The only separator by which the first line has most known column names, or several columns at all, and these
+    names. Raises InputError where there are several such separators."""
+    found = {separator: names for separator in _SEPARATORS if (names := _split(lines, separator)) and len(names) > 1}
     most = max((_num_known(names, known) for names in found.values()), default=0)
     if most >= _CERTAIN:
         found = {separator: names for separator, names in found.items() if _num_known(names, known) == most}
@@ -164,5 +165,5 @@ def _separated(uri: str, lines: _Lines, known: frozenset[str], done: list[str]) 
         )
     separator = next(iter(found), ",")
     if separator != ",":
-        done.append(f"separated by {_SEPARATORS[separator]}")
-    return separator, found.get(separator) or _cut(lines, separator)
+        notes.append(f"separated by {_SEPARATORS[separator]}")
+    return separator, found.get(separator) or _split(lines, separator)

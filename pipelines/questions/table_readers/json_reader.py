@@ -1,7 +1,7 @@
-"""JSON -> rows: an object a line, or a list of objects, which may be the only list in an object.
+"""JSON -> rows: one object a line, or a list of objects, which may be the only list in an object.
 
-A list is read an element at a time: where one ends is told by its brackets alone, so that one that is no JSON, or too
-long, costs itself and no other.
+A list is read one element at a time. Brackets alone tell where an element ends, so one that is no JSON, or too long, is
+rejected without the others.
 """
 
 import json
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from typing import IO, Any, AnyStr, NamedTuple, TextIO
 
 from infra.errors import InputError
-from pipelines.questions.sources import columns, texts
+from pipelines.questions.table_readers import column_names, text_file
 
 MAX_VALUES = 1 << 20  # of a row
 _CHUNK = 1 << 20  # characters that are read at once
-_MOST_BESIDE = 1 << 20  # characters of an object behind its list of rows
+_MAX_REST = 1 << 20  # characters of an object behind its list of rows
 _LIST = re.compile(r"\ufeff?\s*\[(?=\s*[{\]])")
 _TEXT = r'"(?:[^"\\]|\\.)*+"'
 _NO_LIST = rf'(?:{_TEXT}\s*|[^"\[\]{{}},]++)'
-_LIST_WITHIN = re.compile(rf"\ufeff?\s*\{{(?:\s*{_TEXT}\s*:\s*{_NO_LIST},)*+\s*({_TEXT})\s*:\s*\[(?=\s*\{{)")
+_LIST_IN_OBJECT = re.compile(rf"\ufeff?\s*\{{(?:\s*{_TEXT}\s*:\s*{_NO_LIST},)*+\s*({_TEXT})\s*:\s*\[(?=\s*\{{)")
 _LINE_AFTER_LINE = re.compile(r"[^\n]*\}\s*\n\s*\{")
-_SPREAD_OBJECT = re.compile(r"\ufeff?\s*\{\s*\n")
+_MULTILINE_OBJECT = re.compile(r"\ufeff?\s*\{\s*\n")
 _STRUCTURE = re.compile(r'["\[\]{},]')
 _IN_TEXT = re.compile(r'["\\]')
 
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 class Number(float):
-    """A number with a fraction, and how the table writes it: as an option, 0.10 is not 0.1."""
+    """A number with a fraction that keeps how the table writes it: as an option, 0.10 is not 0.1."""
 
     written: str
 
@@ -38,27 +38,27 @@ class Number(float):
         return number
 
 
-def rows(uri: str, known: frozenset[str], max_characters: int, done: list[str]) -> Iterator[tuple[int, Row | str]]:
-    """A row's number, from 1, and its fields or the reason why it cannot be read. Writes into `done` what had to be
-    done besides reading lines.
+def rows(uri: str, known: frozenset[str], max_characters: int, notes: list[str]) -> Iterator[tuple[int, Row | str]]:
+    """Yield each row's number, from 1, and its fields, or the reason why it cannot be read.
 
-    known: names of columns, by which a row is told from an object that holds a list of rows. max_characters: of a row.
-    Raises InputError where a list does not end, or is not the only one.
+    known: column names in plain spelling, which distinguish a row from an object that holds a list of rows.
+    max_characters: of a row. notes: receives in words what was done besides reading lines. Raises InputError where a
+    list does not end, or is not the only one.
     """
     found = _list_in(uri, known, max_characters)
-    with texts.opened(uri, newline="\n") as (text, opening):
-        done += opening
+    with text_file.opened(uri, newline="\n") as (text, opening):
+        notes += opening
         if found is None:
             yield from _of_lines(text, max_characters)
             return
-        done.append(f"read as the JSON list {found.name}".rstrip())
+        notes.append(f"read as the JSON list {found.name}".rstrip())
         text.read(found.start)
         for number, element in enumerate(_elements(uri, text, found, max_characters), 1):
             yield number, _row(element, max_characters)
 
 
 def line(stream: IO[AnyStr], max_characters: int, *ends: AnyStr) -> AnyStr:
-    """The next line, empty at the end. Of one that is too long only a part, longer than max_characters still."""
+    """The next line, empty at the end. Of a line that is too long only a part, still longer than max_characters."""
     found = part = stream.readline(max_characters + 1)
     while len(part) > max_characters and not part.endswith(ends):
         part = stream.readline(max_characters + 1)
@@ -76,7 +76,7 @@ def _of_lines(text: TextIO, max_characters: int) -> Iterator[tuple[int, Row | st
 def _row(raw: str, max_characters: int) -> Row | str:
     if len(raw) > max_characters or _has_many_values(raw):
         return "row_too_long"
-    if texts.UNREADABLE in raw:
+    if text_file.UNREADABLE in raw:
         return "text_is_not_utf8"
     try:
         row = json.loads(raw.removeprefix("\ufeff"), parse_float=Number)
@@ -86,12 +86,12 @@ def _row(raw: str, max_characters: int) -> Row | str:
 
 
 def _has_many_values(raw: str) -> bool:
-    """Whether a row would take far more memory as Python's values than as text: `[]` takes 64 bytes."""
+    """Whether a row would take far more memory as Python objects than as text: `[]` takes 64 bytes."""
     return len(raw) > MAX_VALUES and sum(map(raw.count, ",[{")) > MAX_VALUES
 
 
 class _Place(NamedTuple):
-    """Where a list begins, behind its bracket; and its name, empty where it is all that the file holds."""
+    """Where a list begins, behind its bracket; and its name, empty where the file holds nothing else."""
 
     start: int
     name: str
@@ -99,19 +99,19 @@ class _Place(NamedTuple):
 
 def _list_in(uri: str, known: frozenset[str], max_characters: int) -> _Place | None:
     """The list of rows in a file, or None where each line is a row."""
-    with texts.opened(uri, newline="\n") as (text, _):
+    with text_file.opened(uri, newline="\n") as (text, _):
         head = text.read(_CHUNK)
         while "\n" not in head.rstrip() and len(head) <= max_characters and (more := text.read(len(head))):
             head += more
     if found := _LIST.match(head):
         return _Place(found.end(), "")
-    found = _LIST_WITHIN.match(head)
+    found = _LIST_IN_OBJECT.match(head)
     name = str(json.loads(found[1], strict=False)) if found else ""
     first = _row(head.partition("\n")[0], max_characters)
-    is_row = isinstance(first, dict) and any(columns.plain(each) in known for each in first)
-    if found and known and not is_row and columns.plain(name) not in known and not _LINE_AFTER_LINE.match(head):
+    is_row = isinstance(first, dict) and any(column_names.plain(each) in known for each in first)
+    if found and known and not is_row and column_names.plain(name) not in known and not _LINE_AFTER_LINE.match(head):
         return _Place(found.end(), name)
-    if _SPREAD_OBJECT.match(head):
+    if _MULTILINE_OBJECT.match(head):
         raise InputError(
             f"{uri} spreads its first object over several lines, and it holds no list of rows. Write an object a line, "
             'or all of them as a list: [{"image": ...}, ...]'
@@ -120,7 +120,7 @@ def _list_in(uri: str, known: frozenset[str], max_characters: int) -> _Place | N
 
 
 def _elements(uri: str, text: TextIO, place: _Place, max_characters: int) -> Iterator[str]:
-    """The text of each element of a list; of one that is too long only a part, longer than max_characters still."""
+    """The text of each element of a list; of one that is too long only a part, still longer than max_characters."""
     parts, depth, within_text, escapes = [""], 0, False, False
     while chunk := text.read(_CHUNK):
         start, at = 0, int(escapes)
@@ -141,7 +141,7 @@ def _elements(uri: str, text: TextIO, place: _Place, max_characters: int) -> Ite
                 if mark == "," or element.strip():
                     yield element
                 if mark != ",":
-                    _check_rest(uri, place, chunk[at:] + text.read(_MOST_BESIDE))
+                    _check_rest(uri, place, chunk[at:] + text.read(_MAX_REST))
                     return
                 parts, start = [""], at
         if sum(map(len, parts)) <= max_characters:
@@ -150,20 +150,17 @@ def _elements(uri: str, text: TextIO, place: _Place, max_characters: int) -> Ite
 
 
 def _check_rest(uri: str, place: _Place, rest: str) -> None:
-    """Raise InputError where a file goes on behind its list with anything that may be rows."""
+    """Raise InputError where anything behind the list may be rows."""
     try:
         beside = json.loads(f'{{"": []{rest}') if place.name else rest.strip()
     except (ValueError, RecursionError):
         beside = rest
     if isinstance(beside, str) and beside:
         raise InputError(f"{uri} goes on behind its list of rows: {rest.strip()[:40]!a}. Write one list, and no more.")
-    others = [key for key, value in beside.items() if _holds_objects(value)] if beside else []
+    lists = {key: value for key, value in beside.items() if isinstance(value, list)} if beside else {}
+    others = [key for key, value in lists.items() if any(isinstance(element, dict) for element in value)]
     if others:
         raise InputError(
             f"{uri} has several lists, {', '.join([place.name, *others])}. Write each as a table of its own, or all "
             "rows as one list."
         )
-
-
-def _holds_objects(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(element, dict) for element in value)

@@ -1,11 +1,12 @@
-"""Why a row gave no question, in words that say what to mend."""
+"""The reason of a row that gave no question -> what it means, in words that say what to correct."""
 
-from pipelines.images.decoding import MAX_ASPECT, MAX_BYTES, MAX_PIXELS
+from pipelines.images.decoding import MAX_ASPECT, MAX_PIXELS
+from pipelines.images.image_bytes import MAX_BYTES
 from pipelines.images.sandbox import TIMEOUT_S
 from pipelines.questions.candidates import MAX_CHARACTERS, MAX_IMAGES
-from pipelines.questions.curation import Level
-from pipelines.questions.sources.parquet import MEMORY_BYTES
-from pipelines.questions.sources.table_readers import MAX_ROW_BYTES
+from pipelines.questions.decontamination import Level
+from pipelines.questions.table_readers.by_suffix import MAX_ROW_BYTES
+from pipelines.questions.table_readers.parquet_reader import MEMORY_BYTES
 
 _SHARED = {
     Level.IMAGE: "the same image",
