@@ -1,4 +1,4 @@
-# Preceptor: question -> teach -> verify -> compose -> fit -> deploy -> examine -> report
+# Preceptor: question -> teach -> verify -> compose -> fit -> deploy -> examination -> report
 #
 #   make demo           set-up and the whole flow at pocket scale, on a machine without a GPU
 #   make test           set-up and all tests, the real engines included
@@ -7,6 +7,7 @@
 #   make bench-images  speed, size and looks of images that pass the image sandbox
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-reading  what images cost on their way to models
+#   make bench-examination  an examination as large as PMC-VQA's: memory, speed, killed and resumed
 #   make bench-train  a fit against TRL, with its defaults and grouped by length, and the overhead of our loop
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz           the property tests, on many more examples and other ones each time
@@ -25,7 +26,7 @@ UI_PORT ?= 5000
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-images bench-reading bench-teacher bench-train bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -55,6 +56,9 @@ bench-teacher: setup
 
 bench-train: setup
 	@$(RUN) -m tests.benchmarks.bench_train $(REPETITIONS)
+
+bench-examination: setup
+	@$(RUN) -m tests.benchmarks.bench_examination $(QUESTIONS)
 
 bench-overload: setup
 	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)
