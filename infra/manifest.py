@@ -54,7 +54,7 @@ _PACKAGES = (
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """What a stage counts: rows out, rows kept back by reason, and figures such as tokens or seconds.
+    """What a stage counts: rows out, rows kept back by reason, and metrics such as tokens or seconds.
 
     quarantined: rows kept back, by reason, for a file that cannot be used and should be looked at.
     """
@@ -62,7 +62,7 @@ class Tally:
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
     quarantined: dict[str, int] = dataclasses.field(default_factory=dict)
-    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ class Manifest:
     """What an artifact is and what it was made from.
 
     key: digest of stage, contract, config and the digests of everything read; equal keys mean that nothing needs to be
-    made again. digest: of the content, every file's name and bytes. tally: rows, reasons and figures of the stage.
+    made again. digest: of the content, every file's name and bytes. tally: rows, reasons and metrics of the stage.
     """
 
     stage: str
@@ -104,7 +104,7 @@ class Artifact:
 
     @property
     def tally(self) -> dict[str, Any]:
-        """Rows, reasons, figures and facts that the stage counted."""
+        """Rows, reasons, metrics and facts that the stage counted."""
         return self.manifest.tally
 
     def counts(self) -> str:
@@ -223,7 +223,7 @@ def _is_tally(stated: dict[str, Any]) -> bool:
     return (
         all(isinstance(part, dict) for part in stated.values())
         and all(type(count) is int for part in counts for count in part.values())
-        and all(type(figure) in (int, float) for figure in stated["figures"].values())
+        and all(type(figure) in (int, float) for figure in stated["metrics"].values())
     )
 
 

@@ -248,13 +248,13 @@ def _as_killed(entry: Entry) -> dict[str, Any]:
 
 
 def _numbers(stated: Mapping[str, Any], at_ms: int) -> list[Metric]:
-    """Counts and figures of a manifest."""
+    """Counts and metrics of a manifest."""
     tally = stated["tally"]
     numbers = {
         **{f"rows.{name}": count for name, count in tally["rows"].items()},
         **{f"rejected.{name}": count for name, count in tally["reasons"].items()},
         **{f"quarantined.{name}": count for name, count in tally["quarantined"].items()},
-        **tally["figures"],
+        **tally["metrics"],
         "seconds": stated["seconds"],
     }
     return [Metric(_name(name), float(value), at_ms, 0) for name, value in numbers.items()]

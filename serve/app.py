@@ -89,7 +89,7 @@ def run(task: Task) -> Tally:
     for model in external:
         task.progress.say(f"{model.name} answers at {model.base_url}")
     dataclasses.replace(endpoint, models=(*endpoint.models, *external)).write(task.draft)
-    return Tally(rows={"models": len(endpoint.models) + len(external)}, figures={"start_seconds": round(seconds, 1)})
+    return Tally(rows={"models": len(endpoint.models) + len(external)}, metrics={"start_seconds": round(seconds, 1)})
 
 
 def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:

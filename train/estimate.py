@@ -42,9 +42,9 @@ def estimate(
     hours = Figure(None, "no step is measured yet: --set fit.expected_examples_per_s=EXAMPLES, of all workers")
     tokens = Figure(None, "no step is measured yet")
     if earlier:
-        figures = [artifact.tally["figures"] for artifact in earlier]
-        seconds = sum(each["step_seconds"] / each["steps"] for each in figures) / len(figures)
-        each_step = seconds * sum(each["tokens_per_second"] for each in figures) / len(figures)
+        metrics = [artifact.tally["metrics"] for artifact in earlier]
+        seconds = sum(each["step_seconds"] / each["steps"] for each in metrics) / len(metrics)
+        each_step = seconds * sum(each["tokens_per_second"] for each in metrics) / len(metrics)
         hours = figure(num_steps * seconds / SECONDS_PER_HOUR, f"{steps} x {seconds:.3g} s, measured the last time")
         tokens = figure(round(num_steps * each_step), f"{steps} x {each_step:,.0f} tokens, measured the last time")
     elif speed := config.expected_examples_per_s:
@@ -65,7 +65,7 @@ def estimate(
 def _earlier(config: FitConfig, run_dir: Path | None, output: str) -> Artifact | None:
     """The run's existing adapter, if its steps had the same settings and so take as long."""
     found = manifest.find(run_dir / output) if run_dir else None
-    if found is None or not found.tally["figures"].get("steps"):
+    if found is None or not found.tally["metrics"].get("steps"):
         return None
     its_config = found.made_from["config"]
     return found if all(its_config.get(name) == getattr(config, name) for name in _STEP_SETTINGS) else None

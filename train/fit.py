@@ -209,14 +209,14 @@ def step_metrics(point: Point) -> dict[str, float]:
 
 
 def tally(outcome: FitOutcome, points: list[Point]) -> Tally:
-    """The counts and figures of the fit's manifest: every example is trained on, or left out for a reason."""
+    """The counts and metrics of the fit's manifest: every example is trained on, or left out for a reason."""
     final = [point.loss for point in points[-_NUM_FINAL_STEPS:]]
     seconds = max(sum(point.seconds for point in points), 1e-9)
     evaluated = [point for point in points if point.validation_loss is not None]
     return Tally(
         rows={"examples": outcome.num_examples, "trained_on": outcome.num_trained_on},
         reasons=outcome.reasons,
-        figures={
+        metrics={
             "steps": outcome.last_step,
             "best_step": outcome.best_step,
             "step_seconds": round(seconds, 3),

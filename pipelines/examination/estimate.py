@@ -27,7 +27,7 @@ def estimate(
         tokens = Figure(None, f"no answer is measured yet; at most {config.max_tokens:,} tokens of each of {asked}")
         speed, origin = config.expected_answers_per_s, "from the recipe"
     else:
-        mean = last.tally["figures"]["output_tokens"] / made
+        mean = last.tally["metrics"]["output_tokens"] / made
         tokens = figure(round(num_answers * mean), f"{asked} x {mean:.0f} tokens written, measured the last time")
         speed, origin = made / last.manifest.seconds, "measured the last time"
     hours = Figure(None, f"no speed is measured yet: --set examination.expected_answers_per_s=ANSWERS, of {asked}")

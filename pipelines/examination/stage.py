@@ -106,7 +106,7 @@ class _Account:
         self._rows: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._quarantined: Counter[str] = Counter()
-        self._figures: Counter[str] = Counter()
+        self._metrics: Counter[str] = Counter()
         self._asked: Counter[tuple[str, str]] = Counter()
         self._failed: dict[tuple[str, str], Counter[str]] = {}
 
@@ -115,7 +115,7 @@ class _Account:
         group = (prediction.arm, prediction.condition)
         self._asked[group] += 1
         self._rows.update(asked=1, answered=prediction.status == Status.ANSWERED, scored=prediction.letter is not None)
-        self._figures.update(prompt_tokens=prediction.num_prompt_tokens, output_tokens=prediction.num_output_tokens)
+        self._metrics.update(prompt_tokens=prediction.num_prompt_tokens, output_tokens=prediction.num_output_tokens)
         if prediction.error is None:
             self._reasons.update({"no_answer": prediction.letter is None})
             return
@@ -141,7 +141,7 @@ class _Account:
             rows={name: self._rows[name] for name in names},
             reasons=dict(+self._reasons),
             quarantined=dict(self._quarantined),
-            figures=dict(self._figures),
+            metrics=dict(self._metrics),
         )
 
 

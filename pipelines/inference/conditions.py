@@ -85,7 +85,7 @@ def shuffled_from(asked: Iterable[Question], seed: int) -> dict[str, Question | 
         sets.setdefault((question.source, question.file), []).append(question)
     found: dict[str, Question | None] = {}
     for own in sets.values():
-        # By digest, so that another question more or less changes the donors of its neighbours alone.
+        # By digest, so that one question more or less changes only what its neighbours are shown.
         order = sorted(own, key=lambda question: digest_json([seed, question.id]))
         for place, question in enumerate(order):
             others = (order[(place + step) % len(order)] for step in range(1, len(order)))
@@ -111,14 +111,14 @@ def captions(questions_artifact: Path, asked: Sequence[Question]) -> dict[str, s
 
 
 def _all_shuffled(questions_artifact: Path, asked: Sequence[Question], seed: int) -> dict[str, Question]:
-    """A donor for every question: of those that are asked too, or, where a set has too few images, of all its others.
+    """Another question for each: of those that are asked too, or, where a set has too few images, of all its others.
 
     Raises InputError when one has none.
     """
     found = shuffled_from(asked, seed)
     if None in found.values():
         lent = shuffled_from(tables.stream(questions_artifact, Question), seed)
-        found = {own: donor or lent[own] for own, donor in found.items()}
+        found = {own: other or lent[own] for own, other in found.items()}
     for question in asked:
         if found[question.id] is None:
             raise InputError(
@@ -126,7 +126,7 @@ def _all_shuffled(questions_artifact: Path, asked: Sequence[Question], seed: int
                 f"{question.id}, so it can be shown no other ones. Leave the condition `{Condition.SHUFFLED}` out of "
                 "examine.plan."
             )
-    return {own: donor for own, donor in found.items() if donor is not None}
+    return {own: other for own, other in found.items() if other is not None}
 
 
 def _first_without(others: Iterable[Question], question: Question) -> Question | None:

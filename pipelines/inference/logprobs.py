@@ -1,6 +1,6 @@
-"""What a teacher held likely in the place of each token that it wrote: kept for students that read the same tokens.
+"""The likeliest tokens at each place of an answer, with their logprobs: kept for students that read the same tokens.
 
-Shapes: T tokens that were written, K of the likeliest ones in each one's place.
+Shapes: T written tokens, K top tokens at each place.
 """
 
 import base64
@@ -24,7 +24,7 @@ def vocabulary_digest(tokens: Mapping[str, int]) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class TopTokens:
-    """Of each token that was written, the likeliest ones in its place, and their logprobs before any temperature.
+    """At the place of each written token the top tokens, and their logprobs before any temperature.
 
     vocabulary: digest of the tokenizer that they are tokens of.
     """

@@ -15,7 +15,7 @@ _METRICS_EVERY_S = 10.0
 
 
 class InferenceProgress:
-    """Shows the progress of a plan, and logs its figures as metrics of the stage.
+    """Shows the progress of a plan, and logs its metrics.
 
     arm: what is examined, for messages; empty where only one model is asked.
     """
@@ -44,7 +44,7 @@ class InferenceProgress:
         self._show()
         if now - self._logged >= _METRICS_EVERY_S:
             self._logged = now
-            for name, value in self.figures().items():
+            for name, value in self.metrics().items():
                 self._task.metric(f"{self._config.stage}.{name}", value, self._sum.questions)
 
     def _show(self) -> None:
@@ -87,10 +87,10 @@ class InferenceProgress:
                 what = f"requests{self._of_arm()} under the condition `{condition}`"
                 failures.check(what, num, own, self._config.max_failed_share, self._config.stage)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Numbers of the work so far, in this run; the seconds include the start of engines."""
         whole, engine_seconds = self._sum, sum(self._uptime_s.values())
-        figures = {
+        metrics = {
             "tokens_per_s": self._tokens_per_s(),
             "attempts_now": whole.made,
             "prompt_tokens_now": whole.prompt_tokens,
@@ -99,9 +99,9 @@ class InferenceProgress:
             "engine_seconds_now": engine_seconds,
         }
         if not whole.needed:
-            return figures
+            return metrics
         gpu_seconds = engine_seconds * (0 if self._config.endpoint else self._config.engine.gpus)
-        return figures | {
+        return metrics | {
             "right_share": whole.right / whole.needed,
             "gpu_seconds_now": gpu_seconds,
             "output_tokens_per_right": whole.output_tokens / max(whole.right, 1),

@@ -114,9 +114,9 @@ def _findings(config: QuestionsConfig, tally: Tally, folder: Path) -> Iterator[s
 def _set_aside(found: source.Source, account_of: dict[str, Any], aside: list[dict[str, Any]]) -> Iterator[str]:
     """The rows of one table that gave no question: each reason with its count and first rows. aside: all such rows."""
     shown = _first_rows(found, aside)
-    for fate in ("rejected", "quarantined"):
-        for reason, count in account_of[fate].items():
-            yield f"  {fate} {count}: {reason}, {MEANING.get(reason, reason)}"
+    for status in ("rejected", "quarantined"):
+        for reason, count in account_of[status].items():
+            yield f"  {status} {count}: {reason}, {MEANING.get(reason, reason)}"
             yield from (f"    row {number}: {shown[number]}" for number in _rows_of(aside, reason))
     if not aside:
         yield "  nothing is rejected"

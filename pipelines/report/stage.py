@@ -100,7 +100,7 @@ def account_of_verdicts(artifact: Artifact) -> dict[str, Any]:
         "questions": rows["questions"],
         "questions_taught": rows["questions_taught"],
         "questions_probed": tally["facts"]["questions_probed"],
-        "figures": tally["figures"],
+        "metrics": tally["metrics"],
     }
 
 

@@ -1,7 +1,7 @@
 """Open requests -> files of OpenAI's batch format, and their results -> the ledger: the teacher may live anywhere.
 
-`python -m pipelines.teaching.batch write RECIPE --out requests.jsonl` writes what the ledger does not settle; whoever
-answers such files (`vllm run-batch`, a provider's batch API) is given them. `... batch read RECIPE RESULTS.jsonl ...`
+`python -m pipelines.teaching.batch export RECIPE --out requests.jsonl` writes what the ledger does not settle; whoever
+answers such files (`vllm run-batch`, a provider's batch API) is given them. `... batch import RECIPE RESULTS.jsonl ...`
 puts the answers into the ledger, as if an engine had written them. The stage then seals, and asks what is left.
 """
 
@@ -64,7 +64,7 @@ class Teaching:
         return cls(questions=questions, attempts=attempts, own=own, request_set=request_set)
 
 
-def write(
+def export_requests(
     teaching: Teaching,
     out: Path,
     progress: Progress,
@@ -202,7 +202,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def read(teaching: Teaching, paths: Sequence[Path], progress: Progress) -> Counter[str]:
+def import_results(teaching: Teaching, paths: Sequence[Path], progress: Progress) -> Counter[str]:
     """Put results into the ledger, in whatever order they are; what became of them.
 
     What is in the ledger already is not added again, so that a file may be read twice, or again after a kill. Counts:
@@ -275,13 +275,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of batches."""
     program = "python -m pipelines.teaching.batch"
     parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="write|read")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="export|import")
     words = command_line.argument_parser(program, "", dry_run=False)
-    writing = verbs.add_parser("write", parents=[words], conflict_handler="resolve", help="write the open requests")
+    writing = verbs.add_parser("export", parents=[words], conflict_handler="resolve", help="write the open requests")
     writing.add_argument("--out", required=True, type=Path, metavar="requests.jsonl", help="the first file")
     writing.add_argument("--max-requests", type=int, default=MAX_REQUESTS, help="in a file; default %(default)s")
     writing.add_argument("--max-bytes", type=int, default=MAX_BYTES, help="of a file; default %(default)s")
-    reading = verbs.add_parser("read", parents=[words], conflict_handler="resolve", help="read results into the ledger")
+    reading = verbs.add_parser(
+        "import", parents=[words], conflict_handler="resolve", help="read results into the ledger"
+    )
     reading.add_argument("results", nargs="+", type=Path, metavar="RESULTS.jsonl", help="files of results")
     progress = Progress("batch")
     with command_line.reporting_errors("batch"):
@@ -289,11 +291,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = recipes.resolve(options.recipe, ["pipelines"], options.set, only="teach")["teach"]
         command_line.interrupt_on_sigterm()
         teaching = Teaching.of(config, command_line.run_directory(options))
-        if options.verb == "read":
-            counts = read(teaching, options.results, progress)
+        if options.verb == "import":
+            counts = import_results(teaching, options.results, progress)
             progress.say(f"read {_told(counts) or 'nothing'}; the ledger is {teaching.attempts}")
             return
-        paths, counts = write(
+        paths, counts = export_requests(
             teaching, options.out, progress, max_requests=options.max_requests, max_bytes=options.max_bytes
         )
         names = ", ".join(map(str, paths)) or "no file, since nothing is left to ask"

@@ -34,7 +34,7 @@ _SAMPLE = 256
 _LEAST_WRITTEN = 50  # rationales, before their mean is worth more than the recipe's guess
 _LEAST_TOKENS = 50_000  # written in a run, before its speed is that of engines at work and not of their start
 _CHARACTERS_PER_TOKEN = 4
-_BYTES_OF_TOKEN, _BYTES_OF_LIKELIEST = 4, 6  # a token's number; of a likeliest one also its logprob, in two bytes
+_BYTES_OF_TOKEN, _BYTES_OF_TOP_TOKEN = 4, 6  # a token's number; of a top token also its logprob, in two bytes
 
 # Of Qwen3-VL's image processor: a token for 32 x 32 pixels, of an image that is made to have so many of them.
 _PIXELS_PER_SIDE = 32
@@ -158,14 +158,14 @@ def _counter(config: TeachConfig) -> _Counter:
             f"{config.teacher} is on this machine",
             origin=ASSUMED,
         )
-    tokenizer, eye = getattr(processor, "tokenizer", processor), getattr(processor, "image_processor", None)
-    if eye is None or not hasattr(eye, "get_number_of_image_patches"):
+    tokenizer, images = getattr(processor, "tokenizer", processor), getattr(processor, "image_processor", None)
+    if images is None or not hasattr(images, "get_number_of_image_patches"):
         text = functools.partial(_text_tokens, processor, tokenizer)
         told = f"the tokenizer of {config.teacher}, and images as Qwen3-VL has them"
         return _Counter(text_tokens=text, image_tokens=qwen3_vl_tokens, told=told, origin=MEASURED)
     return _Counter(
         text_tokens=functools.partial(_text_tokens, processor, tokenizer),
-        image_tokens=lambda width, height: eye.get_number_of_image_patches(height, width) // eye.merge_size**2,
+        image_tokens=lambda width, height: images.get_number_of_image_patches(height, width) // images.merge_size**2,
         told=f"the tokenizer and image processor of {config.teacher}",
         origin=MEASURED,
     )
@@ -255,9 +255,9 @@ def _hours(config: TeachConfig, run_dir: Path, num_tokens: float) -> Figure:
 def _disk(config: TeachConfig, num_tokens: float) -> Figure:
     """Every rationale is in the ledger as JSON, and once more in the sealed table."""
     text = _CHARACTERS_PER_TOKEN
-    likeliest = (_BYTES_OF_TOKEN + _BYTES_OF_LIKELIEST * config.top_logprobs) if config.top_logprobs else 0
-    num_bytes = num_tokens * (2 * text + likeliest + likeliest * 4 / 3)  # in the ledger in base 64
-    told = f" and {config.top_logprobs} likeliest tokens" if config.top_logprobs else ""
+    top = (_BYTES_OF_TOKEN + _BYTES_OF_TOP_TOKEN * config.top_logprobs) if config.top_logprobs else 0
+    num_bytes = num_tokens * (2 * text + top + top * 4 / 3)  # in the ledger in base 64
+    told = f" and {config.top_logprobs} top tokens" if config.top_logprobs else ""
     return figure(
         num_bytes / GIB, f"{ASSUMED}: {text} bytes of text{told} for each token written, in the ledger and in the table"
     )
@@ -270,7 +270,7 @@ def _measured_speed(config: TeachConfig, run_dir: Path) -> float | None:
         return None
     then, now = made.made_from["config"], {"teacher": config.teacher, "endpoint": config.endpoint}
     is_same = {name: then.get(name) for name in now} == now and then.get("engine") == dataclasses.asdict(config.engine)
-    figures = made.tally["figures"]
-    if not is_same or figures.get("output_tokens_now", 0) < _LEAST_TOKENS:
+    metrics = made.tally["metrics"]
+    if not is_same or metrics.get("output_tokens_now", 0) < _LEAST_TOKENS:
         return None
-    return float(figures["tokens_per_s"]) / config.engine.replicas or None
+    return float(metrics["tokens_per_s"]) / config.engine.replicas or None

@@ -55,7 +55,7 @@ def run(task: Task, start: StartBackend = worker.start, work_through: WorkThroug
     plan = asked.write_plan(Ledger(attempts), workspace / "plan.arrow")
     if not plan.num_questions:
         raise InputError("The questions have none with split `train`, so there is nothing to explain.")
-    figures = {}
+    metrics = {}
     if plan.num_open:
         if plan.num_open < plan.num_questions:
             settled = plan.num_questions - plan.num_open
@@ -63,24 +63,24 @@ def run(task: Task, start: StartBackend = worker.start, work_through: WorkThroug
         # What the questions have, the engine must take: the recipe need not know how many images that is.
         own = dataclasses.replace(own, engine=own.engine.taking(plan.max_images))
         job = InferenceJob(config=own, images=folder, ledger=attempts, plan=plan.path)
-        figures = _explain(task, plan, job, start, work_through or _on_ray(task, own))
+        metrics = _explain(task, plan, job, start, work_through or _on_ray(task, own))
     shutil.rmtree(workspace)
     tally = _seal(task.draft, asked.answers(Ledger(attempts)), own)
     reasons = Counter(tally.reasons) + Counter(tally.quarantined)
     failures.check("requests", tally.rows["asked"], reasons, config.max_failed_share, config.stage)
-    tally.figures |= figures
+    tally.metrics |= metrics
     return tally
 
 
 def _explain(
     task: Task, plan: Plan, job: InferenceJob, start: StartBackend, work_through: WorkThrough
 ) -> dict[str, float]:
-    """Have the plan carried out; the figures of the work."""
+    """Have the plan carried out; the metrics of the work."""
     endpoint.check(job.config)
     progress = InferenceProgress(task, job.config, plan)
     for account in work_through(job, plan, start):
         progress.add(account)
-    return progress.figures()
+    return progress.metrics()
 
 
 def _on_ray(task: Task, own: InferenceConfig) -> WorkThrough:
@@ -104,7 +104,7 @@ def _on_ray(task: Task, own: InferenceConfig) -> WorkThrough:
 
 
 def _rationale(answered: Answered, own: InferenceConfig) -> tuple[Rationale, TopLogprobs | None]:
-    """An answer as a rationale, and the likeliest tokens, where they are kept."""
+    """An answer as a rationale, and its top tokens, where they are kept."""
     request, attempt = answered.request, answered.attempt
     stored = dataclasses.asdict(attempt)
     del stored["letter"], stored["top_logprobs"]
@@ -129,7 +129,7 @@ def _seal(draft: Path, answers: Iterator[Answered], own: InferenceConfig) -> Tal
     rows: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     quarantined: Counter[str] = Counter()
-    figures: Counter[str] = Counter()
+    metrics: Counter[str] = Counter()
     with tables.writer(draft, Rationale) as add, tables.writer(draft, TopLogprobs) as keep:
         for answered in answers:
             rationale, kept = _rationale(answered, own)
@@ -146,11 +146,11 @@ def _seal(draft: Path, answers: Iterator[Answered], own: InferenceConfig) -> Tal
             reasons = {Status.FAILED: failed, Status.QUARANTINED: quarantined}.get(Status(rationale.status))
             if reasons is not None and rationale.error:
                 reasons[rationale.error] += 1
-            figures.update(
+            metrics.update(
                 prompt_tokens=rationale.num_prompt_tokens,
                 output_tokens=rationale.num_output_tokens,
                 attempts=rationale.attempts,
                 stray_tokens=rationale.num_stray_tokens,
             )
     counted = {name: count for name, count in rows.items() if count or name in ("asked", "answered")}
-    return Tally(rows=counted, reasons=dict(failed), quarantined=dict(quarantined), figures=dict(figures))
+    return Tally(rows=counted, reasons=dict(failed), quarantined=dict(quarantined), metrics=dict(metrics))

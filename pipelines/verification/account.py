@@ -84,16 +84,16 @@ class Account:
             "questions_taught": self.questions_taught,
             **({"probes": self.probes} if self.probes else {}),
         }
-        figures = {"accepted_share": round(self.accepted / max(self.rationales, 1), 4)}
+        metrics = {"accepted_share": round(self.accepted / max(self.rationales, 1), 4)}
         if self.answered:
-            figures["agreement"] = round(self.agreement / self.answered, 4)
+            metrics["agreement"] = round(self.agreement / self.answered, 4)
         if self.questions_probed:
-            figures["image_not_needed_share"] = round(self.not_needed / self.questions_probed, 4)
+            metrics["image_not_needed_share"] = round(self.not_needed / self.questions_probed, 4)
         return Tally(
             rows=rows,
             reasons=dict(self.reasons.most_common()),
             quarantined=dict(self.quarantined.most_common()),
-            figures=figures,
+            metrics=metrics,
             facts={
                 "rejected": dict(self.rejected.most_common()),
                 "failed": dict(self.failed.most_common()),

@@ -93,7 +93,7 @@ def run(task: Task) -> Tally:
     if not account.accepted:
         task.progress.say("no rationale is accepted, so the arms will learn the gold answers alone")
     tally = account.tally()
-    tally.figures |= _cost(task.inputs["rationales"].tally["figures"], account.accepted)
+    tally.metrics |= _cost(task.inputs["rationales"].tally["metrics"], account.accepted)
     return tally
 
 
@@ -112,7 +112,7 @@ def _too_few(account: Account, least: int) -> str:
     )
 
 
-def _cost(figures: Mapping[str, float], accepted: int) -> dict[str, float]:
+def _cost(metrics: Mapping[str, float], accepted: int) -> dict[str, float]:
     """What an accepted rationale cost, those that were not accepted included: tokens, and seconds of the engines in
     the run that sealed the rationales."""
     names = {
@@ -120,7 +120,7 @@ def _cost(figures: Mapping[str, float], accepted: int) -> dict[str, float]:
         "engine_seconds_now": "engine_seconds_per_accepted",
         "gpu_seconds_now": "gpu_seconds_per_accepted",
     }
-    return {own: round(figures[name] / accepted, 3) for name, own in names.items() if accepted and figures.get(name)}
+    return {own: round(metrics[name] / accepted, 3) for name, own in names.items() if accepted and metrics.get(name)}
 
 
 def _judge_all(task: Task) -> tuple[Account, list[str]]:

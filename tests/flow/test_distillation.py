@@ -50,7 +50,7 @@ def test_the_engine_told_what_the_teacher_itself_holds_likely(small_run):
 
 def test_a_fit_learned_from_the_teacher_along_nearly_all_of_its_rationales(small_run):
     sealed = json.loads((small_run.folder / f"adapters/{ARM}/manifest.json").read_text())
-    assert sealed["tally"]["figures"]["teacher_topk_share"] > 0.9
+    assert sealed["tally"]["metrics"]["teacher_topk_share"] > 0.9
     steps = json.loads((small_run.folder / f"adapters/{ARM}/training.json").read_text())["steps"]
     assert steps[-1]["divergence"] < 0.9 * steps[0]["divergence"]
 

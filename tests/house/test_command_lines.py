@@ -15,8 +15,8 @@ OF_THEIR_OWN = [  # words that begin a command with a usage of its own
     ("pipelines.questions", "check"),
     ("pipelines.questions", "pmc_vqa"),
     ("pipelines.questions", "matcha"),
-    ("pipelines.teaching.batch", "write"),
-    ("pipelines.teaching.batch", "read"),
+    ("pipelines.teaching.batch", "export"),
+    ("pipelines.teaching.batch", "import"),
 ]
 # Python's own way to start a module, for one after the other in one process: engines are imported once.
 _ASK_ALL = """

@@ -682,7 +682,7 @@ def test_what_mlflow_takes_in_no_form_is_named_in_a_tag_and_the_rest_is_recorded
         (task.draft / "words.txt").write_text("")
         for name, value in {"nan": "nan", "inf": "inf", "none": None, "a:b/../c": 1, "": 2, "n" * 999: 3}.items():
             task.metric(name, value)
-        return Tally(rows={"größe %": 1}, figures={"far": -float("inf")})
+        return Tally(rows={"größe %": 1}, metrics={"far": -float("inf")})
 
     def many(*arguments):
         stated = made_from(*arguments)

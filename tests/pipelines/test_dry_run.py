@@ -19,7 +19,7 @@ def seal_all(run_dir, overrides=()):
         if task.config.stage == "questions":
             tables.write(task.draft, Question, [question()])
         (task.draft / "it").write_text(f"{task.config}{[each.digest for each in task.inputs.values()]}")
-        return Tally(rows={"test": 4, "asked": 24}, figures={"output_tokens": 240})
+        return Tally(rows={"test": 4, "asked": 24}, metrics={"output_tokens": 240})
 
     for name in flow.STAGES:
         config = flow.resolve("pocket", overrides)[name]

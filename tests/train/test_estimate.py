@@ -24,7 +24,7 @@ def seal(run_dir, settings, **figures):
         own = dataclasses.asdict(settings.outputs()[ARMS[0]])
         measured = {"steps": 100, "step_seconds": 250.0, "tokens_per_second": 4000.0} | figures
         origin = {"config": own, "inputs": {}}
-        manifest.seal(draft, run_dir / ARMS[0], stage="fit", made_from=origin, tally=Tally(figures=measured), seconds=1)
+        manifest.seal(draft, run_dir / ARMS[0], stage="fit", made_from=origin, tally=Tally(metrics=measured), seconds=1)
 
 
 def test_hours_are_those_of_the_steps_that_were_measured(tmp_path):

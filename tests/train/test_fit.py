@@ -170,13 +170,13 @@ def test_the_tally_accounts_for_every_example():
     tally = fit.tally(outcome, [_point(step, float(step)) for step in range(1, 21)])
     assert tally.rows == {"examples": 10, "trained_on": 8}
     assert tally.rows["examples"] == tally.rows["trained_on"] + sum(tally.reasons.values())
-    assert tally.figures["final_loss"] == 15.5
-    assert tally.figures["tokens_per_second"] == pytest.approx(200)
-    assert tally.figures["target_tokens_per_second"] == pytest.approx(50)
-    assert tally.figures["reading_share"] == pytest.approx(0.1)
-    assert "teacher_topk_share" not in tally.figures
+    assert tally.metrics["final_loss"] == 15.5
+    assert tally.metrics["tokens_per_second"] == pytest.approx(200)
+    assert tally.metrics["target_tokens_per_second"] == pytest.approx(50)
+    assert tally.metrics["reading_share"] == pytest.approx(0.1)
+    assert "teacher_topk_share" not in tally.metrics
     distilled = fit.tally(outcome, [dataclasses.replace(_point(1), divergence=0.5)])
-    assert distilled.figures["teacher_topk_share"] == pytest.approx(0.4)
+    assert distilled.metrics["teacher_topk_share"] == pytest.approx(0.4)
 
 
 def test_the_card_carries_the_prompt_and_the_base():

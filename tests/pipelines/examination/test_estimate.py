@@ -26,7 +26,7 @@ def test_every_test_question_is_asked_for_every_entry_of_the_plan(tmp_path):
 
 def test_what_was_measured_the_last_time_counts_more(tmp_path):
     rows(tmp_path, test=600)
-    sealed = {"rows": {"asked": 100}, "figures": {"output_tokens": 2000}}
+    sealed = {"rows": {"asked": 100}, "metrics": {"output_tokens": 2000}}
     put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), **sealed)  # in a second
     said = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
     assert said["hours"].value == pytest.approx(0.01)

@@ -170,7 +170,7 @@ def put_verdicts(folder):
     for own in (VERDICTS[:2], VERDICTS[2:]):
         account.add(own, num_probes=1)
     tally = account.tally()
-    counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "figures", "facts")}
+    counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "metrics", "facts")}
     return put(folder, "verdicts", lambda d: tables.write(d, Verdict, VERDICTS), **counted)
 
 
@@ -197,7 +197,7 @@ def test_where_no_rationale_was_accepted_the_report_says_so_first_and_has_no_fig
     account = Account()
     account.add([verdict(status="failed", reason="no_answer", selected=False, letter=None, agreement=0.0)])
     tally = account.tally()
-    counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "figures", "facts")}
+    counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "metrics", "facts")}
     artifact = put(tmp_path, "verdicts", lambda _: None, **counted)
     assert "learned the gold answers alone" in report.notes_on(artifact)[0]
     page = report.page({**ONE, "verdicts": report.account_of_verdicts(artifact)}, [])

@@ -32,7 +32,7 @@ def teaching(tmp_path, asked=None, *, without=(), **changes):
 
 def written(made, out, **limits):
     """The requests that are written, by file; and what is counted."""
-    paths, counts = batch.write(made, out, PROGRESS, **limits)
+    paths, counts = batch.export_requests(made, out, PROGRESS, **limits)
     return [[json.loads(line) for line in path.read_text().splitlines()] for path in paths], counts
 
 
@@ -60,7 +60,7 @@ def test_what_is_written_answered_and_read_leaves_the_stage_nothing_to_ask(tmp_p
     random.Random(0).shuffle(answers)
     half = len(answers) // 2
     one, two = results(tmp_path / "1.jsonl", answers[:half]), results(tmp_path / "2.jsonl", answers[half:])
-    read = batch.read(made, [one, two], PROGRESS)
+    read = batch.import_results(made, [one, two], PROGRESS)
     assert counts["written"] == len(requests) == read["answered"] > 80
     assert num_open(made, tmp_path) == 0
     found = list(made.request_set.answers(Ledger(made.attempts)))
@@ -100,21 +100,25 @@ def test_a_file_that_is_read_twice_adds_nothing(tmp_path):
     (requests,), _ = written(made, tmp_path / "requests.jsonl")
     said = [answer(requests[0]), answer(requests[1], "Hm."), answer(requests[2], error={"code": "batch_expired"})]
     path = results(tmp_path / "r.jsonl", said)
-    assert batch.read(made, [path], PROGRESS) == {"answered": 1, "failed: no_answer": 1, "failed: batch_expired": 1}
+    assert batch.import_results(made, [path], PROGRESS) == {
+        "answered": 1,
+        "failed: no_answer": 1,
+        "failed: batch_expired": 1,
+    }
     before = lines(made.attempts)
-    assert batch.read(made, [path], PROGRESS) == {"answered before": 1, "read before": 2}
-    assert batch.read(made, [path, path], PROGRESS) == {"answered before": 2, "read before": 4}
+    assert batch.import_results(made, [path], PROGRESS) == {"answered before": 1, "read before": 2}
+    assert batch.import_results(made, [path, path], PROGRESS) == {"answered before": 2, "read before": 4}
     assert lines(made.attempts) == before
 
 
 def test_what_was_not_answered_well_is_written_again_with_another_seed_as_often_as_the_recipe_says(tmp_path):
     made = teaching(tmp_path, many(1), attempts=2)
     (first,), _ = written(made, tmp_path / "requests.jsonl")
-    batch.read(made, [results(tmp_path / "1.jsonl", [answer(first[0], finish_reason="length")])], PROGRESS)
+    batch.import_results(made, [results(tmp_path / "1.jsonl", [answer(first[0], finish_reason="length")])], PROGRESS)
     (second,), _ = written(made, tmp_path / "requests.jsonl")
     assert [line[0]["custom_id"][-2:] for line in (first, second)] == ["-0", "-1"]
     assert first[0]["body"]["seed"] != second[0]["body"]["seed"]
-    counts = batch.read(made, [results(tmp_path / "2.jsonl", [answer(second[0], "Hm.")])], PROGRESS)
+    counts = batch.import_results(made, [results(tmp_path / "2.jsonl", [answer(second[0], "Hm.")])], PROGRESS)
     assert counts == {"failed: no_answer": 1}
     assert {line["seed"] for line in lines(made.attempts)} == {line[0]["body"]["seed"] for line in (first, second)}
     assert num_open(made, tmp_path) == 0
@@ -124,8 +128,8 @@ def test_a_text_that_comes_after_an_error_of_the_same_attempt_is_not_lost(tmp_pa
     made = teaching(tmp_path, many(1))
     ((request,),), _ = written(made, tmp_path / "requests.jsonl")
     refused = answer(request, response={"status_code": 503, "body": {}}, error=None)
-    assert batch.read(made, [results(tmp_path / "1.jsonl", [refused])], PROGRESS) == {"failed: status_503": 1}
-    assert batch.read(made, [results(tmp_path / "2.jsonl", [answer(request)])], PROGRESS) == {"answered": 1}
+    assert batch.import_results(made, [results(tmp_path / "1.jsonl", [refused])], PROGRESS) == {"failed: status_503": 1}
+    assert batch.import_results(made, [results(tmp_path / "2.jsonl", [answer(request)])], PROGRESS) == {"answered": 1}
 
 
 def test_a_hint_is_given_only_when_every_plain_request_is_settled_and_none_was_right(tmp_path):
@@ -135,14 +139,14 @@ def test_a_hint_is_given_only_when_every_plain_request_is_settled_and_none_was_r
     assert not any("as if nobody had told you" in json.dumps(request) for request in requests)
     wrong = "It is square.\nAnswer: mill (A)"
     said = [answer(requests[0]), *(answer(request, wrong) for request in requests[1:3])]
-    batch.read(made, [results(tmp_path / "1.jsonl", said)], PROGRESS)
+    batch.import_results(made, [results(tmp_path / "1.jsonl", said)], PROGRESS)
     (requests,), _ = written(made, tmp_path / "requests.jsonl")
     assert len(requests) == 1  # the plain one that was not answered yet
-    batch.read(made, [results(tmp_path / "2.jsonl", [answer(requests[0], wrong)])], PROGRESS)
+    batch.import_results(made, [results(tmp_path / "2.jsonl", [answer(requests[0], wrong)])], PROGRESS)
     (requests,), _ = written(made, tmp_path / "requests.jsonl")
     (hinted,) = requests
     assert "The right option is cast (B)" in hinted["body"]["messages"][0]["content"][1]["text"]
-    batch.read(made, [results(tmp_path / "3.jsonl", [answer(hinted)])], PROGRESS)
+    batch.import_results(made, [results(tmp_path / "3.jsonl", [answer(hinted)])], PROGRESS)
     assert num_open(made, tmp_path) == 0
 
 
@@ -151,7 +155,7 @@ def test_a_request_whose_image_cannot_be_read_is_quarantined_in_the_ledger_and_n
     (requests,), counts = written(made, tmp_path / "requests.jsonl")
     assert (len(requests), counts) == (2, {"written": 2, "quarantined": 2})  # the question, and then with its hint
     assert {(line["status"], line["error"]) for line in lines(made.attempts)} == {("quarantined", "missing_image")}
-    batch.read(made, [results(tmp_path / "r.jsonl", map(answer, requests))], PROGRESS)
+    batch.import_results(made, [results(tmp_path / "r.jsonl", map(answer, requests))], PROGRESS)
     assert num_open(made, tmp_path) == 0
 
 
@@ -172,7 +176,7 @@ def test_files_of_an_earlier_call_that_are_not_needed_any_more_are_taken_away(tm
     (tmp_path / "requests-mine.jsonl").write_text("kept")
     (tmp_path / ".requests-00009.jsonl.partial").write_text("of a killed call")
     files, _ = written(made, tmp_path / "requests.jsonl", max_requests=2)
-    batch.read(made, [results(tmp_path / "r.jsonl", map(answer, list(chain(*files))[:3]))], PROGRESS)
+    batch.import_results(made, [results(tmp_path / "r.jsonl", map(answer, list(chain(*files))[:3]))], PROGRESS)
     ((left,),), _ = written(made, tmp_path / "requests.jsonl", max_requests=2)
     assert left["custom_id"] == files[1][1]["custom_id"]
     assert {path.name for path in tmp_path.glob("*requests*")} == {"requests.jsonl", "requests-mine.jsonl"}
@@ -183,7 +187,7 @@ def test_a_request_larger_than_a_file_may_be_stays_open_and_is_counted(tmp_path)
     assert written(made, tmp_path / "requests.jsonl", max_bytes=100) == ([], {"too_large": 3})
     assert num_open(made, tmp_path) == 3
     with pytest.raises(ConfigError, match="at most 0 requests"):
-        batch.write(made, tmp_path / "requests.jsonl", PROGRESS, max_requests=0)
+        batch.export_requests(made, tmp_path / "requests.jsonl", PROGRESS, max_requests=0)
 
 
 def test_a_write_that_is_killed_leaves_the_earlier_files_and_nothing_new(tmp_path, monkeypatch):
@@ -199,7 +203,7 @@ def test_a_write_that_is_killed_leaves_the_earlier_files_and_nothing_new(tmp_pat
 
     monkeypatch.setattr(batch, "_line", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        batch.write(made, tmp_path / "requests.jsonl", PROGRESS, max_requests=1)
+        batch.export_requests(made, tmp_path / "requests.jsonl", PROGRESS, max_requests=1)
     assert (tmp_path / "requests.jsonl").read_text() == "earlier"
     assert [path.name for path in tmp_path.glob("*requests*")] == ["requests.jsonl"]
 
@@ -219,8 +223,8 @@ def test_a_read_that_is_killed_loses_nothing_and_counts_nothing_twice(tmp_path, 
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ledger.Writer, "add", killed)
-        batch.read(made, [path], PROGRESS)
-    counts = batch.read(made, [path], PROGRESS)
+        batch.import_results(made, [path], PROGRESS)
+    counts = batch.import_results(made, [path], PROGRESS)
     assert (counts["answered"], counts["answered before"]) == (5 - num_read, num_read)
     assert len(lines(made.attempts)) == 5
 
@@ -249,7 +253,7 @@ def test_a_read_that_is_killed_loses_nothing_and_counts_nothing_twice(tmp_path, 
 def test_an_error_is_an_attempt_that_failed_for_a_reason_of_ours(tmp_path, changes, reason):
     made = teaching(tmp_path, many(1))
     ((request,),), _ = written(made, tmp_path / "requests.jsonl")
-    assert batch.read(made, [results(tmp_path / "r.jsonl", [answer(request, **changes)])], PROGRESS) == {
+    assert batch.import_results(made, [results(tmp_path / "r.jsonl", [answer(request, **changes)])], PROGRESS) == {
         f"failed: {reason}": 1
     }
     (line,) = lines(made.attempts)
@@ -264,14 +268,14 @@ def test_lines_that_answer_nothing_of_this_recipe_are_counted_and_change_nothing
     path = results(tmp_path / "r.jsonl", [answer(request, custom_id=name) for name in names])
     with path.open("a") as stream:
         stream.write(f"\n  \n[1]\n{'[' * 100_000}\n\udcff\n{half}".encode("utf-8", "surrogateescape").decode("latin-1"))
-    counts = batch.read(made, [path], PROGRESS)
+    counts = batch.import_results(made, [path], PROGRESS)
     assert counts == {"unreadable": 4, "of no request here": len(names)}
     assert lines(made.attempts) == []
 
 
 def test_results_that_are_not_there_are_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.jsonl cannot be read"):
-        batch.read(teaching(tmp_path), [tmp_path / "none.jsonl"], PROGRESS)
+        batch.import_results(teaching(tmp_path), [tmp_path / "none.jsonl"], PROGRESS)
 
 
 def test_a_line_longer_than_any_answer_is_not_held_and_does_not_hide_the_next_one(tmp_path, monkeypatch):
@@ -279,7 +283,7 @@ def test_a_line_longer_than_any_answer_is_not_held_and_does_not_hide_the_next_on
     made = teaching(tmp_path, many(2))
     ((one, two),), _ = written(made, tmp_path / "requests.jsonl")
     path = results(tmp_path / "r.jsonl", [answer(one, TEXT * 100), answer(two)])
-    assert batch.read(made, [path], PROGRESS) == {"unreadable": 1, "answered": 1}
+    assert batch.import_results(made, [path], PROGRESS) == {"unreadable": 1, "answered": 1}
 
 
 def paths_in(value, path=()):
@@ -331,7 +335,7 @@ def test_however_a_result_is_spoiled_it_is_counted_and_never_becomes_an_answer_t
     path.write_bytes(b"\n".join([*written_lines[1:], written_lines[0][:torn]]))
     for old in made.attempts.glob("*.jsonl"):
         old.unlink()
-    counts = batch.read(made, [path], PROGRESS)
+    counts = batch.import_results(made, [path], PROGRESS)
     assert counts.total() == len(spoiled) - (torn == 0)
     assert len(Ledger(made.attempts)) <= len(spoiled)
     for line in lines(made.attempts):
@@ -342,7 +346,7 @@ def test_however_a_result_is_spoiled_it_is_counted_and_never_becomes_an_answer_t
             assert (said["response"]["status_code"], said.get("error")) == (200, None)
             assert isinstance(choice["finish_reason"], str)
             assert line["text"] == (choice["message"]["content"] or "").encode("utf-8", "replace").decode().strip()
-    batch.read(made, [path], PROGRESS)
+    batch.import_results(made, [path], PROGRESS)
     assert len(Ledger(made.attempts)) <= len(spoiled)
 
 
@@ -351,29 +355,29 @@ def test_the_command_line_writes_reads_and_says_what_became_of_it(tmp_path, caps
     put_many(run_dir, many(3))
     words = ["pocket", "--run-dir", str(run_dir), "--set", "teach.attempts=1"]
     words += ["--set", "teach.num_rationales=1", "--set", "teach.grounding_share=0"]
-    batch.main(["write", *words, "--out", str(tmp_path / "requests.jsonl"), "--max-requests", "2"])
+    batch.main(["export", *words, "--out", str(tmp_path / "requests.jsonl"), "--max-requests", "2"])
     assert re.search(r"^batch: written 3 in .*requests\.jsonl, .*requests-00001\.jsonl$", capsys.readouterr().out, re.M)
     requests = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
     path = results(tmp_path / "results", [answer(requests[0]), answer(requests[1], "Hm."), answer({"custom_id": "x"})])
-    batch.main(["read", *words, str(path), str(path)])
+    batch.main(["import", *words, str(path), str(path)])
     told = capsys.readouterr().out.splitlines()[-1]
     assert "read answered 1, answered before 1, failed: no answer 1, read before 1, of no request here 2" in told
-    batch.main(["write", *words, "--out", str(tmp_path / "requests.jsonl")])
+    batch.main(["export", *words, "--out", str(tmp_path / "requests.jsonl")])
     assert "batch: written 1 in" in capsys.readouterr().out
 
 
 def test_questions_that_are_not_sealed_yet_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        batch.main(["read", "pocket", "--run-dir", str(tmp_path / "r"), "x.jsonl"])
+        batch.main(["import", "pocket", "--run-dir", str(tmp_path / "r"), "x.jsonl"])
     assert "questions is not there yet" in capsys.readouterr().err
 
 
 def test_questions_without_a_training_split_and_a_place_that_takes_no_file_are_refused(tmp_path):
     with pytest.raises(InputError, match="none with split `train`"):
-        batch.write(teaching(tmp_path / "a", [question(split="test")]), tmp_path / "x.jsonl", PROGRESS)
+        batch.export_requests(teaching(tmp_path / "a", [question(split="test")]), tmp_path / "x.jsonl", PROGRESS)
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"cannot be written.*name another --out"):
-        batch.write(teaching(tmp_path / "b"), tmp_path / "file" / "x.jsonl", PROGRESS)
+        batch.export_requests(teaching(tmp_path / "b"), tmp_path / "file" / "x.jsonl", PROGRESS)
 
 
 def test_attempts_of_engines_and_of_batches_stand_side_by_side(tmp_path):
@@ -383,7 +387,7 @@ def test_attempts_of_engines_and_of_batches_stand_side_by_side(tmp_path):
     write(
         made.attempts, [ledger.Attempt(id=done, status="answered", seed=1, letter="B", text=TEXT, finish_reason="stop")]
     )
-    assert batch.read(made, [results(tmp_path / "r.jsonl", map(answer, requests))], PROGRESS) == {
+    assert batch.import_results(made, [results(tmp_path / "r.jsonl", map(answer, requests))], PROGRESS) == {
         "answered before": 1,
         "answered": 1,
     }

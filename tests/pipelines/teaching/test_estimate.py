@@ -136,7 +136,7 @@ def test_the_speed_of_the_same_engines_is_taken_where_it_was_measured_long_enoug
                 run_dir / "rationales",
                 stage="teach",
                 made_from=origin,
-                tally=Tally(figures=figures),
+                tally=Tally(metrics=figures),
                 seconds=1,
             )
 

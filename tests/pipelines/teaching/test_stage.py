@@ -57,8 +57,8 @@ def test_every_training_question_is_explained_and_every_row_is_accounted_for(sta
     assert tally.rows == {"asked": 20, "answered": 18}
     assert tally.quarantined == {"missing_image": 2}
     assert tally.rows["asked"] == tally.rows["answered"] + sum(tally.reasons.values()) + sum(tally.quarantined.values())
-    assert tally.figures["output_tokens"] == 18 * 20
-    assert {"tokens_per_s", "engine_seconds_now", "seconds_to_first"} <= tally.figures.keys()
+    assert tally.metrics["output_tokens"] == 18 * 20
+    assert {"tokens_per_s", "engine_seconds_now", "seconds_to_first"} <= tally.metrics.keys()
 
 
 def test_each_rationale_says_by_whom_and_how_it_was_written(started, tmp_path):

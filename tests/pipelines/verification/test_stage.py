@@ -35,7 +35,7 @@ def run(folder, questions, rationales, **settings):
     tables.write(folder / "rationales", Rationale, rationales)
     figures = {"output_tokens": 1200, "engine_seconds_now": 60.0, "gpu_seconds_now": 0.0}
     inputs = {
-        name: SimpleNamespace(path=folder / name, tally={"figures": figures}) for name in ("questions", "rationales")
+        name: SimpleNamespace(path=folder / name, tally={"metrics": figures}) for name in ("questions", "rationales")
     }
     task = SimpleNamespace(
         config=VerifyConfig(**settings), inputs=inputs, draft=folder / "draft", progress=Progress("verify")
@@ -124,7 +124,7 @@ def test_the_tally_counts_rationales_reasons_questions_and_probes(tmp_path):
     }
     assert tally.reasons == {"answer_disagrees_with_gold": 1, "timeout": 1}
     assert tally.quarantined == {"damaged_image": 1}
-    assert tally.figures == {
+    assert tally.metrics == {
         "accepted_share": 0.4,
         "agreement": 0.5,
         "image_not_needed_share": 0.25,
@@ -204,7 +204,7 @@ def test_where_none_need_be_accepted_all_are_sealed_with_their_reasons(tmp_path,
     assert [(v.accepted, v.selected) for v in verdicts] == [(False, False)]
     assert (tally.rows["accepted"], tally.rows["selected"], tally.rows["questions_taught"]) == (0, 0, 0)
     assert sum(tally.reasons.values()) == 1
-    assert all(math.isfinite(figure) for figure in tally.figures.values())
+    assert all(math.isfinite(figure) for figure in tally.metrics.values())
 
 
 def test_a_group_of_rows_is_paired_with_its_question_as_they_come(tmp_path):
