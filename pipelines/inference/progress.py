@@ -12,6 +12,7 @@ from pipelines.records import Status
 
 _MIN_SETTLED_TO_STOP = 100
 _METRICS_EVERY_S = 10.0
+_SHORTEST_SPAN_S = 1.0  # in which a speed can be measured
 
 
 class InferenceProgress:
@@ -69,9 +70,11 @@ class InferenceProgress:
         return Counter({condition: count for (condition, _, each), count in parts if each == status})
 
     def _tokens_per_s(self) -> float:
-        """Since the first answers came; what was before is start-up."""
-        seconds = time.monotonic() - (self._first or self._started)
-        return (self._sum.output_tokens - self._tokens_at_first) / max(seconds, 1e-3)
+        """Since the first answers came, since what was before is start-up; of all of the time while that is short."""
+        now, tokens = time.monotonic(), self._sum.output_tokens
+        if self._first is None or now - self._first < _SHORTEST_SPAN_S:
+            return tokens / max(now - self._started, 1e-3)
+        return (tokens - self._tokens_at_first) / (now - self._first)
 
     def _stop_if_too_much_failed(self) -> None:
         asked: Counter[str] = Counter()
