@@ -3,13 +3,14 @@
 import re
 
 import pytest
+from PIL import Image
 
 from infra import command_line, journal, manifest, runner
 from infra.manifest import Tally
 from infra.progress import Progress
 from pipelines import flow
 from pipelines.records import Question, tables
-from tests.pipelines.fixtures import question
+from tests.pipelines.fixtures import put_images, question
 
 
 def seal_all(run_dir, overrides=()):
@@ -18,6 +19,7 @@ def seal_all(run_dir, overrides=()):
     def make(task):
         if task.config.stage == "questions":
             tables.write(task.draft, Question, [question()])
+            put_images(task.draft, {path: Image.new("L", (8, 8)) for path in question().images})
         (task.draft / "it").write_text(f"{task.config}{[each.digest for each in task.inputs.values()]}")
         return Tally(rows={"test": 4, "asked": 24}, metrics={"output_tokens": 240})
 
