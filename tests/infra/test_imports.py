@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CHECK = """
 import gc
 from infra.imports import thrift
@@ -16,5 +18,6 @@ import scipy
 """
 
 
+@pytest.mark.slow
 def test_a_worker_imports_nothing_that_it_has_no_use_for_and_finds_it_when_it_asks():
     subprocess.run([sys.executable, "-c", CHECK], check=True, timeout=120)

@@ -140,6 +140,7 @@ def test_an_unexpected_error_shows_its_traceback_and_its_innermost_cause(capsys)
     assert shown.endswith("first: error: KeyError: 'surprise'\n")
 
 
+@pytest.mark.engine
 def test_a_failed_stage_is_a_failed_run_in_mlflow_and_a_sealed_one_carries_its_digest(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 

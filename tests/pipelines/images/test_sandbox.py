@@ -120,6 +120,7 @@ def gorge(request, max_pixels):
     return "looked" if request.name != "1.png" else bytes(8 << 30) and ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"), [(crash, "crashes_the_decoder"), (hang, "takes_too_long"), (gorge, "needs_too_much_memory")]
 )
@@ -156,6 +157,7 @@ def test_no_image_is_blamed_for_what_another_left_behind(folder, monkeypatch, fa
         assert list(opened.check([request(folder / f"{n}.png") for n in (0, 1, 2, 3, 1, 4)])) == ["looked"] * 6
 
 
+@pytest.mark.slow
 def test_crashes_are_told_apart_however_busy_the_parent_is(folder, monkeypatch):
     monkeypatch.setattr(sandbox, "_look", crash)
     done = threading.Event()
@@ -222,6 +224,7 @@ def started(folder, script, looks) -> "subprocess.Popen[bytes]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", ["well", "hang"])
 @pytest.mark.parametrize(
     "end", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)], ids=["ctrl_c", "kill"]
