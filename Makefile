@@ -2,6 +2,7 @@
 #
 #   make demo           set-up and the whole flow at pocket scale, on a machine without a GPU
 #   make test           set-up and all tests, the real engines included
+#   make test-fast      the tests that start no engine and are not slow, in two minutes
 #   make check          format, lint, types, import laws
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
 #   make bench-images  speed, size and looks of images that pass the image sandbox
@@ -26,7 +27,7 @@ UI_PORT ?= 5000
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test test-fast check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -38,6 +39,9 @@ demo: setup
 
 test: setup
 	@$(RUN) -m pytest
+
+test-fast: setup
+	@$(RUN) -m pytest -m 'not engine and not slow'
 
 check: setup
 	@ruff format --check . && ruff check . && mypy && lint-imports

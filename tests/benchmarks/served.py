@@ -39,6 +39,11 @@ class Served:
                     named[process.pid] = title
         return named
 
+    def stop(self) -> int:
+        """Press Ctrl-C, once: the exit code. Raises TimeoutExpired when it does not end."""
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(90)
+
     def memory_bytes(self) -> int:
         """Memory of all processes, what they share counted once (proportional set size)."""
         total = 0
@@ -65,13 +70,13 @@ def serving(run_dir: Path, *settings: str, log: Path, **environment: str) -> Ite
             text=True,
             start_new_session=True,
         )
+        served = Served(process, port)
         try:
             _wait_until_up(process, log)
-            yield Served(process, port)
+            yield served
         finally:
-            process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(90)
+                served.stop()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 

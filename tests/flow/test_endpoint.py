@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests import listening
 from tests.benchmarks import fuzz_endpoint
 from tests.benchmarks.hostile_requests import CANARY, Hostile
 from tests.benchmarks.served import serving
@@ -18,7 +19,9 @@ NUM_REQUESTS = 300
 
 @pytest.fixture(scope="module")
 def served(small_run, tmp_path_factory):
-    with serving(small_run.folder, log=tmp_path_factory.mktemp("endpoint") / "log") as made:
+    log = tmp_path_factory.mktemp("endpoint") / "log"
+    with listening.watched() as listeners, serving(small_run.folder, log=log) as made:
+        made.listeners = listeners
         yield made
 
 
@@ -106,3 +109,10 @@ def test_the_openai_client_of_the_readme_is_answered_by_every_model(served, smal
     answers = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert len(answers) == 4
     assert all(json.loads(answer) for answer in answers.values())
+
+
+def test_make_up_listens_on_loopback_alone_until_ctrl_c(served):
+    """The last one here, since it ends the endpoint that the others ask."""
+    assert served.stop() == 0
+    assert ("127.0.0.1", served.port) in {(listener.address, listener.port) for listener in served.listeners}
+    assert [listener for listener in served.listeners if not listener.is_loopback] == []

@@ -186,7 +186,7 @@ def test_a_worker_and_then_a_driver_that_are_killed_in_the_middle_cost_no_bit_of
 def test_a_polite_kill_leaves_checkpoints_and_no_process_and_more_workers_than_before_go_on(unbroken, killed, tmp_path):
     fit = Fit(tmp_path, as_left_by=killed)
     last = fit.checkpoints()[-1]
-    process = fit.start("fit.num_workers=4")
+    process = fit.start()
     try:
         fit.wait_until_step(last + CHECKPOINT_EVERY + 1, since=len(killed.curve()))
         children = psutil.Process(process.pid).children(recursive=True)
@@ -200,7 +200,7 @@ def test_a_polite_kill_leaves_checkpoints_and_no_process_and_more_workers_than_b
     assert not fit.adapter.exists()
     fit.finish("fit.num_workers=4")
     assert_what_was_done_is_not_done_again(fit)
-    kept = 2 * CHECKPOINT_EVERY
+    kept = last + CHECKPOINT_EVERY
     assert fit.losses()[:kept] == unbroken.losses()[:kept]
     assert_alike(fit, unbroken)
 

@@ -1,16 +1,12 @@
 import json
-import signal
 import socket
-import subprocess
-import time
 
 import pytest
 from mlflow import MlflowClient
 
 from infra import manifest
 from pipelines.records import Arm, Condition, Prediction, Question, Rationale, TrainingExample, Verdict, tables
-from tests import listening
-from tests.flow.conftest import CANARY, PROJECT, SMALL, canaries_in, command, run
+from tests.flow.conftest import CANARY, SMALL, canaries_in, run
 
 ARTIFACTS = (
     "source",
@@ -181,23 +177,6 @@ def test_a_stage_runs_alone_and_a_port_in_use_says_what_to_type(small_run):
     (error,) = [line for line in ended.output.splitlines() if line.startswith("deploy: error: ")]
     assert str(port) in error
     assert "--set deploy.port=" in error
-
-
-def test_make_up_listens_on_loopback_alone_until_ctrl_c(small_run, tmp_path):
-    words = [*command("serve.app", small_run.folder, "deploy.port=8124"), "--wait"]
-    with listening.watched() as listeners, (tmp_path / "log").open("w+") as log:
-        serving = subprocess.Popen(words, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 400
-            while "serving until Ctrl-C" not in (tmp_path / "log").read_text():
-                assert serving.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-        finally:
-            serving.send_signal(signal.SIGINT)
-            assert serving.wait(timeout=120) == 0
-    assert ("127.0.0.1", 8124) in {(listener.address, listener.port) for listener in listeners}
-    assert [listener for listener in listeners if not listener.is_loopback] == []
 
 
 def test_a_cluster_that_does_not_answer_is_one_clear_error(tmp_path):

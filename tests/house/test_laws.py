@@ -122,6 +122,20 @@ def test_the_readme_s_make_targets_exist():
     assert set(re.findall(r"`make ([\w-]+)", readme)) <= targets
 
 
+def test_make_s_help_names_every_target_and_no_other():
+    makefile = (PROJECT / "Makefile").read_text()
+    shown = subprocess.run(["make"], capture_output=True, text=True, check=True, cwd=PROJECT).stdout
+    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+    assert set(re.findall(r"^ +make ([\w-]+)", shown, flags=re.MULTILINE)) == targets - {"help"}
+    assert set(re.search(r"^\.PHONY: (.*)", makefile, flags=re.MULTILINE)[1].split()) == targets
+
+
+def test_a_commit_is_checked_by_the_commands_of_make_check():
+    recipe = re.search(r"^check: .*\n\t@(.*)", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE)[1]
+    hooks = re.findall(r"entry: \.venv/bin/(.*)", (PROJECT / ".pre-commit-config.yaml").read_text())
+    assert hooks == recipe.split(" && ")
+
+
 def test_every_entry_point_turns_telemetry_and_prompt_logs_off_before_an_engine_is_imported():
     clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
     script = "import os, json, infra.stage; print(json.dumps(dict(os.environ)))"

@@ -70,6 +70,7 @@ def _build(folder: Path) -> str:
     return subprocess.check_output([python, "-c", "import demo; print(demo.build)"], text=True).strip()
 
 
+@pytest.mark.slow
 def test_a_broken_uv_is_one_line_and_then_pip_installs(
     pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_broken_uv_is_one_line_and_then_pip_installs(
     assert capfd.readouterr().out == ""  # nothing changed
 
 
+@pytest.mark.slow
 def test_where_uv_cannot_be_had_pip_installs(pinned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     setup.main("gpu", tmp_path / "env")
 
@@ -97,6 +99,7 @@ def test_where_uv_cannot_be_had_pip_installs(pinned: Path, tmp_path: Path, capfd
     assert _build(tmp_path / "env") == "cpu"
 
 
+@pytest.mark.slow
 def test_what_neither_can_install_names_the_step_and_what_to_type(pinned: Path, tmp_path: Path) -> None:
     _uv_wheel(pinned, "no program of this machine")
     (tmp_path / "constraints-gpu.txt").write_text("demo==2.0\n")
@@ -107,6 +110,7 @@ def test_what_neither_can_install_names_the_step_and_what_to_type(pinned: Path, 
     assert not (tmp_path / "env" / setup._STAMP).exists()
 
 
+@pytest.mark.slow
 def test_uv_itself_installs_the_local_version_and_compiles_it(
     uv_wheel: None, pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,8 @@ import gc
 import subprocess
 import sys
 
+import pytest
+
 from infra.imports import pause_garbage_collection
 
 CHECK = """
@@ -20,6 +22,7 @@ import scipy
 """
 
 
+@pytest.mark.slow
 def test_a_worker_imports_nothing_that_it_has_no_use_for_and_finds_it_when_it_asks():
     subprocess.run([sys.executable, "-c", CHECK], check=True, timeout=120)
 

@@ -110,6 +110,7 @@ def test_a_changed_material_makes_the_stage_run_again(tmp_path):
     assert runner.current_outputs(config, run_dir) is None
 
 
+@pytest.mark.engine
 def test_a_failed_stage_is_a_failed_run_in_mlflow_and_a_sealed_one_carries_its_digest(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 

@@ -136,6 +136,7 @@ def silent_store(monkeypatch):
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_accepts_and_stays_silent_is_one_clear_error_in_bounded_time(silent_store):
     started = time.monotonic()
     with pytest.raises(InputError, match=r"s3://bucket/t\.csv.*[Tt]imeout|did not answer"):
@@ -163,6 +164,7 @@ def test_a_read_that_a_store_breaks_off_is_one_clear_error(monkeypatch):
     assert "very-secret" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_what_asks_a_silent_store_hears_a_signal_at_once_and_ends_soon(silent_store, tmp_path):
     words = ["pipelines.questions", "pocket", "--run-dir", str(tmp_path / "r"), "--set", "questions.folder=s3://b/p"]
     with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True) as stage:

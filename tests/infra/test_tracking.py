@@ -31,6 +31,7 @@ from infra.manifest import Tally
 from infra.progress import Progress
 from infra.stage import StageConfig, Task
 
+pytestmark = pytest.mark.engine  # nearly all start the recorder, which is MLflow in a process of its own
 HERE = sys.modules[__name__]
 PROJECT = Path(__file__).parents[2]
 WARNING = "first: not all is recorded in MLflow yet ("

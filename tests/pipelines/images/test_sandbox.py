@@ -120,6 +120,7 @@ def gorge(request, max_pixels):
     return "decoded" if request.name != "1.png" else bytes(8 << 30) and ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"), [(crash, "crashes_the_decoder"), (hang, "takes_too_long"), (gorge, "needs_too_much_memory")]
 )
@@ -152,6 +153,7 @@ def test_no_image_is_blamed_for_what_another_left_behind(folder, fault):
         assert list(opened.check([request(folder / f"{n}.png") for n in (0, 1, 2, 3, 1, 4)])) == ["decoded"] * 6
 
 
+@pytest.mark.slow
 def test_crashes_are_told_apart_however_busy_the_parent_is(folder):
     done = threading.Event()
     busy = [threading.Thread(target=lambda: [sum(range(999)) for _ in iter(done.is_set, True)]) for _ in range(2)]
@@ -216,6 +218,7 @@ def started(folder, script, looks) -> "subprocess.Popen[bytes]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", ["well", "hang"])
 @pytest.mark.parametrize(
     "end", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)], ids=["ctrl_c", "kill"]

@@ -60,6 +60,7 @@ def _spawning(monkeypatch):
     monkeypatch.setattr(utils, "get_mp_context", lambda: multiprocessing.get_context("spawn"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_spawning")
 def test_a_core_has_imported_quickly_before_it_is_given_its_work_and_works_as_usual(monkeypatch, tmp_path):
     monkeypatch.setenv("GONE_SINCE", "yes")

@@ -214,6 +214,7 @@ def test_a_pipe_in_a_table_s_place_does_not_hang(tmp_path, capfd):
     assert "is not there" in capfd.readouterr().err
 
 
+@pytest.mark.engine
 def test_the_account_is_in_mlflow_as_it_is_in_the_manifest(tmp_path, capfd, monkeypatch):
     from mlflow import MlflowClient
 

@@ -177,6 +177,7 @@ def test_a_giant_element_of_a_list_costs_itself_and_bounded_memory(tmp_path, mon
     assert peak < 24 << 20
 
 
+@pytest.mark.slow
 def test_a_long_list_is_streamed(tmp_path):
     one = json.dumps(QUESTIONS[0] | {"caption": "x" * 1000})
     with (tmp_path / "questions.json").open("w") as file:

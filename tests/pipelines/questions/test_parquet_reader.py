@@ -76,6 +76,7 @@ def test_a_row_that_expands_without_bound_is_a_reason_and_its_neighbours_are_rea
     assert peak_mib() - before < 256  # of the parent; a child has a limit
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decoded_in_the_memory_there_is_costs_its_row_group_alone(tmp_path):
     column = middle(pa.array(np.zeros(100_000_000, np.int64)))
     table = pa.table({"id": ["0", "1", "2"], "a": column})
