@@ -24,6 +24,7 @@ PROFILE ?= cpu
 RUNS ?= runs
 UI_PORT ?= 5000
 RUN := .venv/bin/python
+TEST := $(RUN) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help setup demo test test-fast check bench-questions bench-images bench-reading bench-teacher bench-train bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
@@ -37,10 +38,10 @@ demo: setup
 	@$(RUN) -m pipelines.flow pocket --run-dir $(RUNS)/pocket
 
 test: setup
-	@$(RUN) -m pytest
+	@$(TEST)
 
 test-fast: setup
-	@$(RUN) -m pytest -m 'not engine and not slow'
+	@$(TEST) -m 'not engine and not slow'
 
 check: setup
 	@ruff format --check . && ruff check . && mypy && lint-imports

@@ -18,7 +18,7 @@ from train.student import Student
 from train.validation import evaluate
 
 ARM = Arm.RATIONALE_THEN_ANSWER
-NUM_EPOCHS, BATCH_SIZE, NUM_WATCHED = 24, 8, 24  # long enough for hard labels alone to be learned by heart
+NUM_EPOCHS, BATCH_SIZE, NUM_WATCHED = 16, 8, 24  # long enough for hard labels alone to be learned by heart
 
 
 def test_the_engine_told_what_the_teacher_itself_holds_likely(small_run):
