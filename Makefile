@@ -41,7 +41,7 @@ test: setup
 	@$(RUN) -m pytest
 
 test-fast: setup
-	@$(RUN) -m pytest -m 'not engine and not slow'
+	@$(RUN) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder -m 'not engine and not slow'
 
 check: setup
 	@ruff format --check . && ruff check . && mypy && lint-imports

@@ -2,11 +2,15 @@
 
 import gc
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from infra import privacy
+
+TESTS = Path(__file__).parent
 
 # Machines that run tests are busy, and what passes once must pass again; `make fuzz` is for what nobody thought of.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -28,10 +32,19 @@ for name in (
 gc.disable()
 
 
+def pytest_collection_modifyitems(items):
+    """Where several processes share the tests, a file's tests run in one of them, and so do all of the small run's."""
+    for item in items:
+        group = "small_run" if "small_run" in item.fixturenames else str(item.path.relative_to(TESTS))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.enable()
+    if "PYTEST_XDIST_WORKER" in os.environ and (torch := sys.modules.get("torch")):
+        torch.set_num_threads(1)  # beside another process, two threads wait for each other longer than they work
 
 
 @pytest.fixture(scope="module")

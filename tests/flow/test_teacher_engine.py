@@ -29,7 +29,7 @@ def test_a_real_engine_that_dies_is_started_again_and_no_finished_row_is_written
     with (
         log.open("w") as stream,
         subprocess.Popen(
-            command("pipelines.teaching.stage", run_dir, *settings), cwd=PROJECT, stdout=stream, stderr=stream
+            command("pipelines.teaching", run_dir, *settings), cwd=PROJECT, stdout=stream, stderr=stream
         ) as process,
     ):
         while process.poll() is None:

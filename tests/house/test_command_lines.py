@@ -71,11 +71,13 @@ def test_every_module_that_can_be_started_has_a_help_or_is_named_here():
     assert shipped - {name for name, *_ in COMMANDS} == WITHOUT_HELP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_usage_line_can_be_typed(command, helps):
     assert helps[command].startswith(f"usage: python -m {command[0]} ")
 
 
+@pytest.mark.slow
 def test_the_help_of_the_endpoint_has_wait_and_that_of_the_questions_the_other_commands(helps):
     assert "--wait serve until Ctrl-C" in helps["serve.app",]
     assert "`check PATH`" in helps["pipelines.questions",]
@@ -88,6 +90,7 @@ def _typed_in_the_readme() -> list[tuple[str, list[str]]]:
     return [(module, rest.split()) for line in lines for module, rest in re.findall(r"python -m (\S+)(.*)", line)]
 
 
+@pytest.mark.slow
 def test_what_the_readme_types_is_understood(helps):
     typed = [(module, words) for module, words in _typed_in_the_readme() if (module,) in helps]
     assert len(typed) >= 8
@@ -98,6 +101,7 @@ def test_what_the_readme_types_is_understood(helps):
         assert [option for option in options if option not in help_of_it] == [], (module, words)
 
 
+@pytest.mark.slow
 def test_ray_understands_what_the_readme_has_it_do():
     typed = re.findall(
         r"^ray (start|stop|get-auth-token)(.*?)(?:  #.*)?$", (PROJECT / "README.md").read_text(), re.MULTILINE

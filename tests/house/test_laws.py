@@ -195,6 +195,7 @@ def test_ray_is_started_in_one_place_which_keeps_it_on_loopback():
     assert starting == ["infra/cluster.py"]
 
 
+@pytest.mark.slow
 def test_torchvision_imports_beside_this_torch():
     subprocess.run([sys.executable, "-c", "import torchvision.transforms.v2"], check=True, capture_output=True)
 

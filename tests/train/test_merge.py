@@ -70,6 +70,7 @@ def test_what_cannot_be_merged_is_one_clear_error_and_leaves_nothing(base, tmp_p
     assert not list(tmp_path.glob(".merged*"))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     command = [sys.executable, "-m", "train.merge", str(tmp_path), str(tmp_path / "merged")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)

@@ -107,7 +107,7 @@ PLACES = {
     "PNG trailing image": (PNG, PNG + PNG[:33] + png_chunk(b"tEXt", CANARY) + PNG[33:]),
     **{f"JPEG {name}": (JPEG, JPEG[:2] + each + JPEG[2:]) for name, each in SEGMENTS.items()},
     **{f"JPEG {name} later": (JPEG, JPEG[:JPEG_SCAN] + each + JPEG[JPEG_SCAN:]) for name, each in SEGMENTS.items()},
-    **{f"JPEG {name} behind": (JPEG, JPEG[:-2] + SEGMENTS[name] + JPEG[-2:]) for name in {*SEGMENTS} - {"filling"}},
+    **{f"JPEG {name} behind": (JPEG, JPEG[:-2] + SEGMENTS[name] + JPEG[-2:]) for name in SEGMENTS if name != "filling"},
     "JPEG thumbnail": (JPEG, JPEG[:2] + segment(0xE0, JPEG[6:18] + bytes((11, 1)) + CANARY) + JPEG[20:]),
     "JPEG trailing": (JPEG, JPEG + CANARY),
     "JPEG trailing image": (JPEG, JPEG + JPEG[:2] + segment(0xFE, CANARY) + JPEG[2:]),

@@ -208,6 +208,7 @@ def test_what_a_dry_run_is_told_to_expect_makes_nothing_again():
     assert told == config(expected_output_tokens=9).outputs()["rationales"]
 
 
+@pytest.mark.slow
 def test_dry_runs_of_the_stage_and_of_the_flow_show_it_and_need_no_ray(run_dir):
     put(run_dir, 4)
     before = sorted(run_dir.parent.rglob("*"))

@@ -266,6 +266,7 @@ def test_speaking_of_the_options_is_no_leak(phrase):
 SEEDS = ("option ", "the second ", "(", "a", " ", "A", "image 1 ", "answer", "\n", "as ", "B is the most ", "图", "A. ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_text_of_a_megabyte_takes_bounded_time(seed):
     long = seed * (1_000_000 // len(seed))
