@@ -9,7 +9,6 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,8 +283,3 @@ def _question(
         article=candidate.article,
         evaluation_only=candidate.evaluation_only,
     )
-
-
-def of_split(questions_artifact: Path, split: Split) -> list[Question]:
-    """The sealed questions of one split, in order."""
-    return [question for question in tables.read(questions_artifact, Question) if question.split == split]
