@@ -8,8 +8,10 @@ from infra import manifest
 from infra.figures import SECONDS_PER_HOUR, Figure, figure
 from infra.resources import ClusterShape
 from pipelines.examination.config import ExaminationConfig
-from pipelines.records import Split
+from pipelines.records import Arm, Split
 from pipelines.teaching.estimate import unread
+
+_LEAST_ANSWERS = 100  # asked in a run, before its speed says anything
 
 
 def estimate(
@@ -23,13 +25,15 @@ def estimate(
     num_answers = num_questions * len(config.plan)
     asked = f"{num_answers:,} answers"
     last = manifest.find(run_dir / "examination") if run_dir else None
-    if last is None or not (made := last.tally["rows"].get("asked")) or not last.manifest.seconds:
-        tokens = Figure(None, f"no answer is measured yet; at most {config.max_tokens:,} tokens of each of {asked}")
+    made, seconds = (last.tally["metrics"].get(name, 0) for name in ("attempts_now", "seconds_now")) if last else (0, 0)
+    if last is None or made < _LEAST_ANSWERS or not seconds:
+        most = max(config.max_tokens, config.tokens_for(Arm.TEACHER))
+        tokens = Figure(None, f"no answer is measured yet; at most {most:,} tokens of each of {asked}")
         speed, origin = config.expected_answers_per_s, "from the recipe"
     else:
-        mean = last.tally["metrics"]["output_tokens"] / made
+        mean = last.tally["metrics"]["output_tokens_now"] / made
         tokens = figure(round(num_answers * mean), f"{asked} x {mean:.0f} tokens written, measured the last time")
-        speed, origin = made / last.manifest.seconds, "measured the last time"
+        speed, origin = made / seconds, "measured the last time"
     hours = Figure(None, f"no speed is measured yet: --set examination.expected_answers_per_s=ANSWERS, of {asked}")
     if speed:
         hours = figure(num_answers / speed / SECONDS_PER_HOUR, f"{asked} / {speed:.3g} a second, {origin}")

@@ -28,7 +28,7 @@ def inference(config: ExaminationConfig, served: ServedModel, endpoint: Endpoint
         sampling=Sampling(max_tokens=config.tokens_for(served.arm)),
         endpoint=served.base_url or endpoint.base_url,
         engine=EngineConfig(max_num_seqs=config.concurrency),
-        advice="Serve the run again: python -m serve.app RECIPE --wait",
+        advice="Start what serves it." if served.base_url else "Serve the run again: python -m serve.app RECIPE --wait",
         answer_first=served.arm is Arm.ANSWER_THEN_RATIONALE,
         timeout_s=config.seconds_for(served.arm),
         max_failed_share=config.max_failed_share,

@@ -5,6 +5,7 @@ Every answer goes into the ledger at once, and none is asked for twice, so that 
 was.
 """
 
+import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -20,10 +21,12 @@ from pipelines.inference.backends import endpoint as endpoints
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.ledger import REFUSALS, Ledger
 from pipelines.inference.progress import InferenceProgress
-from pipelines.inference.request_set import Answered, RequestSet
+from pipelines.inference.request_set import Answered, Plan, RequestSet
 from pipelines.inference.worker import InferenceJob
 from pipelines.records import Arm, Prediction, Status, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
+
+_PLANS = "plans"  # folder in the draft
 
 
 def run(task: Task) -> Tally:
@@ -35,41 +38,62 @@ def run(task: Task) -> Tally:
     endpoint = Endpoint.read(task.run_dir / "endpoint")
     models = _examined_models(endpoint, config, task.inputs)
     folder = task.inputs["questions"].path
-    asked = list(requests.examined_questions(folder))
-    if not asked:
+    if next(requests.examined_questions(folder), None) is None:
         raise InputError("The questions have none with split `test`, so there is nothing to examine.")
-    planned = config.conditions()
-    substitutes = conditions.substitutes(folder, asked, {each for own in planned.values() for each in own}, config.seed)
+    arms = [_Arm.planned(task, arm, models[arm], endpoint) for arm in config.conditions()]
+    for arm in arms:
+        if arm.plan.num_open:
+            endpoints.check(arm.inference)  # all of them before the first answer is paid for
     account = _Account(config)
+    for arm in arms:
+        account.add(arm.ask(task))
     with tables.writer(task.draft, Prediction) as add:
-        for arm, own_conditions in planned.items():
-            own = requests.inference(config, models[arm], endpoint)
-            request_set = requests.request_set(config, own, arm, own_conditions, folder, substitutes)
-            answers_folder = ledger.folder_of(ledger.root_of(config.ledger, task.run_dir), own)
-            _ask(task, own, arm, request_set, answers_folder)
-            for answered in request_set.answers(Ledger(answers_folder)):
-                prediction = _prediction(answered, models[arm])
+        for arm in arms:
+            for answered in arm.request_set.answers(Ledger(arm.ledger)):
+                prediction = _prediction(answered, arm.model)
                 account.count(prediction)
                 add(prediction)
+    shutil.rmtree(task.draft / _PLANS)
     account.check()
     return account.tally()
 
 
-def _ask(task: Task, own: InferenceConfig, arm: Arm, request_set: RequestSet, answers_folder: Path) -> None:
-    """Send what the ledger does not settle."""
-    workspace = task.draft / "plan"
-    workspace.mkdir()
-    plan = request_set.write_plan(Ledger(answers_folder), workspace / "plan.arrow")
-    if plan.num_pending < plan.num_requests:
-        settled = plan.num_requests - plan.num_pending
-        task.progress.say(f"{settled} of {plan.num_requests} answers of {arm} are in the ledger, {answers_folder}")
-    if plan.num_open:
-        endpoints.check(own)
-        progress = InferenceProgress(task, own, plan, arm)
-        job = InferenceJob(config=own, images=task.inputs["questions"].path, ledger=answers_folder, plan=plan.path)
-        for account in worker.work_through(job, plan):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """An arm of the examination: who is asked, what, and where the answers go."""
+
+    model: ServedModel
+    inference: InferenceConfig
+    request_set: RequestSet
+    ledger: Path
+    plan: Plan
+
+    @classmethod
+    def planned(cls, task: Task, arm: Arm, model: ServedModel, endpoint: Endpoint) -> "_Arm":
+        """What the ledger does not settle yet."""
+        config, folder = task.config, task.inputs["questions"].path
+        own_conditions = config.conditions()[arm]
+        inference = requests.inference(config, model, endpoint)
+        substitutes = conditions.substitutes(folder, requests.examined_questions(folder), own_conditions, config.seed)
+        request_set = requests.request_set(config, inference, arm, own_conditions, folder, substitutes)
+        place = ledger.folder_of(ledger.root_of(config.ledger, task.run_dir), inference)
+        (task.draft / _PLANS).mkdir(exist_ok=True)
+        (task.draft / _PLANS / arm).mkdir()
+        plan = request_set.write_plan(Ledger(place), task.draft / _PLANS / arm / "plan.arrow")
+        if plan.num_settled:
+            task.progress.say(f"{plan.num_settled} of {plan.num_requests} answers of {arm} are in the ledger, {place}")
+        return cls(model=model, inference=inference, request_set=request_set, ledger=place, plan=plan)
+
+    def ask(self, task: Task) -> dict[str, float]:
+        """Send what is pending; the metrics of the work."""
+        if not self.plan.num_open:
+            return {}
+        progress = InferenceProgress(task, self.inference, self.plan, self.model.arm)
+        images = task.inputs["questions"].path
+        job = InferenceJob(config=self.inference, images=images, ledger=self.ledger, plan=self.plan.path)
+        for account in worker.work_through(job, self.plan):
             progress.add(account)
-    shutil.rmtree(workspace)
+        return progress.metrics()
 
 
 def _prediction(answered: Answered, model: ServedModel) -> Prediction:
@@ -110,22 +134,28 @@ class _Account:
         self._asked: Counter[tuple[str, str]] = Counter()
         self._failed: dict[tuple[str, str], Counter[str]] = {}
 
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add what was asked in this run, and how long it took."""
+        names = ("attempts_now", "output_tokens_now", "seconds_now")
+        self._metrics.update({name: metrics[name] for name in names if name in metrics})
+
     def count(self, prediction: Prediction) -> None:
         """Count a prediction in."""
         group = (prediction.arm, prediction.condition)
         self._asked[group] += 1
         self._rows.update(asked=1, answered=prediction.status == Status.ANSWERED, scored=prediction.letter is not None)
         self._metrics.update(prompt_tokens=prediction.num_prompt_tokens, output_tokens=prediction.num_output_tokens)
-        if prediction.error is None:
+        if prediction.status == Status.ANSWERED:
             self._reasons.update({"no_answer": prediction.letter is None})
             return
-        self._failed.setdefault(group, Counter())[prediction.error] += 1
+        reason = str(prediction.error)
+        self._failed.setdefault(group, Counter())[reason] += 1
         if prediction.status == Status.QUARANTINED:
             self._rows["quarantined"] += 1
-            self._quarantined[prediction.error] += 1
+            self._quarantined[reason] += 1
         else:
-            self._rows["refused" if prediction.error in REFUSALS else "failed"] += 1
-            self._reasons[prediction.error] += 1
+            self._rows["refused" if reason in REFUSALS else "failed"] += 1
+            self._reasons[reason] += 1
 
     def check(self) -> None:
         """Raise InputError when too many requests of an arm failed under a condition."""

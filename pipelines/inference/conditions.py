@@ -65,12 +65,14 @@ class Substitutes:
 
 
 def substitutes(
-    questions_artifact: Path, asked: Sequence[Question], conditions: Collection[Condition], seed: int
+    questions_artifact: Path, asked: Iterable[Question], conditions: Collection[Condition], seed: int
 ) -> Substitutes:
-    """What these conditions need, and nothing else. Raises InputError when a question lacks it."""
+    """What these conditions need, and nothing else: most need none of the questions. Raises InputError when a question
+    lacks it."""
+    held = list(asked) if {Condition.SHUFFLED, Condition.CAPTIONED} & set(conditions) else []
     return Substitutes(
-        shuffled_from=_all_shuffled(questions_artifact, asked, seed) if Condition.SHUFFLED in conditions else {},
-        captions=captions(questions_artifact, asked) if Condition.CAPTIONED in conditions else {},
+        shuffled_from=_all_shuffled(questions_artifact, held, seed) if Condition.SHUFFLED in conditions else {},
+        captions=captions(questions_artifact, held) if Condition.CAPTIONED in conditions else {},
     )
 
 
@@ -105,7 +107,7 @@ def captions(questions_artifact: Path, asked: Sequence[Question]) -> dict[str, s
     if num_captioned < len(wanted):
         raise InputError(
             f"{num_captioned} of {len(wanted)} test questions have a caption, so not all can be asked with theirs. "
-            f"Leave the condition `{Condition.CAPTIONED}` out of examine.plan, or bring a source with captions."
+            f"Leave the condition `{Condition.CAPTIONED}` out of examination.plan, or bring a source with captions."
         )
     return found
 
@@ -124,7 +126,7 @@ def _all_shuffled(questions_artifact: Path, asked: Sequence[Question], seed: int
             raise InputError(
                 f"Every question of {question.source} {question.file} has an image in common with question "
                 f"{question.id}, so it can be shown no other ones. Leave the condition `{Condition.SHUFFLED}` out of "
-                "examine.plan."
+                "examination.plan."
             )
     return {own: other for own, other in found.items() if other is not None}
 

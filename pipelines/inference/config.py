@@ -25,7 +25,12 @@ class Model:
 
     def identity(self) -> dict[str, Any]:
         """What the digest of a request holds of its model: never the name, under which others may come to be served."""
-        return {"digest": self.digest, "base": self.base_digest, "engine": dict(self.engine)}
+        return {
+            "digest": self.digest,
+            "base": self.base_digest,
+            "revision": self.revision,
+            "engine": dict(self.engine),
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

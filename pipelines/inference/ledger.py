@@ -39,7 +39,8 @@ _STATUSES = frozenset([Status.ANSWERED, Status.FAILED, Status.QUARANTINED])
 
 
 Count = Annotated[int, Ge(0), Le(1 << 40)]
-Finite = Annotated[float, Ge(-1e30), Le(1e30)]  # neither infinite nor no number
+LARGEST_LOGPROB = 1e30  # of any size: what is larger stands for an infinite one
+Finite = Annotated[float, Ge(-LARGEST_LOGPROB), Le(LARGEST_LOGPROB)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +108,23 @@ def folder_of(root: Path, config: InferenceConfig) -> Path:
 
 
 def check_form(root: Path) -> None:
-    """Raise ArtifactError for a ledger that an older version has written: its answers do not say by which settings of
+    """Raise ArtifactError for a ledger that another version has written: its answers do not say by which settings of
     an engine they were made, and to ask for them again is for its owner to decide."""
-    if old := next(root.glob(f"*/{_ABOUT_OF_OLD}"), None):
-        raise ArtifactError(
-            f"The ledger {root} was written by an older version ({old}), whose answers do not say by which engine "
-            "settings they were made, so they cannot be used. Move it away, and everything is asked again; or name "
-            "another place: --set teach.ledger=PATH --set examination.ledger=PATH"
-        )
+    for about in (*root.glob(f"*/{_ABOUT_OF_OLD}"), *root.glob(f"*/{_ABOUT}")):
+        if about.name == _ABOUT_OF_OLD or _form_of(about) != _FORM:
+            raise ArtifactError(
+                f"The ledger {root} was written by another version ({about}), whose answers do not say by which engine "
+                "settings they were made, so they cannot be used. Move it away, and everything is asked again; or name "
+                "another place: --set teach.ledger=PATH --set examination.ledger=PATH"
+            )
+
+
+def _form_of(about: Path) -> Any:
+    try:
+        stated = json.loads(about.read_text())
+    except (OSError, ValueError):
+        return _FORM  # being written by somebody else now, or damaged; what it is about is in the digests
+    return stated.get("form") if isinstance(stated, dict) else None
 
 
 class Writer:
@@ -309,6 +319,7 @@ def _is_plausible(attempt: Attempt) -> bool:
         and attempt.letter in _LETTERS
         and attempt.status in _STATUSES
         and (attempt.is_text or attempt.status != Status.ANSWERED)
+        and (attempt.error is None) == (attempt.status == Status.ANSWERED)
         and (kept is None or logprobs.is_whole(kept))
     )
 

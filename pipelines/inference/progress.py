@@ -46,7 +46,9 @@ class InferenceProgress:
         if now - self._logged >= _METRICS_EVERY_S:
             self._logged = now
             for name, value in self.metrics().items():
-                self._task.metric(f"{self._config.stage}.{name}", value, self._sum.questions)
+                self._task.metric(
+                    f"{self._config.stage}.{self._arm and self._arm + '.'}{name}", value, self._sum.questions
+                )
 
     def _show(self) -> None:
         whole = self._sum
@@ -77,18 +79,19 @@ class InferenceProgress:
         return (tokens - self._tokens_at_first) / (now - self._first)
 
     def _stop_if_too_much_failed(self) -> None:
-        asked: Counter[str] = Counter()
-        for status in Status:
-            asked += self._settled(status)
-        for condition, num in asked.items():
-            if num >= _MIN_SETTLED_TO_STOP:
-                own = {
-                    name.partition("/")[2]: count
-                    for name, count in self._sum.reasons.items()
-                    if name.startswith(f"{condition}/")
-                }
+        """Raise InputError as soon as more has failed than may fail of all, or most of the first requests were not
+        answered."""
+        for condition, planned in self._plan.pending.items():
+            settled = sum(self._settled(status)[condition] for status in Status)
+            own = {
+                name.partition("/")[2]: count
+                for name, count in self._sum.reasons.items()
+                if name.startswith(f"{condition}/")
+            }
+            limit = self._config.max_failed_share
+            if settled >= _MIN_SETTLED_TO_STOP or sum(own.values()) > limit * planned:
                 what = f"requests{self._of_arm()} under the condition `{condition}`"
-                failures.check(what, num, own, self._config.max_failed_share, self._config.stage)
+                failures.check(what, settled, own, limit, self._config.stage, planned=planned)
 
     def metrics(self) -> dict[str, float]:
         """Numbers of the work so far, in this run; the seconds include the start of engines."""
@@ -96,6 +99,7 @@ class InferenceProgress:
         metrics = {
             "tokens_per_s": self._tokens_per_s(),
             "attempts_now": whole.made,
+            "seconds_now": time.monotonic() - self._started,
             "prompt_tokens_now": whole.prompt_tokens,
             "output_tokens_now": whole.output_tokens,
             "seconds_to_first": (self._first or time.monotonic()) - self._started,

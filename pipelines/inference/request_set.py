@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class Plan:
     """What is to be asked: batches of pending questions in a file that workers read by number.
 
     num_questions: of the set; num_open: of them with pending requests. num_requests: of the whole set, hinted ones
-    apart; num_pending: of these, to be sent. max_images: that any pending request shows.
+    apart; num_settled: of these, by the ledger. pending: condition -> requests to be sent, hinted ones apart.
+    max_images: that any pending request shows.
     """
 
     path: Path
@@ -66,7 +68,8 @@ class Plan:
     num_questions: int
     num_open: int
     num_requests: int
-    num_pending: int
+    num_settled: int
+    pending: Mapping[str, int]
     max_images: int
 
 
@@ -104,7 +107,8 @@ class RequestSet:
 
     def write_plan(self, ledger: Ledger, path: Path) -> Plan:
         """Write down what the ledger does not settle, `batch_size` questions in each batch."""
-        counts = {"num_batches": 0, "num_questions": 0, "num_open": 0, "num_requests": 0, "num_pending": 0}
+        counts = {"num_batches": 0, "num_questions": 0, "num_open": 0, "num_requests": 0, "num_settled": 0}
+        pending: Counter[str] = Counter()
         max_images = 0
         waiting: list[dict[str, Any]] = []
         planned: set[int] = set()
@@ -119,25 +123,29 @@ class RequestSet:
                 sent = [request for question in batch for request in question["requests"]]
                 counts["num_batches"] += 1
                 counts["num_open"] += len(batch)
-                counts["num_pending"] += sum(not request["hinted"] for request in sent)
+                pending.update(request["condition"] for request in sent if not request["hinted"])
                 max_images = max(max_images, *(len(request["images"]) for request in sent))
 
             for chunk in self.chunks():
                 counts["num_questions"] += len(chunk)
                 counts["num_requests"] += sum(not request.hinted for _, requests in chunk for request in requests)
-                waiting += self._pending(chunk, ledger, planned)
+                found = ledger.look_up([request.id for _, requests in chunk for request in requests])
+                asked = [request for _, requests in chunk for request in requests]
+                counts["num_settled"] += sum(
+                    self._is_settled(found, place) for place, request in enumerate(asked) if not request.hinted
+                )
+                waiting += self._pending(chunk, found, planned)
                 while len(waiting) >= size:
                     write_batch()
             if waiting:
                 write_batch()
-        return Plan(path=path, max_images=max_images, **counts)
+        return Plan(path=path, pending=pending, max_images=max_images, **counts)
 
     def _pending(
-        self, chunk: list[tuple[Question, list[Request]]], ledger: Ledger, planned: set[int]
+        self, chunk: list[tuple[Question, list[Request]]], found: Found, planned: set[int]
     ) -> Iterator[dict[str, Any]]:
         """What is to be asked of these questions. planned: what other questions ask already, which without their
         images can be the same."""
-        found = ledger.look_up([request.id for _, requests in chunk for request in requests])
         place = 0
         for question, requests in chunk:
             places = range(place, place + len(requests))

@@ -53,6 +53,7 @@ def request(
         # Another question's images with these words may be a question too, which is then a request of its own.
         "condition": condition,
         "number": number,
+        "needs_answer": needs_answer,  # by which an attempt is judged, and perhaps made again
         "model": config.model.identity(),
         "sampling": config.sampling.identity(),
     }

@@ -12,9 +12,10 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from infra.errors import ArtifactError, ClusterError
 from pipelines.images.decoding import UnreadableImageError
@@ -110,7 +111,8 @@ class Worker:
                 "finishing an answer. What is finished is kept; look at its log, and run the stage again."
             )
         this_start = f"{name}-{self._history.num_starts:03}"
-        self._in_flight = (job.plan.parent / f"{this_start}.inflight").open("a", buffering=1)
+        # Unbuffered: what a full disk has refused must not be tried again when the file is closed.
+        self._in_flight = (job.plan.parent / f"{this_start}.inflight").open("ab", buffering=0)
         self._writer = ledger.Writer(job.ledger / f"{this_start}.jsonl")
         self._backend = start(job.config)
         self._slots = _Slots(self._backend.num_at_once)
@@ -191,7 +193,7 @@ class Worker:
         if self._over:
             raise self._over
         try:
-            self._in_flight.write(f"{request.id}\n")
+            self._in_flight.write(f"{request.id}\n".encode())
         except OSError as error:
             raise ArtifactError(f"{self._in_flight.name} cannot be written: {error.strerror}. Free space.") from error
 
@@ -248,8 +250,8 @@ def judged(
 
 
 def _finite(logprob: float) -> float | None:
-    """A logprob in six digits; None for what is no finite number, which no ledger holds."""
-    return round(logprob, 6) if math.isfinite(logprob) else None
+    """A logprob in six digits; None for what stands for an infinite one, or is no number, which no ledger holds."""
+    return round(logprob, 6) if abs(logprob) <= ledger.LARGEST_LOGPROB else None
 
 
 def failed(request: Request, seed: int, reason: str, status: Status = Status.FAILED) -> Attempt:
@@ -269,9 +271,15 @@ def work_through(job: InferenceJob, plan: Plan, start: StartBackend = start) -> 
         try:
             yield from _few_at_a_time(runner, worker, plan.num_batches, batches_at_once(job.config, plan))
         finally:
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
+            runner.run(_cancel(asyncio.all_tasks(loop)))
             runner.run(worker.close())
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """End these tasks, and take note of whatever they raise."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _few_at_a_time(runner: asyncio.Runner, worker: Worker, num_batches: int, at_once: int) -> Iterator[Account]:
@@ -289,7 +297,7 @@ def _few_at_a_time(runner: asyncio.Runner, worker: Worker, num_batches: int, at_
 
 def batches_at_once(config: InferenceConfig, plan: Plan) -> int:
     """How many batches fill a backend and its queue, with some to spare: of each, the last rows are waited for."""
-    requests = max(1, plan.num_pending // max(1, plan.num_batches))  # of a batch, in the mean
+    requests = max(1, sum(plan.pending.values()) // max(1, plan.num_batches))  # of a batch, in the mean
     return max(2, math.ceil(3 * config.engine.max_num_seqs / requests))
 
 

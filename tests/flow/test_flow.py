@@ -146,7 +146,7 @@ def test_prompts_and_rationales_stay_out_of_the_logs(small_run):
 
 def test_nothing_of_the_flow_listens_beyond_loopback(small_run):
     names = " ".join(listener.process for listener in small_run.listeners)
-    parts = ("gcs_server", "raylet", "dashboard.py", "TeacherActor", "RayTrainWorker", "ServeReplica")
+    parts = ("gcs_server", "raylet", "dashboard.py", "WorkerActor", "RayTrainWorker", "ServeReplica")
     assert [part for part in parts if part not in names] == []
     assert ("127.0.0.1", 8123) in {(listener.address, listener.port) for listener in small_run.listeners}
     assert [listener for listener in small_run.listeners if not listener.is_loopback] == []

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 NUM_QUESTIONS = 200
 ENGINE = {"cpus": 2, "replicas": 2, "max_num_seqs": 8}
 SETTINGS = {"num_rationales": 1, "grounding_share": 0.0, "batch_size": 4, "attempts": 2, "engine": ENGINE}
-ACTOR = "MapBatches(TeacherActor)"
+ACTOR = "MapBatches(WorkerActor)"
 
 
 def room_for_two():

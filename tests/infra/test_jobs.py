@@ -284,7 +284,7 @@ def test_a_stage_s_own_error_is_the_reason():
 
 
 def test_what_an_engine_says_of_itself_when_it_ends_is_no_part_of_the_error():
-    worker = "\x1b[36m(MapWorker(MapBatches(TeacherActor)) pid=7)\x1b[0m"
+    worker = "\x1b[36m(MapWorker(MapBatches(WorkerActor)) pid=7)\x1b[0m"
     noise = [f"{worker} nanobind: leaked 4 instances!", f'{worker}  - leaked function "get_ptr_ty"', RAY]
     assert _reason("teach", [START, "teach: error: 9 of 9 requests failed", *noise], "") == "9 of 9 requests failed"
 

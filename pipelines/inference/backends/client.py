@@ -44,7 +44,6 @@ class Client:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connector_limit = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
 
     async def __aenter__(self) -> "Client":
         connector = aiohttp.TCPConnector(limit=self._connector_limit)

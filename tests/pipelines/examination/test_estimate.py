@@ -26,9 +26,17 @@ def test_every_test_question_is_asked_for_every_entry_of_the_plan(tmp_path):
 
 def test_what_was_measured_the_last_time_counts_more(tmp_path):
     rows(tmp_path, test=600)
-    sealed = {"rows": {"asked": 100}, "metrics": {"output_tokens": 2000}}
-    put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), **sealed)  # in a second
+    metrics = {"attempts_now": 100, "output_tokens_now": 2000, "seconds_now": 1.0}
+    put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), metrics=metrics)
     said = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
     assert said["hours"].value == pytest.approx(0.01)
     assert said["hours"].why == "3,600 answers / 100 a second, measured the last time"
     assert said["tokens"].value == 72_000
+
+
+def test_what_the_ledger_had_already_says_nothing_about_speed(tmp_path):
+    rows(tmp_path, test=600)
+    metrics = {"output_tokens": 72_000, "attempts_now": 2, "output_tokens_now": 40, "seconds_now": 0.01}
+    put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), metrics=metrics)
+    said = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
+    assert said["hours"].why == "3,600 answers / 0.5 a second, from the recipe"

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 
 from infra.errors import ArtifactError
 from pipelines.inference import jsonl, ledger
+from pipelines.inference.backends.backend import Completion
 from pipelines.inference.ledger import Ledger, Writer, attempts, letter_name
 from pipelines.inference.logprobs import TopTokens
+from pipelines.inference.worker import judged
+from pipelines.teaching.requests import requests_of
+from tests.pipelines.fixtures import question
 from tests.pipelines.teaching.fixtures import attempt, config, own, write
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -162,10 +166,27 @@ def test_a_ledger_of_an_older_form_is_refused_with_one_line_that_says_what_to_do
     old = tmp_path / "0123456789abcdef-0123456789abcdef"
     old.mkdir()
     (old / "teacher.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"older version.*Move it away.*--set teach\.ledger=PATH") as refused:
+    with pytest.raises(ArtifactError, match=r"another version.*Move it away.*--set teach\.ledger=PATH") as refused:
         ledger.folder_of(tmp_path, own(config()))
     assert "\n" not in str(refused.value)
     assert sorted(tmp_path.iterdir()) == [old]
+
+
+def test_a_ledger_of_a_form_to_come_is_refused(tmp_path):
+    about = ledger.folder_of(tmp_path, own(config())) / "model.json"
+    about.write_text(about.read_text().replace('"form": 2', '"form": 3'))
+    with pytest.raises(ArtifactError, match="another version"):
+        ledger.folder_of(tmp_path, own(config()))
+
+
+@given(st.lists(st.floats() | st.sampled_from([-3.4028e38, -1e308, 1e30, -1e30]), max_size=3))
+def test_an_answer_with_any_logprobs_is_read_back_as_it_was_written(tmp_path_factory, logprobs):
+    folder = tmp_path_factory.mktemp("ledger")
+    (request,) = requests_of(question(), config(), own(config()), {})
+    said = Completion(text="Answer: cast (B)", finish_reason="stop", num_prompt_tokens=1, num_output_tokens=1)
+    made = judged(request, 1, dataclasses.replace(said, logprobs=logprobs), question().options)
+    write(folder, [made])
+    assert known(folder, request.id) == [made]
 
 
 def test_a_ledger_that_cannot_be_made_is_said_with_its_place(tmp_path):

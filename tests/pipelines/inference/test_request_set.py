@@ -26,7 +26,10 @@ def test_what_is_settled_is_not_planned_and_what_may_be_tried_again_is(tmp_path)
     ids = [request.id for request in requests(prepare(tmp_path / "first", many(4), settings)[2])]
     failed = attempt(ids[1], status="failed", error="truncated", finish_reason="length")
     _, plan, _ = prepare(
-        tmp_path, many(4), settings, [attempt(ids[0]), failed, *[attempt(ids[2], status="failed")] * 2]
+        tmp_path,
+        many(4),
+        settings,
+        [attempt(ids[0]), failed, *[attempt(ids[2], status="failed", error="no_answer")] * 2],
     )
     assert planned(plan) == [[ids[1], ids[3]]]
     assert [spent for each in read_batch(plan.path, 0) for _, spent in each.requests] == [1, 0]
