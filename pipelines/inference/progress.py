@@ -45,10 +45,9 @@ class InferenceProgress:
         self._show()
         if now - self._logged >= _METRICS_EVERY_S:
             self._logged = now
+            prefix = ".".join(filter(None, (self._config.stage, self._arm)))
             for name, value in self.metrics().items():
-                self._task.metric(
-                    f"{self._config.stage}.{self._arm and self._arm + '.'}{name}", value, self._sum.questions
-                )
+                self._task.metric(f"{prefix}.{name}", value, self._sum.questions)
 
     def _show(self) -> None:
         whole = self._sum

@@ -150,7 +150,7 @@ def test_without_a_teacher_one_engine_answers_for_base_and_adapters(catalogue):
 
 def test_a_revision_reaches_the_engine_s_arguments():
     code = """
-from pipelines.inference.backends.client import ServedModel
+from pipelines.records.endpoint import ServedModel
 from serve import app, recipes
 from serve.catalogue import HostedModel
 from serve.engine.server import llm_config
