@@ -6,8 +6,9 @@ from PIL import Image
 
 from infra.errors import ClusterError
 from pipelines.images import decoding
-from pipelines.inference.backends.chat import data_url
+from pipelines.inference.backends import chat
 from pipelines.inference.backends.client import Client, RequestError
+from pipelines.inference.config import Sampling
 from pipelines.records import TAUGHT, Arm
 from pipelines.records.endpoint import Endpoint
 
@@ -42,9 +43,8 @@ async def _ask_all(endpoint: Endpoint, api_key: str | None, timeout_s: float) ->
 
 
 async def _ask(client: Client, base_url: str, model: str, timeout_s: float) -> Tokens:
-    picture = {"type": "image_url", "image_url": {"url": data_url(decoding.png(Image.new("RGB", (96, 96), "grey")))}}
-    question = {"role": "user", "content": [picture, {"type": "text", "text": "What is shown?"}]}
-    body = {"model": model, "messages": [question], "max_tokens": _MAX_TOKENS, "temperature": 0, "logprobs": True}
+    picture = chat.data_url(decoding.png(Image.new("RGB", (96, 96), "grey")))
+    body = chat.body(model, "What is shown?", [picture], Sampling(max_tokens=_MAX_TOKENS, logprobs=True), seed=0)
     try:
         async with asyncio.timeout(timeout_s):
             answer = await client.post(lambda: body)

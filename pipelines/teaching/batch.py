@@ -120,11 +120,12 @@ def _write_question(
 
 def _line(request: Request, spent: int, teaching: Teaching) -> bytes:
     own, images = teaching.own, conditions.shown_images(teaching.questions, request)
+    urls = map(chat.image_url, images)
     line = {
         "custom_id": custom_id(request, spent),
         "method": "POST",
         "url": "/v1/chat/completions",
-        "body": chat.body(own.model.name, request.prompt, images, own.sampling, request.seed(spent)),
+        "body": chat.body(own.model.name, request.prompt, urls, own.sampling, request.seed(spent)),
     }
     return json.dumps(line).encode() + b"\n"
 

@@ -15,9 +15,9 @@ _MOST_TOKENS = 1 << 40
 _READ_EVERYWHERE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by every model server that takes images
 
 
-def body(model: str, prompt: str, images: Iterable[ShownImage], sampling: Sampling, seed: int) -> dict[str, Any]:
-    """A request about images, in their order, and then a prompt. Reads the images; raises UnreadableImageError."""
-    shown = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in images]
+def body(model: str, prompt: str, image_urls: Iterable[str], sampling: Sampling, seed: int) -> dict[str, Any]:
+    """A request about images, in their order, and then a prompt."""
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
     request = {
         "model": model,
         "messages": [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}],

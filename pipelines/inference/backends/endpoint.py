@@ -27,7 +27,10 @@ class EndpointBackend:
         client = await self._connected()
         config = self._config
         try:
-            answered = await client.post(lambda: chat.body(config.model.name, prompt, images, config.sampling, seed))
+            # Images are read, and encoded, in the client's thread.
+            answered = await client.post(
+                lambda: chat.body(config.model.name, prompt, map(chat.image_url, images), config.sampling, seed)
+            )
         except RequestError as error:
             raise RowError(str(error)) from None
         return chat.completion(answered)

@@ -1,7 +1,6 @@
 """The endpoint on a real socket, before stand-ins of the engines."""
 
 import asyncio
-import base64
 import io
 import json
 import socket
@@ -133,10 +132,6 @@ def chat(text="What is shown?", image=None, **fields):
     if image is not None:
         parts.insert(0, {"type": "image_url", "image_url": {"url": image}})
     return {"model": "base", "messages": [{"role": "user", "content": parts}]} | fields
-
-
-def data_url(data, kind="png"):
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def picture(width=8, height=8, kind="PNG", **how):

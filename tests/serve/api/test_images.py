@@ -15,10 +15,11 @@ from PIL import Image
 
 from pipelines.images.decoding import FORMATS as SANDBOX_FORMATS
 from pipelines.images.decoding import UnreadableImageError, normalise
+from pipelines.inference.backends.chat import data_url
 from serve.api.errors import Refused
 from serve.api.images import checked_url
 from tests.benchmarks import fuzz_images
-from tests.serve.api.fakes import data_url, picture
+from tests.serve.api.fakes import picture
 
 PIXELS = 1 << 22
 PNG = picture()

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.inference.backends.chat import data_url
 from serve.api.errors import Refused
 from serve.api.schema import MAX_BODY_BYTES, MAX_MESSAGES, MAX_PARTS
 from serve.api.validation import admit
-from tests.serve.api.fakes import LIMITS, chat, data_url, picture
+from tests.serve.api.fakes import LIMITS, chat, picture
 
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
