@@ -12,8 +12,7 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pipelines.inference.config import InferenceConfig
 from pipelines.inference.ledger import Attempt
 from pipelines.inference.request_set import PendingQuestion, Plan, read_batch
 from pipelines.inference.requests import Request
+from pipelines.inference.slots import Slots
 from pipelines.records import Status
 
 # How many requests share the engine with one that was in flight at this number of its deaths.
@@ -115,7 +115,7 @@ class Worker:
         self._in_flight = (job.plan.parent / f"{this_start}.inflight").open("ab", buffering=0)
         self._writer = ledger.Writer(job.ledger / f"{this_start}.jsonl")
         self._backend = start(job.config)
-        self._slots = _Slots(self._backend.num_at_once)
+        self._slots = Slots(self._backend.num_at_once)
         self._over: EngineDiedError | ArtifactError | None = None
 
     async def settle(self, number: int) -> Account:
@@ -333,26 +333,3 @@ class _RestartHistory:
                     self.num_unproductive = 0
                 in_flight[attempt.id] -= 1
             self.deaths.update({each: 1 for each, count in in_flight.items() if count > 0})
-
-
-class _Slots:
-    """The places of a backend, of which a request takes one, several or all."""
-
-    def __init__(self, num_slots: int) -> None:
-        self._slots = asyncio.Semaphore(num_slots)
-        self._gate = asyncio.Lock()
-
-    @asynccontextmanager
-    async def hold(self, num_slots: int) -> AsyncIterator[None]:
-        """Wait for the slots, in the order of asking, and hold them."""
-        held = 0
-        try:
-            # Whoever gathers several keeps the others from taking what becomes free.
-            async with self._gate:
-                for _ in range(num_slots):
-                    await self._slots.acquire()
-                    held += 1
-            yield
-        finally:
-            for _ in range(held):
-                self._slots.release()

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
+from pipelines.inference.backends.chat import data_url
 from tests import listening
 from tests.benchmarks import fuzz_endpoint
 from tests.benchmarks.hostile_requests import CANARY, Hostile
 from tests.benchmarks.served import serving
 from tests.flow.conftest import PROJECT
-from tests.serve.api.fakes import chat, data_url, picture, post
+from tests.serve.api.fakes import chat, picture, post
 
 NUM_REQUESTS = 300
 

@@ -148,6 +148,7 @@ def test_without_a_teacher_one_engine_answers_for_base_and_adapters(catalogue):
     assert sorted(deployment.name for deployment in deployments) == ["Endpoint", "Student"]
 
 
+@pytest.mark.engine
 def test_a_revision_reaches_the_engine_s_arguments():
     code = """
 from pipelines.records.endpoint import ServedModel

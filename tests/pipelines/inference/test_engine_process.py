@@ -15,6 +15,8 @@ import pytest
 
 from pipelines.inference.backends import engine_process
 
+pytestmark = pytest.mark.engine
+
 STARTS_AND_DIES = """
 import os, signal, sys
 from pipelines.inference.backends.engine_process import core_started_early
