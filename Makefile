@@ -2,7 +2,7 @@
 #
 #   make demo           set-up and the whole flow at pocket scale, on a machine without a GPU
 #   make test           set-up and all tests, the real engines included
-#   make test-fast      the tests that start no engine and are not slow, in two minutes
+#   make test-fast      the tests that start no engine and are not slow
 #   make check          format, lint, types, import laws
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
 #   make bench-images  speed, size and looks of images that pass the image sandbox
@@ -41,7 +41,7 @@ test: setup
 	@$(RUN) -m pytest
 
 test-fast: setup
-	@$(RUN) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder -m 'not engine and not slow'
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not engine and not slow'
 
 check: setup
 	@ruff format --check . && ruff check . && mypy && lint-imports
