@@ -3,14 +3,11 @@
 import gc
 import os
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from infra import privacy
-
-TESTS = Path(__file__).parent
 
 # Machines that run tests are busy, and what passes once must pass again; `make fuzz` is for what nobody thought of.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -30,13 +27,6 @@ for name in (
 # The engines that test modules import stay until the end: to look through them again and again for garbage would be a
 # fifth of the time that it takes to collect the tests.
 gc.disable()
-
-
-def pytest_collection_modifyitems(items):
-    """Where several processes share the tests, a file's tests run in one of them, and so do all of the small run's."""
-    for item in items:
-        group = "small_run" if "small_run" in item.fixturenames else str(item.path.relative_to(TESTS))
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish(session):

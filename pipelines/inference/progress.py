@@ -80,7 +80,7 @@ class InferenceProgress:
     def _stop_if_too_much_failed(self) -> None:
         """Raise InputError as soon as more has failed than may fail of all, or most of the first requests were not
         answered."""
-        for condition, planned in self._plan.pending.items():
+        for condition, planned in self._plan.requests.items():
             settled = sum(self._settled(status)[condition] for status in Status)
             own = {
                 name.partition("/")[2]: count

@@ -59,7 +59,7 @@ class Plan:
     """What is to be asked: batches of pending questions in a file that workers read by number.
 
     num_questions: of the set; num_open: of them with pending requests. num_requests: of the whole set, hinted ones
-    apart; num_settled: of these, by the ledger. pending: condition -> requests to be sent, hinted ones apart.
+    apart; num_settled: of these, by the ledger. requests, pending: condition -> all of these, and those to be sent.
     max_images: that any pending request shows.
     """
 
@@ -69,6 +69,7 @@ class Plan:
     num_open: int
     num_requests: int
     num_settled: int
+    requests: Mapping[str, int]
     pending: Mapping[str, int]
     max_images: int
 
@@ -108,6 +109,7 @@ class RequestSet:
     def write_plan(self, ledger: Ledger, path: Path) -> Plan:
         """Write down what the ledger does not settle, `batch_size` questions in each batch."""
         counts = {"num_batches": 0, "num_questions": 0, "num_open": 0, "num_requests": 0, "num_settled": 0}
+        all_requests: Counter[str] = Counter()
         pending: Counter[str] = Counter()
         max_images = 0
         waiting: list[dict[str, Any]] = []
@@ -131,6 +133,7 @@ class RequestSet:
                 counts["num_requests"] += sum(not request.hinted for _, requests in chunk for request in requests)
                 found = ledger.look_up([request.id for _, requests in chunk for request in requests])
                 asked = [request for _, requests in chunk for request in requests]
+                all_requests.update(request.condition for request in asked if not request.hinted)
                 counts["num_settled"] += sum(
                     self._is_settled(found, place) for place, request in enumerate(asked) if not request.hinted
                 )
@@ -139,7 +142,7 @@ class RequestSet:
                     write_batch()
             if waiting:
                 write_batch()
-        return Plan(path=path, pending=pending, max_images=max_images, **counts)
+        return Plan(path=path, requests=all_requests, pending=pending, max_images=max_images, **counts)
 
     def _pending(
         self, chunk: list[tuple[Question, list[Request]]], found: Found, planned: set[int]

@@ -462,3 +462,19 @@ def test_what_decides_an_answer_is_asked_again_when_it_changes_and_nothing_else_
     assert num_asked(dataclasses.replace(served, name="same"), patient) == 0
     assert num_asked(dataclasses.replace(served, **changes)) == NUM_TEST
     assert num_asked(served, dataclasses.replace(config, max_tokens=77)) == NUM_TEST
+
+
+def test_what_fails_again_after_a_resume_is_a_share_of_all_requests_and_not_of_those_that_were_left(tmp_path):
+    run_dir = prepare(
+        tmp_path / "runs/r", [about(number % 6, id=f"q{number}", text=f"{number}?") for number in range(60)]
+    )
+    config = dataclasses.replace(CONFIG, plan=("zero_shot/real",), max_failed_share=0.05)
+
+    def reply(body):
+        return 500 if '"7?' in json.dumps(body).replace("\\", "") else "Answer: mill (A)"
+
+    with stub_endpoint.endpoint(reply, MODELS) as base_url:
+        serve(run_dir, base_url)
+        for _ in range(2):
+            artifact = runner.carry_out(config, run_dir, Progress("examination"), afresh=True)["examination"]
+    assert (artifact.tally["rows"]["asked"], artifact.tally["rows"]["failed"]) == (60, 1)
