@@ -89,7 +89,7 @@ class InferenceProgress:
             }
             limit = self._config.max_failed_share
             if settled >= _MIN_SETTLED_TO_STOP or sum(own.values()) > limit * planned:
-                what = f"requests{self._of_arm()} under the condition `{condition}`"
+                what = f"requests{self._of_arm()} under the condition `{condition}`" if self._arm else "requests"
                 failures.check(what, settled, own, limit, self._config.stage, planned=planned)
 
     def metrics(self) -> dict[str, float]:
