@@ -5,7 +5,6 @@
 
 import dataclasses
 import logging
-import os
 import re
 import socket
 import sys
@@ -26,7 +25,7 @@ from infra.errors import ClusterError, ConfigError
 from infra.manifest import Artifact, Tally
 from infra.resources import total
 from infra.stage import Task
-from pipelines.inference.backends.client import API_KEY_VARIABLE
+from pipelines.inference.backends.client import api_key
 from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.records import Question, tables
 from pipelines.records.endpoint import Endpoint
@@ -80,7 +79,7 @@ def run(task: Task) -> Tally:
     task.progress.say(f"starting {len(catalogue.models)} models in {len(workers)} engines")
     try:
         _deploy(application, config)
-        readiness.check(endpoint, os.environ.get(API_KEY_VARIABLE), config.start_timeout_s)
+        readiness.check(endpoint, api_key(), config.start_timeout_s)
     except BaseException:
         stop()  # what has started would keep its memory and the port
         raise

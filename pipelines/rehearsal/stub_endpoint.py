@@ -59,7 +59,7 @@ def endpoint(reply: Reply, models: Sequence[str] = (), api_key: str | None = Non
     try:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(_end(runner), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()
@@ -96,6 +96,15 @@ async def _start(reply: Reply, models: Sequence[str], api_key: str | None) -> tu
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     return runner, runner.addresses[0][1]
+
+
+async def _end(runner: web.AppRunner) -> None:
+    """Close it, and end answers that somebody no longer waits for."""
+    await runner.cleanup()
+    unfinished = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in unfinished:
+        task.cancel()
+    await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 def _refusal(refused: Refused) -> web.Response:

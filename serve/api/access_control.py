@@ -3,14 +3,13 @@
 import hashlib
 import hmac
 import ipaddress
-import os
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from infra.errors import ConfigError
-from pipelines.inference.backends.client import API_KEY_VARIABLE
+from pipelines.inference.backends.client import API_KEY_VARIABLE, api_key
 from serve.api.errors import Refused
 
 
@@ -32,7 +31,7 @@ def required_key_digest(host: str) -> str | None:
 
     Raises ConfigError when other machines could reach the endpoint and there is no key.
     """
-    key = os.environ.get(API_KEY_VARIABLE)
+    key = api_key()
     if not key and not is_loopback(host):
         raise ConfigError(
             f"deploy.host={host} lets other machines ask the models, so it needs a key: "

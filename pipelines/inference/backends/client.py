@@ -3,7 +3,10 @@
 import asyncio
 import io
 import json
+import math
+import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +30,11 @@ _SAYS_TOO_LONG = re.compile(
 )
 
 
+def api_key() -> str | None:
+    """The key of the environment, without the line's end that a file's content brings; None where there is none."""
+    return os.environ.get(API_KEY_VARIABLE, "").strip() or None
+
+
 class RequestError(Exception):
     """The endpoint gave no answer to one request; the message is the reason."""
 
@@ -37,11 +45,23 @@ class Client:
     At most `concurrency` requests are under way. A busy or briefly absent endpoint is asked again, with growing pauses,
     or after the one that it asks for. What is sent goes to that address alone: no redirect is followed, and no proxy of
     the environment is used.
+
+    timeout_s: for one answer. patience_s: since a request was first sent; no pause is begun that ends later, so that
+    the reason is what the endpoint said, and not that time ran out.
     """
 
-    def __init__(self, base_url: str, *, concurrency: int, timeout_s: float, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        concurrency: int,
+        timeout_s: float,
+        patience_s: float = math.inf,
+        api_key: str | None = None,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._patience_s = patience_s
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connector_limit = concurrency
 
@@ -61,7 +81,7 @@ class Client:
             async with self._session.get(f"{self._base_url}/models", allow_redirects=False):
                 return
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise RequestError(type(error).__name__) from error
+            raise RequestError(_reason(error)) from error
 
     async def models(self) -> list[str]:
         """The names under which models are served there. Raises RequestError; one request, not repeated."""
@@ -71,7 +91,7 @@ class Client:
                     raise RequestError(f"status_{response.status}")
                 return [str(model["id"]) for model in (await _json(response))["data"]]
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise RequestError(type(error).__name__) from error
+            raise RequestError(_reason(error)) from error
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RequestError("no_list_of_models") from None
 
@@ -83,10 +103,13 @@ class Client:
         """
         # Megabytes of a data URL, which Python's own JSON would hold all threads up for.
         sent = await asyncio.to_thread(lambda: to_json(body()))
-        reason, asked_for_s = "", 0.0
+        reason, asked_for_s, began = "", 0.0, time.monotonic()
         for attempt in range(_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_for_s))
+                pause_s = max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_for_s)
+                if time.monotonic() - began + pause_s > self._patience_s:
+                    break
+                await asyncio.sleep(pause_s)
             asked_for_s = 0.0
             try:
                 async with self._session.post(
@@ -101,11 +124,20 @@ class Client:
                     if response.status not in _RETRIED_STATUS:
                         raise RequestError(refusal(response.status, await _json_or_none(response)))
                     asked_for_s = _pause_asked_for(response.headers)
-            except TimeoutError:
-                reason = "timeout"
-            except (aiohttp.ClientError, ValueError, RecursionError) as error:  # what came back is no JSON
-                reason = type(error).__name__
+            except (TimeoutError, aiohttp.ClientError) as error:
+                reason = _reason(error)
+            except (ValueError, RecursionError):
+                reason = "answer_is_no_json"
         raise RequestError(reason)
+
+
+def _reason(error: Exception) -> str:
+    """What kept an answer from coming, in a word of ours."""
+    if isinstance(error, TimeoutError):
+        return "timed_out"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "no_address"
+    return "not_reachable" if isinstance(error, aiohttp.ClientConnectorError) else "connection_lost"
 
 
 def refusal(status: int, body: Any) -> str:

@@ -1,13 +1,12 @@
 """An OpenAI-compatible endpoint as a backend: the model is served elsewhere, and images travel in the request."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 
 from infra.errors import ClusterError
 from pipelines.inference.backends import chat
 from pipelines.inference.backends.backend import Completion, RowError, ShownImage
-from pipelines.inference.backends.client import API_KEY_VARIABLE, Client, RequestError
+from pipelines.inference.backends.client import API_KEY_VARIABLE, Client, RequestError, api_key
 from pipelines.inference.config import InferenceConfig
 
 _CHECK_TIMEOUT_S = 30.0
@@ -72,7 +71,7 @@ async def _check(config: InferenceConfig, endpoint: str) -> None:
 
 def _no_model_at(endpoint: str, reason: str, advice: str) -> str:
     if reason in ("status_401", "status_403"):
-        problem = "refuses the key in" if os.environ.get(API_KEY_VARIABLE) else "wants a key, and there is none in"
+        problem = "refuses the key in" if api_key() else "wants a key, and there is none in"
         return f"{endpoint} {problem} {API_KEY_VARIABLE} ({reason}). Set that variable to the endpoint's key."
     if reason.startswith("status_") or reason == "no_list_of_models":
         return (
@@ -84,5 +83,10 @@ def _no_model_at(endpoint: str, reason: str, advice: str) -> str:
 
 def _client(config: InferenceConfig, concurrency: int, timeout_s: float) -> Client:
     assert config.endpoint is not None
-    api_key = os.environ.get(API_KEY_VARIABLE)
-    return Client(config.endpoint, concurrency=concurrency, timeout_s=timeout_s, api_key=api_key)
+    return Client(
+        config.endpoint,
+        concurrency=concurrency,
+        timeout_s=timeout_s,
+        patience_s=config.timeout_s,
+        api_key=api_key(),
+    )

@@ -193,6 +193,12 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(monkeypatch, caplog):
     assert not any(secret in told for secret in ("s3cret", "a private prompt", "round"))
 
 
+def test_a_key_that_was_read_from_a_file_works_with_the_line_s_end_that_it_brings(monkeypatch):
+    monkeypatch.setenv(client.API_KEY_VARIABLE, "s3cret\n")
+    with stub_endpoint.endpoint(lambda _: TEXT, models=["m"], api_key="s3cret") as base_url:
+        assert ask(base_url).text == TEXT
+
+
 @pytest.mark.parametrize(
     ("key", "told"), [(None, "wants a key, and there is none in"), ("wrong", "refuses the key in")]
 )
@@ -246,8 +252,8 @@ def test_a_dead_endpoint_fails_each_row_with_its_reason(tmp_path):
         pass
     account, written = explained(tmp_path, base_url, attempts=1)
     assert account.settled == {"real/failed": 4}
-    assert account.reasons == {"real/ClientConnectorError": 4}
-    assert {line["error"] for line in written} == {"ClientConnectorError"}
+    assert account.reasons == {"real/not_reachable": 4}
+    assert {line["error"] for line in written} == {"not_reachable"}
 
 
 def test_a_slow_answer_fails_its_row_when_its_time_is_over(tmp_path):

@@ -50,10 +50,22 @@ def test_a_refused_request_is_not_repeated():
     assert len(seen) == 1
 
 
+def test_a_pause_that_would_outlast_the_request_is_not_begun_and_the_endpoint_s_own_reason_is_told():
+    busy = stub_endpoint.Refused(status=429, headers={"Retry-After": "30"})
+    with stub_endpoint.endpoint(lambda _: busy) as base_url, pytest.raises(RequestError, match="status_429"):
+        ask(base_url, patience_s=1)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b'{"choices":', b"[" * 100_000])
+def test_an_answer_that_is_no_json_is_called_that(answer):
+    with stub_endpoint.endpoint(lambda _: answer) as base_url, pytest.raises(RequestError, match="answer_is_no_json"):
+        ask(base_url)
+
+
 def test_an_endpoint_that_is_not_there_fails_the_request_with_a_reason():
     with stub_endpoint.endpoint(lambda _: "B") as base_url:
         pass
-    with pytest.raises(RequestError, match="ClientConnector"):
+    with pytest.raises(RequestError, match="not_reachable"):
         ask(base_url)
 
 

@@ -195,7 +195,7 @@ def test_a_ledger_that_cannot_be_made_is_said_with_its_place(tmp_path):
         ledger.folder_of(tmp_path / "file", own(config()))
 
 
-@pytest.mark.parametrize("error", ["ClientConnectorError", "status_503", "timed_out", "engine_error", "batch_expired"])
+@pytest.mark.parametrize("error", ["not_reachable", "status_503", "timed_out", "engine_error", "batch_expired"])
 def test_what_was_an_engine_s_or_a_network_s_trouble_uses_up_no_attempt_of_later_runs(tmp_path, error):
     write(tmp_path, [attempt(A, status="failed", error=error, finish_reason="error", text="", letter=None)] * 5)
     found = Ledger(tmp_path).look_up([A])
