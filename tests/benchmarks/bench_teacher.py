@@ -110,13 +110,13 @@ def peer(kind: str, run_dir: Path) -> dict[str, float]:
 def ours(run_dir: Path) -> dict[str, float]:
     """The stage as a user runs it, with an empty ledger; a row is finished when it is in the ledger."""
     forget(run_dir)
-    process = Process("pipelines.teaching.stage", RECIPE, "--run-dir", str(run_dir))
+    process = Process("pipelines.teaching", RECIPE, "--run-dir", str(run_dir))
     stamps = [when_there_is(run_dir, pattern) for pattern in (BEGUN, LEDGER)]
     process.lines()
     begun, first = (each.result() for each in stamps)
     last = max(path.stat().st_mtime for path in run_dir.glob(LEDGER))
     tally = sealed(run_dir)
-    tokens = int(tally["figures"]["output_tokens"])
+    tokens = int(tally["metrics"]["output_tokens"])
     return figures(tally["rows"]["asked"], tokens, first - process.started, last - begun)
 
 
@@ -137,7 +137,7 @@ def resumed(run_dir: Path) -> dict[str, float]:
     What the engine had begun when it was killed is counted whole, which is more than it had written of it.
     """
     forget(run_dir)
-    words = ("pipelines.teaching.stage", RECIPE, "--run-dir", str(run_dir), "--set")
+    words = ("pipelines.teaching", RECIPE, "--run-dir", str(run_dir), "--set")
     words += (f"teach.engine.max_num_seqs={RESUMED_AT_ONCE}",)
     process = Process(*words)
     while len(written(run_dir)) < NUM_QUESTIONS // 2:
@@ -149,7 +149,7 @@ def resumed(run_dir: Path) -> dict[str, float]:
     Process(*words).lines()
     everything = [json.loads(line) for line in written(run_dir)]
     tokens = sum(attempt["num_output_tokens"] for attempt in everything)
-    unbroken = sealed(run_dir)["figures"]["output_tokens"]
+    unbroken = sealed(run_dir)["metrics"]["output_tokens"]
     return {
         "kept": len(kept),
         "lost": lost,

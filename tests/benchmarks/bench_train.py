@@ -167,7 +167,7 @@ def ours(run_dir: Path) -> dict[str, Any]:
     adapter = run_dir / "adapters/answer_only"
     steps = json.loads((adapter / "training.json").read_text())["steps"]
     # Like TRL's clock: from the begin of the first step to the end of the last, with everything between the steps.
-    seconds = json.loads((adapter / "manifest.json").read_text())["tally"]["figures"]["seconds_since_start"]
+    seconds = json.loads((adapter / "manifest.json").read_text())["tally"]["metrics"]["seconds_since_start"]
     between_s = (seconds - sum(step["seconds"] for step in steps)) / len(steps)
     return {
         **figures([step["num_tokens"] for step in steps], [step["seconds"] + between_s for step in steps]),
