@@ -25,6 +25,7 @@ PROFILE ?= cpu
 RUNS ?= runs
 UI_PORT ?= 5000
 RUN := .venv/bin/python
+TWO_PROCESSES := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help setup demo test test-fast check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
@@ -38,10 +39,10 @@ demo: setup
 	@$(RUN) -m pipelines.flow pocket --run-dir $(RUNS)/pocket
 
 test: setup
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest $(TWO_PROCESSES)
 
 test-fast: setup
-	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not engine and not slow'
+	@$(RUN) -m pytest $(TWO_PROCESSES) -m 'not engine and not slow'
 
 check: setup
 	@ruff format --check . && ruff check . && mypy && lint-imports

@@ -29,6 +29,13 @@ for name in (
 gc.disable()
 
 
+def pytest_collection_modifyitems(items):
+    """Two processes share the tests: what starts an engine is all in one of them, and the rest goes by files."""
+    for item in items:
+        together = "engines" if item.get_closest_marker("engine") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(together))
+
+
 def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,54 +150,62 @@ def test_the_jobs_api_takes_nothing_without_the_token(local_ray, token):
         assert answer.status_code in (401, 403)
 
 
-@pytest.mark.parametrize("authentication", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}])
-def test_no_driver_connects_without_the_token(local_ray, authentication):
-    script = f"import ray; ray.init({local_ray.addresses.drivers!r}); print('connected')"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment | authentication,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+NO_TOKEN, NO_TOKEN_FILE = {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "HOME": "/nowhere"}
+WRONG_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+CONNECTS = "from infra import cluster, command_line, jobs\nwith command_line.reporting_errors('flow'):\n    {}"
+REFUSED = {  # name -> script, and what it has in the place of the token
+    "driver without": ("import ray; ray.init(address='auto'); print('connected')", NO_TOKEN),
+    "driver with a wrong one": ("import ray; ray.init(address='auto'); print('connected')", WRONG_TOKEN),
+    **{
+        f"{what} {how}": (CONNECTS.format(call), authentication)
+        for what, call in (("jobs", "jobs.connect(None)"), ("flow", "cluster.connect()"))
+        for how, authentication in (
+            ("without", NO_TOKEN),
+            ("without a file", NO_TOKEN_FILE),
+            ("with a wrong one", WRONG_TOKEN),
+        )
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def refused(local_ray):
+    """How each of them ended. All at once, since Ray lets each wait for some seconds."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+
+    def connect(script, authentication):
+        address = local_ray.addresses.jobs if "jobs.connect" in script else local_ray.addresses.drivers
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env=inherited | {"RAY_ADDRESS": address} | authentication,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    with ThreadPoolExecutor(len(REFUSED)) as threads:
+        started = {name: threads.submit(connect, *each) for name, each in REFUSED.items()}
+        return {name: each.result() for name, each in started.items()}
+
+
+@pytest.mark.parametrize("name", ["driver without", "driver with a wrong one"])
+def test_no_driver_connects_without_the_token(refused, name):
+    ended = refused[name]
     assert ended.returncode != 0
     assert "connected" not in ended.stdout
     assert "Unauthenticated" in ended.stderr or "token" in ended.stderr.lower()
 
 
-@pytest.mark.parametrize(
-    ("authentication", "message"),
-    [
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token"),
-        ({"RAY_AUTH_MODE": "token", "HOME": "/nowhere"}, "wants a token"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, "does not take our token"),
-    ],
-)
-def test_a_flow_whose_token_is_wrong_or_missing_says_so_in_one_line_with_what_to_type(
-    local_ray, authentication, message
-):
-    for module, address in (("jobs.connect(None)", "jobs"), ("cluster.connect()", "drivers")):
-        script = (
-            f"from infra import cluster, command_line, jobs\nwith command_line.reporting_errors('flow'):\n    {module}"
-        )
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-        named = {"RAY_ADDRESS": getattr(local_ray.addresses, address)}
-        ended = subprocess.run(
-            [sys.executable, "-c", script],
-            env=environment | named | authentication,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert ended.returncode == 1
-        (line,) = [line for line in ended.stderr.splitlines() if line.startswith("flow: error: ")]
-        assert message in line
-        assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE" in line
-        assert "Traceback" not in ended.stderr
+@pytest.mark.parametrize("name", [name for name in REFUSED if not name.startswith("driver")])
+def test_a_flow_whose_token_is_wrong_or_missing_says_so_in_one_line_with_what_to_type(refused, name):
+    ended = refused[name]
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("flow: error: ")]
+    assert ("does not take our token" if "wrong" in name else "wants a token") in line
+    assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE" in line
+    assert "Traceback" not in ended.stderr
 
 
 def test_jobs_carry_what_a_later_flow_finds_them_by(local_ray):

@@ -39,6 +39,7 @@ def test_a_shipped_recipe_reaches_its_report(tmp_path, recipe, capfd):
 
 def test_a_shipped_recipe_is_fitted_served_and_examined_on_real_engines(tmp_path):
     words = [ON_REAL_ENGINES, "--rehearse", "--questions", "8", "--run-dir", str(tmp_path), "--set", "deploy.port=8127"]
+    words += ["--arms", "answer_only"]
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.flow", *words], cwd=PROJECT, capture_output=True, text=True, check=False
     )
