@@ -38,6 +38,11 @@ ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught whe
 IMAGES = ("images",)  # folders of the questions artifact whose bytes are checked one by one, when they are read
 
 
+def adapter_of(arm: str, number: int = 0) -> str:
+    """Name of the artifact with an arm's adapter. number: which of its adapters, each fitted with a seed of its own."""
+    return f"adapters/{arm}-seed{number}" if number else f"adapters/{arm}"
+
+
 def check_arms(arms: tuple[Arm, ...]) -> None:
     """Raises ValueError unless at least one arm is named, each once, and none but those that adapters are fitted
     for."""
@@ -216,12 +221,13 @@ class Verdict(Record):
     """What becomes of a rationale that was asked for with the question's own images.
 
     status: accepted, rejected, quarantined or failed; reason: `accepted`, or why not; rule: where the reason lies in
-    the text's own words, the rule of `verification/phrases.toml` that found them. selected: it teaches, being the
-    recipe's choice among its question's accepted ones; weight: how much it counts then. letter: the answer read from
-    it, if any. agreement: share of its question's rationales, hinted ones apart, that give the same letter; 0 without
-    one. image_not_needed: whether the teacher gives the same letter without the image and with another one too; None
-    where it was not asked. hinted: the teacher was told the gold answer. text: all that the teacher wrote; body: the
-    reasoning alone, without the final answer's line.
+    the text's own words, the rule of `verification/phrases.toml` that found them. selected: it teaches (or
+    students are watched on it, where its question is of the validation split), being the recipe's choice among its
+    question's accepted ones; weight: how much it counts then. letter: the answer read from it, if any. agreement:
+    share of its question's rationales, hinted ones apart, that give the same letter; 0 without one. image_not_needed:
+    whether the teacher gives the same letter without the image and with another one too; None where it was not asked.
+    hinted: the teacher was told the gold answer. text: all that the teacher wrote; body: the reasoning alone, without
+    the final answer's line.
     """
 
     stem: ClassVar[str] = "verdicts"
@@ -250,12 +256,14 @@ class Verdict(Record):
 class TrainingExample(Record):
     """One question as one arm learns it: the prompt is not trained on, the target is, to the last token.
 
+    split: of its question; those of the split `validation` are never trained on, and only tell how well that goes.
     rationale_id: what it rests on. weight: how much its loss counts, from 0 to 1.
     """
 
     stem: ClassVar[str] = "examples"
 
     question_id: str
+    split: str
     rationale_id: str
     arm: str
     weight: float

@@ -140,6 +140,7 @@ def example(
     shown = images or (number,)
     return TrainingExample(
         question_id=str(number),
+        split="train",
         rationale_id=f"r{number}",
         weight=weight,
         arm="answer_only",

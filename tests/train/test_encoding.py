@@ -11,7 +11,8 @@ from infra.errors import InputError
 from pipelines.images.decoding import png
 from tests.pipelines.fixtures import put_other_bytes
 from tests.train.conftest import PATHS, example
-from train.encoding import MARKUP, TOO_LONG, encode, read_image, render
+from train.encoding import encode, read_image, render
+from train.job import MARKUP, TOO_LONG
 
 TARGETS = ["Answer: mill (A)", "Round.\nSo it is beta.\nAnswer: vat (B)", "\nstarts with a break", "(A)"]
 
