@@ -8,7 +8,7 @@ from infra import manifest
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.manifest import Artifact
 from infra.resources import ClusterShape
-from pipelines.records import adapter_of
+from pipelines.records import adapters_of
 from train import memory
 from train.job import NUM_CHECKPOINTS_KEPT
 from train.recipes import FitConfig
@@ -54,7 +54,7 @@ def estimate(
             f"{steps} x {config.batch_size} examples / {speed:g} a second, from the recipe",
         )
     # A fit removes the checkpoints that its arm's earlier ones have left behind.
-    num_arms = sum(any(adapter_of(arm, number) in makes for number in range(config.seeds)) for arm in config.arms)
+    num_arms = sum(any(name in makes for name in adapters_of([arm], config.seeds)) for arm in config.arms)
     num_bytes = len(makes) * need.adapter + num_arms * NUM_CHECKPOINTS_KEPT * need.checkpoint
     disk = figure(
         num_bytes / GIB,

@@ -19,9 +19,8 @@ class FitConfig(StageConfig):
     """Fit the adapters of each arm, all of them on the same base, with the same settings and of the same questions.
 
     seeds: how many adapters of each arm; they differ in their seed, which is `seed` for the first, and one more for
-    each further one: it decides how an adapter begins, and the order of the examples. compared_arms: arms beside
-    `arms` whose examples decide too which questions are learnt: one that cannot be learnt in one arm is left out of
-    all.
+    each further one: it decides how an adapter begins, and the order of the examples. compared_arms: arms beside `arms`
+    whose examples decide too which questions are learnt: one that cannot be learnt in one arm is left out of all.
     base: model folder, or a hub's model id. revision: of a hub's model; the same one is served.
     num_steps: updates, each of `batch_size` examples over all workers. max_length: tokens of a whole example with its
     images; questions with longer examples are left out and counted. tokens_per_pack: tokens of one forward pass; a rank
@@ -103,7 +102,7 @@ class FitConfig(StageConfig):
             raise ValueError("patience needs a validation_share above 0")
 
     def outputs(self) -> dict[str, StageConfig]:
-        return {adapter_of(arm, number): self._of(arm, number) for number in range(self.seeds) for arm in self.arms}
+        return {adapter_of(arm, seed): self._of(arm, seed) for seed in range(self.seeds) for arm in self.arms}
 
     def _of(self, arm: Arm, number: int) -> "FitConfig":
         """What one adapter depends on. expected_examples_per_s is for dry runs alone, and so no part of it."""

@@ -5,7 +5,7 @@ Question --teach--> Rationale --verify--> Verdict --compose--> TrainingExample; 
 
 import dataclasses
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -38,9 +38,14 @@ ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught whe
 IMAGES = ("images",)  # folders of the questions artifact whose bytes are checked one by one, when they are read
 
 
-def adapter_of(arm: str, number: int = 0) -> str:
-    """Name of the artifact with an arm's adapter. number: which of its adapters, each fitted with a seed of its own."""
-    return f"adapters/{arm}-seed{number}" if number else f"adapters/{arm}"
+def adapter_of(arm: str, seed: int = 0) -> str:
+    """Name of the artifact with an arm's adapter. seed: number of the seed that it was fitted with, from 0."""
+    return f"adapters/{arm}-seed{seed}" if seed else f"adapters/{arm}"
+
+
+def adapters_of(arms: Iterable[str], seeds: int) -> tuple[str, ...]:
+    """Names of the artifacts with all adapters of these arms. seeds: how many each arm has."""
+    return tuple(adapter_of(arm, seed) for seed in range(seeds) for arm in arms)
 
 
 def check_arms(arms: tuple[Arm, ...]) -> None:
@@ -279,7 +284,8 @@ class Prediction(Record):
 
     request_id: of the ledger's entry. status: answered, failed, or quarantined (for an image), with the reason as
     error. text: without the thoughts of a model that writes them down before. letter: None when no answer could be read
-    (unscored).
+    (unscored). seed: number of the seed with which the model's adapter was fitted, from 0; models of one arm differ in
+    it.
     """
 
     stem: ClassVar[str] = "predictions"
@@ -290,6 +296,7 @@ class Prediction(Record):
     file: str
     model: str
     arm: str
+    seed: int
     condition: str
     stratum: str
     gold: str
