@@ -1,6 +1,7 @@
 """Example -> tokens: the rendered chat, whose last tokens, the target, are supervised."""
 
 import dataclasses
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,10 +81,45 @@ def unusable_questions(
 ) -> dict[str, str]:
     """Question id -> why no arm learns it, of the questions of which one of these examples cannot be trained on.
 
-    examples: of another arm than the one that is fitted. folder, max_length, errors: as in `encode`.
+    examples: of another arm than the one that is fitted. folder, max_length, errors: as in `encode`. Only those are
+    tokenized that are not short enough by the number of their bytes.
     """
-    measured = _tokenized(examples, folder, processor, max_length)
+    num_visual = count_visual_tokens(folder, processor)
+
+    @cache
+    def template_bytes(num_images: int) -> int:
+        return sum(len(text.encode()) for text in render(_blank(num_images), processor))
+
+    def is_short(example: TrainingExample) -> bool:
+        """Whether the example has no more tokens than allowed whatever the tokenizer makes of its text."""
+        visual = sum(num_visual.get(image, max_length) for image in example.images)
+        text = most_tokens(example.prompt) + most_tokens(example.target)
+        return template_bytes(len(example.images)) + visual + text <= max_length
+
+    special = processor.tokenizer.all_special_tokens
+    unsure = (each for each in examples if _has_markup(each, special) or not is_short(each))
+    measured = _tokenized(unsure, folder, processor, max_length)
     return {example.question_id: f"{reason}{IN_ANOTHER_ARM}" for example, tokens, reason in measured if tokens is None}
+
+
+def most_tokens(text: str) -> int:
+    """No tokenizer of bytes, or with bytes to fall back on, makes more tokens of a text: each stands for one byte at
+    least of the text in the normal form that the tokenizer has, if any, and the composed forms are not longer."""
+    if text.isascii():
+        return len(text)
+    forms = (text, unicodedata.normalize("NFD", text), unicodedata.normalize("NFKD", text))
+    return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
+
+
+def _blank(num_images: int) -> TrainingExample:
+    """An example of which only the chat template's own text is rendered."""
+    blank = dict.fromkeys(("question_id", "split", "rationale_id", "arm", "prompt", "target"), "")
+    return TrainingExample(weight=0.0, images=("",) * num_images, image_digests=("",) * num_images, **blank)
+
+
+def _has_markup(example: TrainingExample, special: Iterable[str]) -> bool:
+    """Whether a token of the chat format stands in the example's text."""
+    return any(token in example.prompt + example.target for token in special)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +146,7 @@ def _tokenized(
     special = processor.tokenizer.all_special_tokens
     stream = iter(examples)
     while chunk := list(islice(stream, _EXAMPLES_PER_CALL)):
-        plain = [not any(token in each.prompt + each.target for token in special) for each in chunk]
+        plain = [not _has_markup(each, special) for each in chunk]
         texts = [
             text for each, is_plain in zip(chunk, plain, strict=True) if is_plain for text in render(each, processor)
         ]

@@ -34,8 +34,8 @@ class FitConfig(StageConfig):
     image_cache_gib: host memory of each worker for cached features of the frozen vision encoder; useful when the same
     worker gets an image again.
     validation_share: share of the questions that is held out, where they have no validation split of their own, as
-    whole articles, figures and images. patience: stop after this many evaluations without a
-    lower validation loss, and save the best adapter; None: take all steps and save the last one.
+    whole articles, figures and images. patience: stop after this many evaluations without a lower validation loss, and
+    save the best adapter; None: take all steps and save the last one.
     distillation_weight: weight of the forward KL divergence from the teacher, beside 1 for the cross entropy, at target
     tokens with the teacher's top-k (`teach.top_logprobs`). expected_examples_per_s: of all workers, for the estimate
     of a dry run as long as no fit was measured.
