@@ -159,10 +159,21 @@ def rehearse(
 
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
-    """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others."""
-    plan = _plan_for(resolve(recipe, [])["examination"].plan, arms)
-    named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("compose", "fit", "deploy", "report")]
-    return [*named, f"examination.plan={json.dumps(plan)}"]
+    """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others.
+
+    The recipe's other arms are composed and compared still, so that these ones learn the same questions as beside them.
+    """
+    configs = resolve(recipe, [])
+    plan = _plan_for(configs["examination"].plan, arms)
+    others = [arm for arm in configs["fit"].arms if arm not in arms]
+    named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("fit", "deploy", "report")]
+    compared = [f"fit.compared_arms={json.dumps(others)}"] if others else []
+    return [
+        f"compose.arms={json.dumps([*arms, *others])}",
+        *named,
+        *compared,
+        f"examination.plan={json.dumps(plan)}",
+    ]
 
 
 def for_seeds(seeds: int) -> list[str]:

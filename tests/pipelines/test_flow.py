@@ -88,7 +88,10 @@ def test_the_arms_of_the_whole_flow_are_named_once(tmp_path, capsys):
     arms = ["multi_task", "rationale_then_answer"]
     flow.main(["pocket", "--run-dir", str(tmp_path), "--arms", *arms, "--dry-run", "--json"])
     config = json.loads(capsys.readouterr().out)["config"]
-    assert [config[name]["arms"] for name in ("compose", "fit", "deploy", "report")] == [arms] * 4
+    assert [config[name]["arms"] for name in ("fit", "deploy", "report")] == [arms] * 3
+    # The recipe's other arm decides still which questions these ones learn.
+    assert config["compose"]["arms"] == [*arms, "answer_only"]
+    assert config["fit"]["compared_arms"] == ["answer_only"]
     assert config["examination"]["plan"] == [
         "zero_shot/real",
         "rationale_then_answer/real",
