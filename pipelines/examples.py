@@ -27,7 +27,7 @@ class ComposeConfig(StageConfig):
 
     stage: ClassVar[str] = "compose"
     module: ClassVar[str] = "pipelines.examples"
-    contract: ClassVar[int] = 2
+    contract: ClassVar[int] = 3
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     arms: tuple[Arm, ...] = ARMS
     rationale_weight: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -69,6 +69,7 @@ def compose(
     return [
         TrainingExample(
             question_id=question.id,
+            split=question.split,
             rationale_id=verdict.rationale_id,
             arm=arm,
             weight=verdict.weight,
@@ -85,6 +86,7 @@ def answer_alone(question: Question, arm: Arm) -> TrainingExample:
     """What an arm learns from a question where no rationale of the whole run was accepted: the gold answer."""
     return TrainingExample(
         question_id=question.id,
+        split=question.split,
         rationale_id="",
         arm=arm,
         weight=1.0,
@@ -100,13 +102,14 @@ def run(task: Task) -> Tally:
 
     answers: examples beyond one for each rationale that teaches. `multi_task` has one more for each question, which
     asks for the answer. Where no rationale of the run was accepted, which `verify.min_accepted=0` allows, all examples
-    are of this kind.
+    are of this kind. validation: examples of validation questions, which are never trained on.
     """
     arm = Arm(task.config.arms[0])
     folder = task.inputs["questions"].path
-    check_may_teach(tables.stream(folder, Question, split=Split.TRAIN))
+    check_may_teach(pairing.explained_questions(folder))
     has_rationales = any(verdict.selected for verdict in tables.stream(task.inputs["verdicts"].path, Verdict))
-    num_verdicts = num_examples = num_taught = 0
+    num_verdicts = num_taught = 0
+    splits: Counter[str] = Counter()
     reasons = Counter({NOT_ACCEPTED: 0, NOT_SELECTED: 0, SAME_QUESTION: 0})
     with tables.writer(task.draft, TrainingExample) as write:
         for question, verdicts in pairing.by_question(folder, tables.stream(task.inputs["verdicts"].path, Verdict)):
@@ -119,14 +122,15 @@ def run(task: Task) -> Tally:
                 write(example)
             taught = {example.rationale_id for example in own if example.rationale_id}
             num_verdicts += len(verdicts)
-            num_examples += len(own)
+            splits[question.split] += len(own)
             num_taught += len(taught)
             reasons[NOT_ACCEPTED] += sum(not verdict.accepted for verdict in verdicts)
             reasons[NOT_SELECTED] += sum(verdict.accepted and not verdict.selected for verdict in verdicts)
             reasons[SAME_QUESTION] += sum(verdict.selected for verdict in verdicts) - len(taught)
-    num_answers = num_examples - num_taught
+    num_examples = splits.total()
+    some = {"answers": num_examples - num_taught, "validation": splits[Split.VALIDATION]}
     return Tally(
-        rows={"verdicts": num_verdicts, "examples": num_examples} | ({"answers": num_answers} if num_answers else {}),
+        rows={"verdicts": num_verdicts, "examples": num_examples} | {name: num for name, num in some.items() if num},
         reasons={reason: count for reason, count in reasons.items() if count},
     )
 

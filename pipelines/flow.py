@@ -1,7 +1,7 @@
 """The whole flow on one page: which stages, in which order, each as a Ray job of its own.
 
-`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--limit N]
-[--dry-run [--json] [--gpu-hour-price PRICE]]`.
+`python -m pipelines.flow RECIPE [--run-dir DIR] [--set path.to.field=value] [--arms ARM ...] [--seeds N]
+[--limit N] [--dry-run [--json] [--gpu-hour-price PRICE]]`.
 A stage whose sealed output is what it would make now is not run again; a failed stage ends the flow with that stage's
 error.
 """
@@ -159,10 +159,26 @@ def rehearse(
 
 
 def for_arms(recipe: str, arms: Sequence[str]) -> list[str]:
-    """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others."""
-    plan = _plan_for(resolve(recipe, [])["examination"].plan, arms)
-    named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("compose", "fit", "deploy", "report")]
-    return [*named, f"examination.plan={json.dumps(plan)}"]
+    """The overrides by which a recipe teaches, serves, examines and reports on these arms and no others.
+
+    The recipe's other arms are composed and compared still, so that these ones learn the same questions as beside them.
+    """
+    configs = resolve(recipe, [])
+    plan = _plan_for(configs["examination"].plan, arms)
+    others = [arm for arm in configs["fit"].arms if arm not in arms]
+    named = [f"{stage}.arms={json.dumps(arms)}" for stage in ("fit", "deploy", "report")]
+    compared = [f"fit.compared_arms={json.dumps(others)}"] if others else []
+    return [
+        f"compose.arms={json.dumps([*arms, *others])}",
+        *named,
+        *compared,
+        f"examination.plan={json.dumps(plan)}",
+    ]
+
+
+def for_seeds(seeds: int) -> list[str]:
+    """The overrides by which a recipe fits, serves and examines as many adapters of each arm."""
+    return [f"{stage}.seeds={seeds}" for stage in ("fit", "deploy", "examination")]
 
 
 def _plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
@@ -190,6 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"what is taught, of {', '.join(TAUGHT)}; short for the `arms` of every stage, and examination.plan",
     )
     parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="how many adapters of each arm are fitted, served and examined; short for the `seeds` of these stages",
+    )
+    parser.add_argument(
         "--rehearse", action="store_true", help="run all of it with small models, on the recipe's cluster in name only"
     )
     parser.add_argument("--questions", type=int, metavar="N", help="of each split, in a rehearsal; default 16")
@@ -201,7 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.reporting_errors("flow"):
         options = command_line.parsed(parser, arguments)
         arms = for_arms(options.recipe, options.arms) if options.arms else []
-        overrides = [*arms, *options.set, *([] if options.limit is None else [f"questions.limit={options.limit}"])]
+        seeds = [] if options.seeds is None else for_seeds(options.seeds)
+        overrides = [
+            *arms,
+            *seeds,
+            *options.set,
+            *([] if options.limit is None else [f"questions.limit={options.limit}"]),
+        ]
         num_questions = 16 if options.questions is None else options.questions
         if num_questions < 1:
             raise ConfigError(f"--questions {num_questions}: how many a rehearsal takes of each split, at least 1")

@@ -33,6 +33,7 @@ def findings(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
     cluster that the recipe names, if it does.
     """
     yield from _paths(configs)
+    yield from _seeds(configs)
     yield from _inputs(configs)
     yield from _served(configs)
     yield from _logprobs(configs)
@@ -49,6 +50,15 @@ def _paths(configs: Configs) -> Iterator[str]:
             is_shipped = Path(path).parts[:1] in {(package,) for package in PACKAGES}
             if not Path(path).is_absolute() and Path(path).exists() and not is_shipped:
                 yield f"{name}.{material}={path}: jobs run in another folder, so write {Path(path).absolute()}"
+
+
+def _seeds(configs: Configs) -> Iterator[str]:
+    """Adapters that are fitted and not served or not asked, or the other way round."""
+    seeds = {f"{stage}.seeds": configs[stage].seeds for stage in ("fit", "deploy", "examination")}
+    if len(set(seeds.values())) > 1:
+        told = ", ".join(f"{field}={num}" for field, num in seeds.items())
+        most = max(seeds.values())
+        yield f"{told}: name the number of adapters of each arm once, in the place of --set: --seeds {most}"
 
 
 def _inputs(configs: Configs) -> Iterator[str]:

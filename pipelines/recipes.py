@@ -168,6 +168,7 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
         verify=VerifyConfig(),
         examination=ExaminationConfig(
             plan=PLAN,
+            seeds=3,
             concurrency=256,
             max_tokens=2048,
             timeout_s=600.0,

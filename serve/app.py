@@ -63,7 +63,7 @@ def run(task: Task) -> Tally:
     """Serve base, adapters and teacher; write endpoint.json once every one of them has answered."""
     started = time.monotonic()
     config = sized_for_questions(task.config, task.inputs["questions"].path)
-    catalogue = read_catalogue(task.inputs, config.arms, student=config.student, teacher=config.teacher)
+    catalogue = catalogue_of(config, task.inputs)
     if catalogue.teacher is None:
         config = dataclasses.replace(config, teacher=None)
     application = build(config, catalogue, required_key_digest(config.host))
@@ -96,7 +96,7 @@ def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str
 
     Raises ConfigError when Ray Serve would not take the application, or would scatter a replica over nodes.
     """
-    catalogue = read_catalogue(inputs, config.arms, student=config.student, teacher=config.teacher)
+    catalogue = catalogue_of(config, inputs)
     application = assemble(config, catalogue, folder.LOADABLE_RANKS[0], required_key_digest(config.host))
     for deployment in build_app(application, name=APPLICATION).deployments:
         schema = deployment_to_schema(deployment).model_dump(exclude_unset=True)
@@ -112,6 +112,11 @@ def sends(config: DeployConfig, inputs: Mapping[str, Artifact]) -> list[dict[str
         arguments = {name: value for name, value in llm_config.engine_kwargs.items() if name != "lora_modules"}
         sent.append({"model": spec.model.source, **arguments})
     return sent
+
+
+def catalogue_of(config: DeployConfig, inputs: Mapping[str, Artifact]) -> Catalogue:
+    """The models that these settings serve."""
+    return read_catalogue(inputs, config.arms, config.seeds, student=config.student, teacher=config.teacher)
 
 
 def sized_for_questions(config: DeployConfig, questions_artifact: Path) -> DeployConfig:

@@ -12,7 +12,7 @@ from infra.digests import digest_json
 from infra.errors import ArtifactError, InputError
 from infra.manifest import MANIFEST, Artifact
 from pipelines.inference.backends.engine_config import EngineConfig
-from pipelines.records import Arm
+from pipelines.records import Arm, adapter_of
 from pipelines.records.endpoint import ServedModel
 
 DIGEST_DIGITS = 10
@@ -56,19 +56,25 @@ class Catalogue:
 
 
 def read_catalogue(
-    inputs: Mapping[str, Artifact], arms: tuple[Arm, ...], *, student: EngineConfig, teacher: EngineConfig | None
+    inputs: Mapping[str, Artifact],
+    arms: tuple[Arm, ...],
+    seeds: int = 1,
+    *,
+    student: EngineConfig,
+    teacher: EngineConfig | None,
 ) -> Catalogue:
     """What these rationales and adapters serve.
 
-    student, teacher: the engines that serve them; no teacher where no engine of ours is to serve it. Raises InputError
-    when the adapters rest on different bases, and ArtifactError when a manifest does not name the model.
+    seeds: how many adapters each arm has. student, teacher: the engines that serve them; no teacher where no engine of
+    ours is to serve it. Raises InputError when the adapters rest on different bases, and ArtifactError when a manifest
+    does not name the model.
     """
     if not arms:
         raise InputError("arms is empty: name at least one adapter, for example --set 'deploy.arms=[\"answer_only\"]'")
-    adapters = {arm: inputs[f"adapters/{arm}"] for arm in arms}
-    _check_one_base(adapters)
-    base = _model(next(iter(adapters.values())), "base", Arm.ZERO_SHOT, student)
-    served = tuple(_adapter(base.served, arm, artifact) for arm, artifact in adapters.items())
+    adapters = {adapter_of(arm, seed): (arm, seed) for seed in range(seeds) for arm in arms}
+    _check_one_base({name: inputs[name] for name in adapters})
+    base = _model(inputs[next(iter(adapters))], "base", Arm.ZERO_SHOT, student)
+    served = tuple(_adapter(base.served, arm, seed, inputs[name]) for name, (arm, seed) in adapters.items())
     external_teacher = _external_teacher(inputs["rationales"])
     if external_teacher is not None or teacher is None:
         return Catalogue(base=base, adapters=served, external_teacher=external_teacher)
@@ -98,16 +104,17 @@ def model_name(path: str) -> str:
     return "-".join(part.replace(":", "-") for part in PurePath(path).parts[-2:] if part != "/")
 
 
-def adapter_name(base: str, arm: str, digest: str) -> str:
-    """The name of an adapter of this content, for example `pocket-base:answer_only-1a2b3c4d5e`."""
-    return f"{base}:{arm}-{digest[:DIGEST_DIGITS]}"
+def adapter_name(base: str, arm: str, seed: int, digest: str) -> str:
+    """The name of an adapter of this content, for example `pocket-base:answer_only-1a2b3c4d5e`, and with another seed
+    than the first `pocket-base:answer_only-seed1-1a2b3c4d5e`."""
+    return f"{base}:{PurePath(adapter_of(arm, seed)).name}-{digest[:DIGEST_DIGITS]}"
 
 
-def _check_one_base(adapters: Mapping[Arm, Artifact]) -> None:
+def _check_one_base(adapters: Mapping[str, Artifact]) -> None:
     """Raise InputError when the adapters were fitted on different bases."""
-    bases = {arm: _made_from(artifact, "base") for arm, artifact in adapters.items()}
+    bases = {PurePath(name).name: _made_from(artifact, "base") for name, artifact in adapters.items()}
     if len({digest for _, digest in bases.values()}) > 1:
-        listed = ", ".join(f"{arm} on {path} ({digest[:8]})" for arm, (path, digest) in bases.items())
+        listed = ", ".join(f"{name} on {path} ({digest[:8]})" for name, (path, digest) in bases.items())
         raise InputError(f"The adapters rest on different base models: {listed}. Fit them again on one base.")
 
 
@@ -139,12 +146,13 @@ def _made_from(artifact: Artifact, role: str) -> tuple[str, str]:
     return path, digest
 
 
-def _adapter(base: ServedModel, arm: Arm, artifact: Artifact) -> HostedModel:
+def _adapter(base: ServedModel, arm: Arm, seed: int, artifact: Artifact) -> HostedModel:
     """An adapter, which the engine of its base serves."""
     served = dataclasses.replace(
         base,
-        name=adapter_name(base.name, arm, artifact.digest),
+        name=adapter_name(base.name, arm, seed, artifact.digest),
         arm=arm,
+        seed=seed,
         digest=artifact.digest,
         base_digest=base.digest,
     )

@@ -9,7 +9,7 @@ from annotated_types import Gt
 from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.inference.backends.engine_config import EngineConfig
-from pipelines.records import ARMS, IMAGES, Arm, check_arms
+from pipelines.records import ARMS, IMAGES, Arm, adapters_of, check_arms
 
 _LAST_PORT = 65535
 POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0.5)
@@ -17,13 +17,13 @@ POCKET_ENGINE = EngineConfig(max_num_seqs=32, enforce_eager=True, kv_cache_gib=0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeployConfig(StageConfig):
-    """One endpoint for the base student, an adapter for each arm, and the teacher.
+    """One endpoint for the base student, the adapters of each arm, and the teacher.
 
-    teacher: None where the cluster is too small for both, or another endpoint has it. host: anything but loopback
-    demands an API key. image_domains: hosts whose image URLs the endpoint may fetch; none by default.
-    max_image_pixels: of each image in a request. max_answer_tokens: of all answers to a request together.
-    answer_timeout_s: for a whole answer. start_timeout_s: for the engines to be up, and then for every model's first
-    answer.
+    seeds: how many adapters each arm has, each fitted with a seed of its own. teacher: None where the cluster is too
+    small for both, or another endpoint has it. host: anything but loopback demands an API key. image_domains: hosts
+    whose image URLs the endpoint may fetch; none by default. max_image_pixels: of each image in a request.
+    max_answer_tokens: of all answers to a request together. answer_timeout_s: for a whole answer. start_timeout_s: for
+    the engines to be up, and then for every model's first answer.
     """
 
     stage: ClassVar[str] = "deploy"
@@ -34,6 +34,7 @@ class DeployConfig(StageConfig):
     host: str = "127.0.0.1"
     port: int = 8000
     arms: tuple[Arm, ...] = ARMS
+    seeds: Annotated[int, Gt(0)] = 1
     student: EngineConfig
     teacher: EngineConfig | None
     image_domains: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class DeployConfig(StageConfig):
 
     def inputs(self) -> tuple[str, ...]:
         """Questions give the number of images in a request, rationales name the teacher, and adapters the base."""
-        return ("questions", "rationales", *(f"adapters/{arm}" for arm in self.arms))
+        return ("questions", "rationales", *adapters_of(self.arms, self.seeds))
 
     def resources(self) -> tuple[Workers, ...]:
         """The engines of student and teacher."""
@@ -65,7 +66,7 @@ class DeployConfig(StageConfig):
     def rehearsed(self, models: Path, num_questions: int) -> "DeployConfig":
         """The same engines for small models, on loopback."""
         teacher = None if self.teacher is None else self.teacher.on_cpu()
-        return dataclasses.replace(self, host="127.0.0.1", student=self.student.on_cpu(), teacher=teacher)
+        return dataclasses.replace(self, host="127.0.0.1", seeds=1, student=self.student.on_cpu(), teacher=teacher)
 
     def outputs(self) -> dict[str, StageConfig]:
         """The endpoint's address and its models' names."""
@@ -108,6 +109,7 @@ def _beside_teacher(gpus: int, max_model_len: int = 8192) -> ServeRecipe:
     student = EngineConfig(cpus=8, gpus=1, max_model_len=8192)
     teacher = dataclasses.replace(student, gpus=gpus, max_model_len=max_model_len)
     deploy = DeployConfig(
+        seeds=3,
         student=student,
         teacher=teacher,
         max_answer_tokens=max_model_len,

@@ -38,10 +38,12 @@ def num_trainable(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def save(model: PeftModel, folder: Path, card: str) -> None:
-    """Write adapter_config.json, adapter_model.safetensors and README.md. Raises ArtifactError on a full disk."""
+def save(model: PeftModel, folder: Path) -> None:
+    """Write adapter_config.json, adapter_model.safetensors and PEFT's own README.md.
+
+    Raises ArtifactError on a full disk.
+    """
     with disk_errors(folder):
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         # safetensors lets only the owner read it; the server may run as another user.
         (folder / "adapter_model.safetensors").chmod(0o644)
-        (folder / "README.md").write_text(card)

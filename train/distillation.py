@@ -12,7 +12,7 @@ import numpy as np
 
 from infra.errors import InputError
 from pipelines.inference.logprobs import TopTokens, read_row, vocabulary_digest
-from pipelines.records import TopLogprobs, TrainingExample, tables
+from pipelines.records import Rationale, TopLogprobs, TrainingExample, tables
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -36,14 +36,19 @@ def read_top_logprobs(
 ) -> dict[str, TopTokens]:
     """rationale_id -> the teacher's top logprobs along that rationale, for the rationales of these examples.
 
+    Not for hinted ones: with the gold answer in its prompt the teacher held other tokens likely than the question alone
+    makes likely, and the student sees no more than that. They teach by their words all the same.
+
     folder: the rationales artifact. vocab_size: number of the student's logits. Raises InputError when none was
     recorded, or when teacher and student have different tokenizers.
     """
-    wanted = {example.rationale_id for example in examples}
+    told = {name for name, hinted in zip(*tables.columns(folder, Rationale, ("id", "hinted")), strict=True) if hinted}
+    wanted = {example.rationale_id for example in examples} - told
     found = {row.rationale_id: row for row in tables.stream(folder, TopLogprobs) if row.rationale_id in wanted}
     if not found:
         raise InputError(
-            f"{folder} holds no top_logprobs, which fit.distillation_weight needs. Run the flow with --set "
+            f"{folder} holds no top_logprobs of a rationale that was written without a hint, which "
+            "fit.distillation_weight needs. Run the flow with --set "
             "teach.top_logprobs=8, or set fit.distillation_weight=0."
         )
     own, theirs = vocabulary_digest(tokenizer.get_vocab()), {row.vocabulary for row in found.values()}

@@ -8,6 +8,7 @@ from infra import manifest
 from infra.figures import GIB, SECONDS_PER_HOUR, Figure, figure
 from infra.manifest import Artifact
 from infra.resources import ClusterShape
+from pipelines.records import adapters_of
 from train import memory
 from train.job import NUM_CHECKPOINTS_KEPT
 from train.recipes import FitConfig
@@ -33,8 +34,8 @@ _STEP_SETTINGS = {
 def estimate(
     config: FitConfig, run_dir: Path | None, makes: Sequence[str] = (), cluster: ClusterShape | None = None
 ) -> dict[str, Any]:
-    """What a dry run prints about making these adapters. makes: their names as outputs, such as
-    `adapters/answer_only`. Raises InputError when a worker's GPU has too little memory."""
+    """What a dry run prints about making these adapters, those of further seeds included. makes: their names as
+    outputs, such as `adapters/answer_only`. Raises InputError when a worker's GPU has too little memory."""
     need, makes = memory.check(config), makes or list(config.outputs())
     earlier = [artifact for output in config.outputs() if (artifact := _earlier(config, run_dir, output))]
     num_steps = config.num_steps * len(makes)
@@ -52,10 +53,13 @@ def estimate(
             num_steps * config.batch_size / speed / SECONDS_PER_HOUR,
             f"{steps} x {config.batch_size} examples / {speed:g} a second, from the recipe",
         )
-    num_bytes = need.adapter + NUM_CHECKPOINTS_KEPT * need.checkpoint
+    # A fit removes the checkpoints that its arm's earlier ones have left behind.
+    num_arms = sum(any(name in makes for name in adapters_of([arm], config.seeds)) for arm in config.arms)
+    num_bytes = len(makes) * need.adapter + num_arms * NUM_CHECKPOINTS_KEPT * need.checkpoint
     disk = figure(
-        len(makes) * num_bytes / GIB,
-        f"{need.num_trainable:,} numbers per adapter, and {NUM_CHECKPOINTS_KEPT} checkpoints with two moments of each",
+        num_bytes / GIB,
+        f"{need.num_trainable:,} numbers per adapter, and for each arm {NUM_CHECKPOINTS_KEPT} checkpoints with two "
+        "moments of each",
     )
     counts = {"steps": config.num_steps, "examples_seen": config.num_steps * config.batch_size}
     notes = [memory.describe(need, config)]

@@ -1,4 +1,4 @@
-"""Examples -> adapters: one arm's LoRA, fitted by Ray Train's workers with DeepSpeed. [edge]"""
+"""Examples -> adapters: an arm's LoRA with one seed, fitted by Ray Train's workers with DeepSpeed. [edge]"""
 
 import dataclasses
 import gc
@@ -58,11 +58,11 @@ def run(task: Task) -> Tally:
         config=config,
         base=locate_base(config.base),
         examples=task.run_dir / "examples" / arm,
+        compared=tuple(task.run_dir / "examples" / other for other in config.compared_arms),
         images=task.run_dir / "questions",
         rationales=task.run_dir / "rationales",
         checkpoints=checkpoints_of(task),
         folder=task.draft,
-        card=model_card(config, arm),
     )
     check_examples(job.examples)
     if config.gpu_memory_gib is not None:
@@ -81,6 +81,8 @@ def run(task: Task) -> Tally:
             f"{job.checkpoints} has {len(points)} of {outcome.last_step} steps in its loss curve, so it is not known "
             "how the adapter was trained. Delete that folder, and run the stage again."
         )
+    with disk_errors(task.draft):
+        (task.draft / "README.md").write_text(model_card(config, arm, outcome))
     write_json(task.draft / "training.json", {"steps": [dataclasses.asdict(point) for point in points]})
     return tally(outcome, points)
 
@@ -91,15 +93,15 @@ def checkpoints_of(task: Task) -> Path:
     A fit with other inputs or such settings gets another folder, and so never continues from these checkpoints. The
     execution settings do not count: they change the result in its last digits only.
     """
-    (arm,) = task.config.arms
-    origin = made_from(task.config, f"adapters/{arm}", task.inputs)
+    (arm,), (output,) = task.config.arms, task.config.outputs()
+    origin = made_from(task.config, output, task.inputs)
     deciding = {name: value for name, value in origin["config"].items() if name not in _EXECUTION_SETTINGS}
     digest = digest_json(origin | {"config": deciding, "paths": None})
     return task.run_dir / "checkpoints" / str(arm) / digest[:16]
 
 
 def remove_ended_checkpoints(checkpoints: Path, say: Callable[[str], None]) -> None:
-    """Delete the checkpoints of the arm's other fits that came to their end.
+    """Delete the checkpoints of the arm's other fits, with another seed too, that came to their end.
 
     Those of a fit that was stopped are kept and reported, because it may still be continued.
     """
@@ -168,7 +170,7 @@ def require_resources(task: Task) -> None:
     fewest = config.min_workers or config.num_workers
     wanted = " and ".join(f"{config.num_workers * count} {name}" for name, count in each.items() if count)
     fewer = f", or as few as {fewest} where there is no more" if fewest < config.num_workers else ""
-    task.progress.say(f"{config.arms[0]}: {config.num_workers} workers start with {wanted}{fewer}")
+    task.progress.say(f"{config.arms[0]}, seed {config.seed}: {config.num_workers} workers start with {wanted}{fewer}")
     cluster.require(task.progress.say, cpus=fewest * each["CPU"], gpus=fewest * each["GPU"])
 
 

@@ -17,26 +17,15 @@ from ray.train.torch import get_device
 
 from infra.errors import InputError
 from infra.figures import GIB
-from pipelines.records import TrainingExample, tables
-from train import adapter, checkpoint, distillation, utilization, validation, zero
+from train import adapter, checkpoint, dataset, utilization, validation, zero
 from train.curve import CurveWriter, Point
-from train.encoding import Encoded, encode
-from train.job import FitJob, FitOutcome
+from train.dataset import DatasetSplit
+from train.encoding import Encoded
+from train.job import HELD_OUT, NOT_REACHED, FitJob, FitOutcome
 from train.packing import RankShard, plan
 from train.recipes import FitConfig
 from train.student import Student, enable_gradient_checkpointing, load, now
 from train.validation import Best
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetSplit:
-    """The encoded examples of an arm. train: to train on. held_out: for validation. num_rows: of the arm's table.
-    reasons: how many rows were left out of both, by reason."""
-
-    train: list[Encoded]
-    held_out: list[Encoded]
-    num_rows: int
-    reasons: dict[str, int]
 
 
 def fit(job: FitJob) -> FitOutcome:
@@ -49,24 +38,25 @@ def fit(job: FitJob) -> FitOutcome:
     make_deterministic(get_device())
     config, rank = job.config, get_context().get_world_rank()
     model, processor = load(job.base, config.precision, config.revision)
-    dataset = _split_dataset(job, processor, vocab_size=model.config.text_config.vocab_size)
+    split = dataset.read(job, processor, vocab_size=model.config.text_config.vocab_size)
     student = _adapted_student(model, processor, config)
     engine = zero.start(student.loss, config)
     started = now(student.device)
-    step, best = _train(job, dataset, student, engine, rank)
+    step, best = _train(job, split, student, engine, rank)
     seconds = now(student.device) - started
     if config.patience is not None:
         best.restore(student)
     if rank == 0:
-        adapter.save(student.model, job.folder, job.card)
+        adapter.save(student.model, job.folder)
     # An epoch has no repeats, so a first epoch that was cut short has not reached the rest of the examples.
-    examples = dataset.train
+    examples = split.train
     num_seen = min(len(examples), step * config.batch_size)
-    left_out = {"held_out": len(dataset.held_out), "not_reached": len(examples) - num_seen}
+    left_out = {HELD_OUT: len(split.held_out), NOT_REACHED: len(examples) - num_seen}
     return FitOutcome(
-        num_examples=dataset.num_rows,
+        num_examples=split.num_rows,
         num_trained_on=num_seen,
-        reasons=dataset.reasons | {reason: count for reason, count in left_out.items() if count},
+        reasons=split.reasons | {reason: count for reason, count in left_out.items() if count},
+        watched=split.watched,
         num_trainable=adapter.num_trainable(student.model),
         num_targets=sum(example.num_targets for example in examples),
         num_topk_targets=sum(example.num_topk_targets for example in examples),
@@ -74,27 +64,6 @@ def fit(job: FitJob) -> FitOutcome:
         best_step=best.step if config.patience is not None else step,
         seconds=seconds,
     )
-
-
-def _split_dataset(job: FitJob, processor: Any, vocab_size: int) -> DatasetSplit:
-    """Read, split and encode the arm's examples. Raises InputError when a part of the split is empty."""
-    config = job.config
-    rows = tables.read(job.examples, TrainingExample)
-    top_logprobs = {}
-    if config.distillation_weight:
-        top_logprobs = distillation.read_top_logprobs(job.rationales, rows, processor.tokenizer, vocab_size)
-    train_rows, held_out_rows = validation.split(rows, config.validation_share)
-    train, train_reasons = encode(train_rows, job.images, processor, config.max_length, top_logprobs)
-    held_out, held_out_reasons = encode(held_out_rows, job.images, processor, config.max_length, top_logprobs)
-    names = sorted({*train_reasons, *held_out_reasons})
-    reasons = {name: train_reasons.get(name, 0) + held_out_reasons.get(name, 0) for name in names}
-    if not train:
-        raise InputError(f"None of {len(rows)} examples can be trained on: {reasons}. Set fit.max_length to more.")
-    if config.validation_share and not held_out:
-        raise InputError(
-            f"fit.validation_share {config.validation_share:g} of {len(rows)} examples holds none out. Set it to more."
-        )
-    return DatasetSplit(train, held_out, len(rows), reasons)
 
 
 def _adapted_student(model: torch.nn.Module, processor: Any, config: FitConfig) -> Student:
@@ -118,12 +87,12 @@ def _adapted_student(model: torch.nn.Module, processor: Any, config: FitConfig) 
     )
 
 
-def _train(job: FitJob, dataset: DatasetSplit, student: Student, engine: Any, rank: int) -> tuple[int, Best]:
+def _train(job: FitJob, split: DatasetSplit, student: Student, engine: Any, rank: int) -> tuple[int, Best]:
     """Take all remaining steps, and write the loss curve and the checkpoints. Returns the last step, and the best
     evaluation."""
     config = job.config
     step, best = _resume(job, engine, rank)
-    shards = plan(dataset.train, config, rank, zero.num_ranks(), done=step)
+    shards = plan(split.train, config, rank, zero.num_ranks(), done=step)
     with CurveWriter(job.checkpoints, rank) as curve:
         for shard, following in pairwise(chain(shards, [None])):
             if shard is None or (config.patience is not None and best.num_worse >= config.patience):
@@ -132,8 +101,8 @@ def _train(job: FitJob, dataset: DatasetSplit, student: Student, engine: Any, ra
             step += 1
             with _within_memory(config, step):
                 point = take_step(engine, student, shard, config, step)
-                if dataset.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
-                    point, best = _evaluate(point, best, student, dataset.held_out, config, rank)
+                if split.held_out and (step % config.evaluate_every == 0 or step == config.num_steps):
+                    point, best = _evaluate(point, best, student, split.held_out, config, rank)
             curve.add(point)
             if step % config.checkpoint_every == 0 or step == config.num_steps:
                 curve.sync()

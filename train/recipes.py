@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from infra.resources import Workers
 from infra.stage import StageConfig
-from pipelines.records import ARMS, IMAGES, Arm, check_arms
+from pipelines.records import ARMS, IMAGES, TAUGHT, Arm, adapter_of, check_arms
 
 POCKET_BASE = "train/pocket/base"
 _SHARDED_WEIGHTS = 3  # the stage of ZeRO
@@ -16,11 +16,14 @@ _SHARDED_WEIGHTS = 3  # the stage of ZeRO
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(StageConfig):
-    """Fit one adapter for each arm, all of them on the same base and with the same settings.
+    """Fit the adapters of each arm, all of them on the same base, with the same settings and of the same questions.
 
+    seeds: how many adapters of each arm; they differ in their seed, which is `seed` for the first, and one more for
+    each further one: it decides how an adapter begins, and the order of the examples. compared_arms: arms beside `arms`
+    whose examples decide too which questions are learnt: one that cannot be learnt in one arm is left out of all.
     base: model folder, or a hub's model id. revision: of a hub's model; the same one is served.
     num_steps: updates, each of `batch_size` examples over all workers. max_length: tokens of a whole example with its
-    images; longer examples are left out and counted, never cut. tokens_per_pack: tokens of one forward pass; a rank
+    images; questions with longer examples are left out and counted. tokens_per_pack: tokens of one forward pass; a rank
     with more accumulates gradients over several packs. warmup_share: share of the steps in which the learning rate
     rises linearly; then it falls to zero on a cosine.
     precision: of weights and activations. gradient_checkpointing: save memory by computing each layer twice.
@@ -30,8 +33,9 @@ class FitConfig(StageConfig):
     max_restarts: how often workers that died are started again. checkpoint_every, evaluate_every: steps.
     image_cache_gib: host memory of each worker for cached features of the frozen vision encoder; useful when the same
     worker gets an image again.
-    validation_share: share of the questions that is held out. patience: stop after this many evaluations without a
-    lower validation loss, and save the best adapter; None: take all steps and save the last one.
+    validation_share: share of the questions that is held out, where they have no validation split of their own, as
+    whole articles, figures and images. patience: stop after this many evaluations without a lower validation loss, and
+    save the best adapter; None: take all steps and save the last one.
     distillation_weight: weight of the forward KL divergence from the teacher, beside 1 for the cross entropy, at target
     tokens with the teacher's top-k (`teach.top_logprobs`). expected_examples_per_s: of all workers, for the estimate
     of a dry run as long as no fit was measured.
@@ -40,12 +44,13 @@ class FitConfig(StageConfig):
     stage: ClassVar[str] = "fit"
     module: ClassVar[str] = "train.fit"
     estimator: ClassVar[str] = "train.estimate"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("base",)
     base: str
     revision: str | None = None
     arms: tuple[Arm, ...] = ARMS
+    compared_arms: tuple[Arm, ...] = ()
     lora_rank: Annotated[int, Gt(0)] = 16
     lora_alpha: Annotated[int, Gt(0)] = 32
     learning_rate: Annotated[float, Gt(0)]
@@ -60,6 +65,7 @@ class FitConfig(StageConfig):
     zero_stage: Annotated[int, Ge(1), Le(3)] = 2
     offload_optimizer: bool = False
     seed: int = 20
+    seeds: Annotated[int, Gt(0)] = 1
     num_workers: Annotated[int, Gt(0)]
     min_workers: Annotated[int, Gt(0)] | None = None
     cpus_per_worker: Annotated[int, Gt(0)]
@@ -76,6 +82,8 @@ class FitConfig(StageConfig):
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
+        if self.compared_arms:
+            check_arms(self.compared_arms)
         if self.tokens_per_pack < self.max_length:
             raise ValueError(
                 f"tokens_per_pack {self.tokens_per_pack} is less than max_length {self.max_length}: the longest "
@@ -94,12 +102,19 @@ class FitConfig(StageConfig):
             raise ValueError("patience needs a validation_share above 0")
 
     def outputs(self) -> dict[str, StageConfig]:
-        # expected_examples_per_s is for dry runs alone, and so no part of what makes an adapter.
-        return {f"adapters/{arm}": replace(self, arms=(arm,), expected_examples_per_s=None) for arm in self.arms}
+        return {adapter_of(arm, seed): self._of(arm, seed) for seed in range(self.seeds) for arm in self.arms}
+
+    def _of(self, arm: Arm, number: int) -> "FitConfig":
+        """What one adapter depends on. expected_examples_per_s is for dry runs alone, and so no part of it."""
+        others = {*self.arms, *self.compared_arms} - {arm}
+        compared = tuple(other for other in TAUGHT if other in others)
+        seed = self.seed + number
+        return replace(self, arms=(arm,), compared_arms=compared, seed=seed, seeds=1, expected_examples_per_s=None)
 
     def inputs(self) -> tuple[str, ...]:
         distilled = ("rationales",) if self.distillation_weight else ()
-        return ("questions", *distilled, *(f"examples/{arm}" for arm in self.arms))
+        arms = dict.fromkeys((*self.arms, *self.compared_arms))
+        return ("questions", *distilled, *(f"examples/{arm}" for arm in arms))
 
     def materials(self) -> dict[str, str]:
         return {"base": self.base}
@@ -114,6 +129,7 @@ class FitConfig(StageConfig):
             base=str(models / "base"),
             revision=None,
             num_steps=2,
+            seeds=1,
             batch_size=min(self.batch_size, 8),
             precision="fp32",
             offload_optimizer=False,
@@ -123,8 +139,6 @@ class FitConfig(StageConfig):
             gpus_per_worker=0,
             gpu_memory_gib=None,
             image_cache_gib=min(self.image_cache_gib, 0.1),
-            # A smaller share of the few questions would hold none out.
-            validation_share=max(self.validation_share, 0.2) if self.validation_share else 0.0,
             distillation_weight=0.0,
         )
 
@@ -178,6 +192,7 @@ def _qwen3_vl(size: str, **settings: Any) -> TrainRecipe:
         "max_length": 3072,  # an image of 1 Mpx has 1,024 tokens, and a rationale of 800 words 1,200
         "validation_share": 0.01,
         "evaluate_every": 200,
+        "seeds": 3,
         "num_workers": 1,
         "cpus_per_worker": 8,
         "gpus_per_worker": 1,

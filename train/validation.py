@@ -1,4 +1,4 @@
-"""Held-out questions: which they are, how well the student predicts them, and which adapter was best. [edge]"""
+"""Held-out examples: how well the student predicts them, and which adapter was best. [edge]"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,28 +6,9 @@ from collections.abc import Sequence
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from infra.digests import digest_bytes
-from pipelines.records import TrainingExample
 from train.encoding import Encoded
 from train.packing import shard_batch
 from train.student import Student
-
-_DIGITS = 8
-
-
-def split(examples: Sequence[TrainingExample], share: float) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """The examples to train on, and those that are held out.
-
-    share: of the questions, from 0 to 1. It depends only on a question's id, so every arm and every fit holds out the
-    same questions.
-    """
-    limit = share * 16**_DIGITS
-
-    def is_held_out(example: TrainingExample) -> bool:
-        return bool(int(digest_bytes(example.question_id.encode())[:_DIGITS], 16) < limit)
-
-    kept = [example for example in examples if not is_held_out(example)]
-    return kept, [example for example in examples if is_held_out(example)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

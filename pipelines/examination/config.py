@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 
 from infra.stage import StageConfig
 from pipelines.inference import prompts
-from pipelines.records import IMAGES, TAUGHT, Arm, Condition, check_each_once
+from pipelines.records import IMAGES, TAUGHT, Arm, Condition, adapters_of, check_each_once
 
 _REHEARSED_TOKENS = 48  # of an answer in a rehearsal
 
@@ -17,7 +17,8 @@ _REHEARSED_TOKENS = 48  # of an answer in a rehearsal
 class ExaminationConfig(StageConfig):
     """Ask the endpoint the test questions.
 
-    plan: which arm under which conditions, as `arm/condition`. seed: which question's images are shown in the place of
+    plan: which arm under which conditions, as `arm/condition`. seeds: how many adapters each taught arm has, all of
+    which are asked what the plan says for their arm. seed: which question's images are shown in the place of
     another's. final_line: the prompts of teacher and untouched base show the line that an answer ends with. max_tokens,
     timeout_s: of an answer; teacher_max_tokens, teacher_timeout_s: of the teacher's, None for the same as all others.
     concurrency: requests that are sent at the same time. max_failed_share: of an arm under a condition, more failures
@@ -29,9 +30,10 @@ class ExaminationConfig(StageConfig):
     stage: ClassVar[str] = "examination"
     module: ClassVar[str] = "pipelines.examination.stage"
     estimator: ClassVar[str] = "pipelines.examination.estimate"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     plan: tuple[str, ...]
+    seeds: Annotated[int, Gt(0)] = 1
     final_line: bool = True
     max_tokens: Annotated[int, Gt(0)] = 1024
     concurrency: Annotated[int, Gt(0)] = 32
@@ -49,6 +51,7 @@ class ExaminationConfig(StageConfig):
         shorter = min(self.max_tokens, _REHEARSED_TOKENS)
         return replace(
             self,
+            seeds=1,
             max_tokens=shorter,
             teacher_max_tokens=shorter,
             concurrency=min(self.concurrency, 32),
@@ -89,5 +92,5 @@ class ExaminationConfig(StageConfig):
         return {"prompts": prompts.digest()}
 
     def inputs(self) -> tuple[str, ...]:
-        adapters = tuple(f"adapters/{arm}" for arm in TAUGHT if arm in self.conditions())
-        return ("questions", "rationales", *adapters)
+        taught = [arm for arm in TAUGHT if arm in self.conditions()]
+        return ("questions", "rationales", *adapters_of(taught, self.seeds))

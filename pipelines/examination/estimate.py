@@ -8,7 +8,7 @@ from infra import manifest
 from infra.figures import SECONDS_PER_HOUR, Figure, figure
 from infra.resources import ClusterShape
 from pipelines.examination.config import ExaminationConfig
-from pipelines.records import Arm, Split
+from pipelines.records import TAUGHT, Arm, Split
 from pipelines.teaching.estimate import unread
 
 _LEAST_ANSWERS = 100  # asked in a run, before its speed says anything
@@ -22,7 +22,8 @@ def estimate(
     if questions is None:
         return dict.fromkeys(("tokens", "hours"), Figure(None, unread(run_dir)))
     num_questions = questions.tally["rows"].get(Split.TEST, 0)
-    num_answers = num_questions * len(config.plan)
+    num_taught = sum(len(conditions) for arm, conditions in config.conditions().items() if arm in TAUGHT)
+    num_answers = num_questions * (len(config.plan) + (config.seeds - 1) * num_taught)
     asked = f"{num_answers:,} answers"
     last = manifest.find(run_dir / "examination") if run_dir else None
     made, seconds = (last.tally["metrics"].get(name, 0) for name in ("attempts_now", "seconds_now")) if last else (0, 0)

@@ -23,14 +23,15 @@ from pipelines.inference.ledger import REFUSALS, Ledger
 from pipelines.inference.progress import InferenceProgress
 from pipelines.inference.request_set import Answered, Plan, RequestSet
 from pipelines.inference.worker import InferenceJob
-from pipelines.records import Arm, Prediction, Status, tables
+from pipelines.records import TAUGHT, Arm, Prediction, Status, adapter_of, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
 
 _PLANS = "plans"  # folder in the draft
 
 
 def run(task: Task) -> Tally:
-    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and condition.
+    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order and seed, then by question and
+    condition.
 
     Raises InputError when too many requests of an arm fail under a condition.
     """
@@ -40,7 +41,7 @@ def run(task: Task) -> Tally:
     folder = task.inputs["questions"].path
     if next(requests.examined_questions(folder), None) is None:
         raise InputError("The questions have none with split `test`, so there is nothing to examine.")
-    arms = [_Arm.planned(task, arm, models[arm], endpoint) for arm in config.conditions()]
+    arms = [_Arm.planned(task, model, endpoint) for model in models]
     for arm in arms:
         if arm.plan.num_open:
             endpoints.check(arm.inference)  # all of them before the first answer is paid for
@@ -60,7 +61,7 @@ def run(task: Task) -> Tally:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """An arm of the examination: who is asked, what, and where the answers go."""
+    """A model of an arm: who is asked, what, and where the answers go."""
 
     model: ServedModel
     inference: InferenceConfig
@@ -69,19 +70,20 @@ class _Arm:
     plan: Plan
 
     @classmethod
-    def planned(cls, task: Task, arm: Arm, model: ServedModel, endpoint: Endpoint) -> "_Arm":
+    def planned(cls, task: Task, model: ServedModel, endpoint: Endpoint) -> "_Arm":
         """What the ledger does not settle yet."""
-        config, folder = task.config, task.inputs["questions"].path
+        config, arm, folder = task.config, model.arm, task.inputs["questions"].path
         own_conditions = config.conditions()[arm]
         inference = requests.inference(config, model, endpoint)
         substitutes = conditions.substitutes(folder, requests.examined_questions(folder), own_conditions, config.seed)
         request_set = requests.request_set(config, inference, arm, own_conditions, folder, substitutes)
         place = ledger.folder_of(ledger.root_of(config.ledger, task.run_dir), inference)
-        (task.draft / _PLANS).mkdir(exist_ok=True)
-        (task.draft / _PLANS / arm).mkdir()
-        plan = request_set.write_plan(Ledger(place), task.draft / _PLANS / arm / "plan.arrow")
+        own = task.draft / _PLANS / f"{arm}-{model.seed}"
+        own.mkdir(parents=True)
+        plan = request_set.write_plan(Ledger(place), own / "plan.arrow")
         if plan.num_settled:
-            task.progress.say(f"{plan.num_settled} of {plan.num_requests} answers of {arm} are in the ledger, {place}")
+            settled = f"{plan.num_settled} of {plan.num_requests} answers of {model.name}"
+            task.progress.say(f"{settled} are in the ledger, {place}")
         return cls(model=model, inference=inference, request_set=request_set, ledger=place, plan=plan)
 
     def ask(self, task: Task) -> dict[str, float]:
@@ -108,6 +110,7 @@ def _prediction(answered: Answered, model: ServedModel) -> Prediction:
         file=question.file,
         model=model.name,
         arm=model.arm,
+        seed=model.seed,
         condition=answered.request.condition,
         stratum=question.stratum,
         gold=question.gold,
@@ -177,16 +180,23 @@ class _Account:
 
 def _examined_models(
     endpoint: Endpoint, config: ExaminationConfig, inputs: Mapping[str, Artifact]
-) -> dict[Arm, ServedModel]:
-    """Arm -> served model; raises ClusterError when the endpoint serves something else than what this run made."""
-    served = {Arm(model.arm): model for model in endpoint.models}
-    for arm in config.conditions():
-        if arm not in served:
+) -> list[ServedModel]:
+    """The models that the plan asks, in its order; raises ClusterError when the endpoint serves something else than
+    what this run made."""
+    served = {(model.arm, model.seed): model for model in endpoint.models}
+    asked = [(arm, seed) for arm in config.conditions() for seed in range(config.seeds if arm in TAUGHT else 1)]
+    for arm, seed in asked:
+        if (arm, seed) not in served:
+            which = f"{arm} with seed {seed}" if seed else arm
             raise ClusterError(
-                f"{endpoint.base_url} serves no model for {arm}; it serves {', '.join(served)}. Name in deploy.arms "
-                "what examination.plan asks, or an engine in deploy.teacher, and run the stage deploy again."
+                f"{endpoint.base_url} serves no model for {which}; it serves "
+                f"{', '.join(dict.fromkeys(model.arm for model in endpoint.models))}. Name in deploy.arms what "
+                "examination.plan asks, in deploy.seeds its seeds, or an engine in deploy.teacher, and run the stage "
+                "deploy again."
             )
-        adapter = inputs.get(f"adapters/{arm}")
-        if adapter is not None and adapter.digest != served[arm].digest:
-            raise ClusterError(f"{served[arm].name} is not the adapter in {adapter.path}; run the stage deploy again.")
-    return served
+        adapter = inputs.get(adapter_of(arm, seed))
+        if adapter is not None and adapter.digest != served[arm, seed].digest:
+            raise ClusterError(
+                f"{served[arm, seed].name} is not the adapter in {adapter.path}; run the stage deploy again."
+            )
+    return [served[each] for each in asked]

@@ -5,7 +5,7 @@ Question --teach--> Rationale --verify--> Verdict --compose--> TrainingExample; 
 
 import dataclasses
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -36,6 +36,16 @@ class Arm(StrEnum):
 TAUGHT = tuple(arm for arm in Arm if arm not in (Arm.ZERO_SHOT, Arm.TEACHER))  # those that adapters are fitted for
 ARMS = (Arm.ANSWER_ONLY, Arm.RATIONALE_THEN_ANSWER)  # those that are taught where a recipe names no others
 IMAGES = ("images",)  # folders of the questions artifact whose bytes are checked one by one, when they are read
+
+
+def adapter_of(arm: str, seed: int = 0) -> str:
+    """Name of the artifact with an arm's adapter. seed: number of the seed that it was fitted with, from 0."""
+    return f"adapters/{arm}-seed{seed}" if seed else f"adapters/{arm}"
+
+
+def adapters_of(arms: Iterable[str], seeds: int) -> tuple[str, ...]:
+    """Names of the artifacts with all adapters of these arms. seeds: how many each arm has."""
+    return tuple(adapter_of(arm, seed) for seed in range(seeds) for arm in arms)
 
 
 def check_arms(arms: tuple[Arm, ...]) -> None:
@@ -216,12 +226,13 @@ class Verdict(Record):
     """What becomes of a rationale that was asked for with the question's own images.
 
     status: accepted, rejected, quarantined or failed; reason: `accepted`, or why not; rule: where the reason lies in
-    the text's own words, the rule of `verification/phrases.toml` that found them. selected: it teaches, being the
-    recipe's choice among its question's accepted ones; weight: how much it counts then. letter: the answer read from
-    it, if any. agreement: share of its question's rationales, hinted ones apart, that give the same letter; 0 without
-    one. image_not_needed: whether the teacher gives the same letter without the image and with another one too; None
-    where it was not asked. hinted: the teacher was told the gold answer. text: all that the teacher wrote; body: the
-    reasoning alone, without the final answer's line.
+    the text's own words, the rule of `verification/phrases.toml` that found them. selected: it teaches (or
+    students are watched on it, where its question is of the validation split), being the recipe's choice among its
+    question's accepted ones; weight: how much it counts then. letter: the answer read from it, if any. agreement:
+    share of its question's rationales, hinted ones apart, that give the same letter; 0 without one. image_not_needed:
+    whether the teacher gives the same letter without the image and with another one too; None where it was not asked.
+    hinted: the teacher was told the gold answer. text: all that the teacher wrote; body: the reasoning alone, without
+    the final answer's line.
     """
 
     stem: ClassVar[str] = "verdicts"
@@ -250,12 +261,14 @@ class Verdict(Record):
 class TrainingExample(Record):
     """One question as one arm learns it: the prompt is not trained on, the target is, to the last token.
 
+    split: of its question; those of the split `validation` are never trained on, and only tell how well that goes.
     rationale_id: what it rests on. weight: how much its loss counts, from 0 to 1.
     """
 
     stem: ClassVar[str] = "examples"
 
     question_id: str
+    split: str
     rationale_id: str
     arm: str
     weight: float
@@ -271,7 +284,8 @@ class Prediction(Record):
 
     request_id: of the ledger's entry. status: answered, failed, or quarantined (for an image), with the reason as
     error. text: without the thoughts of a model that writes them down before. letter: None when no answer could be read
-    (unscored).
+    (unscored). seed: number of the seed with which the model's adapter was fitted, from 0; models of one arm differ in
+    it.
     """
 
     stem: ClassVar[str] = "predictions"
@@ -282,6 +296,7 @@ class Prediction(Record):
     file: str
     model: str
     arm: str
+    seed: int
     condition: str
     stratum: str
     gold: str

@@ -17,14 +17,16 @@ ENDPOINT_FILE = "endpoint.json"
 class ServedModel:
     """A model as a request names it, with what decides its answers.
 
-    arm: what it was taught. digest: of its adapter, or of its model folder. base_digest: of the model that an adapter
-    rests on. revision: of its weights, or of its base's, on their hub. engine: settings of its engine that change an
-    answer. base_url: of the endpoint that has it, where that is another one.
+    arm: what it was taught. seed: number of the seed with which its adapter was fitted, from 0. digest: of its adapter,
+    or of its model folder. base_digest: of the model that an adapter rests on. revision: of its weights, or of its
+    base's, on their hub. engine: settings of its engine that change an answer. base_url: of the endpoint that has it,
+    where that is another one.
     """
 
     name: str
     arm: Arm
     digest: str
+    seed: int = 0
     base_digest: str | None = None
     revision: str | None = None
     engine: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)

@@ -17,13 +17,19 @@ class _AboutQuestion(Protocol):
 R = TypeVar("R", bound=_AboutQuestion)
 
 
-def by_question(folder: Path, rows: Iterator[R]) -> Iterator[tuple[Question, list[R]]]:
-    """Each training question that rows are about, with all of its rows, in their order.
+def explained_questions(folder: Path) -> Iterator[Question]:
+    """The questions that the teacher explains, in their order: students train on those of the split `train`, and are
+    watched on those of `validation` meanwhile. folder: of the questions' table."""
+    return (question for question in tables.stream(folder, Question) if question.split != Split.TEST)
 
-    folder: of the questions' table. Raises InputError for a row about anything but a training question, and for one
+
+def by_question(folder: Path, rows: Iterator[R]) -> Iterator[tuple[Question, list[R]]]:
+    """Each question that rows are about, with all of its rows, in their order.
+
+    folder: of the questions' table. Raises InputError for a row about a question that is not explained, and for one
     that is out of the questions' order.
     """
-    questions = tables.stream(folder, Question, split=Split.TRAIN)
+    questions = explained_questions(folder)
     for question_id, own in itertools.groupby(rows, lambda row: row.question_id):
         question = next((question for question in questions if question.id == question_id), None)
         if question is None:
@@ -32,9 +38,12 @@ def by_question(folder: Path, rows: Iterator[R]) -> Iterator[tuple[Question, lis
 
 
 def _why_not(folder: Path, question_id: str) -> str:
-    if any(question.id == question_id for question in tables.stream(folder, Question, split=Split.TRAIN)):
+    if any(question.id == question_id for question in explained_questions(folder)):
         return (
             f"The rows about question {question_id} are not together, or not in the order of {folder}. "
             "Run the stage that wrote them again."
         )
-    return f"A row is about question {question_id}, and {folder} has no such training question. Run the flow again."
+    return (
+        f"A row is about question {question_id}, and {folder} has no such question for training or validation. "
+        "Run the flow again."
+    )

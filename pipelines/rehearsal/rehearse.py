@@ -184,7 +184,7 @@ class _Rehearsal:
 
     def _would_be(self, output: str) -> Artifact:
         """A sealed artifact as the run's own would be: of the recipe's models, which are not looked at."""
-        made = self._artifacts[output]
+        made = self._artifacts.get(output) or self._artifacts[output.partition("-seed")[0]]  # one seed is rehearsed
         config = next(config for config in self._stages.values() if output in config.outputs()).outputs()[output]
         origin = {
             "config": dataclasses.asdict(config),

@@ -99,6 +99,7 @@ def account_of_verdicts(artifact: Artifact) -> dict[str, Any]:
         "selected_hinted": rows.get("selected_hinted", 0),
         "questions": rows["questions"],
         "questions_taught": rows["questions_taught"],
+        "questions_watched": rows.get("questions_watched", 0),
         "questions_probed": tally["facts"]["questions_probed"],
         "metrics": tally["metrics"],
     }

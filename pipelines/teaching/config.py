@@ -17,7 +17,7 @@ MOST_LOGPROBS = 20  # of a token, that vLLM tells
 
 @dataclass(frozen=True, kw_only=True)
 class TeachConfig(StageConfig):
-    """Explain the training questions.
+    """Explain the questions that students train on, and those that they are watched on meanwhile.
 
     teacher: model folder or hub id; with an endpoint, the name under which it is served there. revision: of a hub's
     model, where more than one could be meant. endpoint: base URL of an OpenAI-compatible endpoint that is asked in
@@ -37,7 +37,7 @@ class TeachConfig(StageConfig):
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teaching.stage"
     estimator: ClassVar[str] = "pipelines.teaching.estimate"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str

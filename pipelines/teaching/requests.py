@@ -9,7 +9,7 @@ from pipelines.inference import conditions, prompts
 from pipelines.inference.config import InferenceConfig, Model, Sampling
 from pipelines.inference.request_set import RequestSet
 from pipelines.inference.requests import Request, request
-from pipelines.records import Arm, Condition, Question, Split, tables
+from pipelines.records import Arm, Condition, Question, pairing
 from pipelines.records.evaluation_only import check_may_teach
 from pipelines.teaching.config import TeachConfig
 
@@ -54,10 +54,13 @@ def teacher_digest(config: TeachConfig) -> str:
 
 
 def request_set(config: TeachConfig, own: InferenceConfig, questions_artifact: Path) -> RequestSet:
-    """The requests of every training question. Raises InputError for a question that may only examine."""
+    """The requests of every question of the splits `train` and `validation`.
+
+    Raises InputError for a question that may only examine.
+    """
 
     def questions() -> Iterator[Question]:
-        for question in tables.stream(questions_artifact, Question, split=Split.TRAIN):
+        for question in pairing.explained_questions(questions_artifact):
             check_may_teach([question])
             yield question
 

@@ -1,4 +1,5 @@
-"""Question -> rationale: a pool of engines, or an endpoint, explains every training question.
+"""Question -> rationale: a pool of engines, or an endpoint, explains every question of the splits `train` and
+`validation`.
 
 What the ledger holds is never asked again, so that a run that was killed, anywhere and at any moment, goes on where it
 was. The artifact is written from the ledger in the end, in the order of the questions.
@@ -40,7 +41,7 @@ def sends(config: TeachConfig, inputs: Mapping[str, Artifact]) -> list[dict[str,
 
 
 def run(task: Task, start: StartBackend = worker.start, work_through: WorkThrough | None = None) -> Tally:
-    """Explain every training question as often as the recipe asks; write `rationales.parquet`.
+    """Explain every question as often as the recipe asks; write `rationales.parquet`.
 
     start: what starts a worker's backend. work_through: what settles a plan, in the place of the pool on Ray. Raises
     InputError when too many requests fail.

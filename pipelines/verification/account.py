@@ -13,10 +13,14 @@ class Account:
     """Counts of rationales: every one that was asked for is accepted, or is counted under one reason.
 
     rules: by reason, how many were rejected by each rule of phrases. agreement: the sum over the rationales that give
-    an answer. questions_taught: questions with a selected rationale. questions_probed: questions whose answer was also
-    asked for without their images. not_needed: how many of these did not need the images; a question counts by the
-    share of its answers. probes: rationales that were asked for without the questions' own images.
+    an answer. questions_taught: questions with a selected rationale that students train on. questions_watched: those
+    with one that students are only watched on, being in the validation split. questions_probed: questions whose answer
+    was also asked for without their images. not_needed: how many of these did not need the images; a question counts by
+    the share of its answers. probes: rationales that were asked for without the questions' own images. validation: ids
+    of the validation split's questions.
     """
+
+    validation: frozenset[str] = frozenset()
 
     statuses: Counter[str] = dataclasses.field(default_factory=Counter)
     rejected: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -27,6 +31,7 @@ class Account:
     hinted: int = 0
     questions: int = 0
     questions_taught: int = 0
+    questions_watched: int = 0
     questions_probed: int = 0
     not_needed: float = 0.0
     probes: int = 0
@@ -64,7 +69,9 @@ class Account:
         self.selected += len(teaching)
         self.hinted += sum(verdict.hinted for verdict in teaching)
         self.questions += bool(verdicts)
-        self.questions_taught += bool(teaching)
+        watched = sum(verdict.question_id in self.validation for verdict in teaching[:1])
+        self.questions_watched += watched
+        self.questions_taught += len(teaching[:1]) - watched
         self.probes += num_probes
         tried = [v.image_not_needed for v in verdicts if v.letter and not v.hinted and v.image_not_needed is not None]
         if tried:
@@ -82,6 +89,7 @@ class Account:
             **({"selected_hinted": self.hinted} if self.hinted else {}),
             "questions": self.questions,
             "questions_taught": self.questions_taught,
+            **({"questions_watched": self.questions_watched} if self.questions_watched else {}),
             **({"probes": self.probes} if self.probes else {}),
         }
         metrics = {"accepted_share": round(self.accepted / max(self.rationales, 1), 4)}

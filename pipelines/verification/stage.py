@@ -12,7 +12,7 @@ from infra.digests import digest_json
 from infra.errors import InputError
 from infra.manifest import Tally
 from infra.stage import Task
-from pipelines.records import Condition, Question, Rationale, Status, Verdict, pairing, tables
+from pipelines.records import Condition, Question, Rationale, Split, Status, Verdict, pairing, tables
 from pipelines.verification import checks, selection
 from pipelines.verification.account import Account
 from pipelines.verification.config import VerifyConfig
@@ -87,7 +87,7 @@ def run(task: Task) -> Tally:
     """Judge every rationale and write `verdicts.parquet`. Raises InputError when too few rationales may teach."""
     account, hinted = _judge_all(task)
     if surplus := _surplus(hinted, account.selected - len(hinted), task.config.max_hinted_share):
-        account = _reject_surplus(task.draft, surplus, account.probes)
+        account = _reject_surplus(task.draft, surplus, account)
     if account.accepted < task.config.min_accepted:
         raise InputError(_too_few(account, task.config.min_accepted))
     if not account.accepted:
@@ -127,7 +127,9 @@ def _judge_all(task: Task) -> tuple[Account, list[str]]:
     """Write all verdicts. Returns their account, and a digest of each selected verdict that is hinted, in order."""
     folder = task.inputs["rationales"].path
     total = pq.read_metadata(folder / f"{Rationale.stem}.parquet").num_rows
-    account, hinted = Account(), []
+    ids, splits = tables.columns(task.inputs["questions"].path, Question, ("id", "split"))
+    validation = (name for name, split in zip(ids, splits, strict=True) if split == Split.VALIDATION)
+    account, hinted = Account(validation=frozenset(validation)), []
     task.progress(0, total, "rationales")
     with tables.writer(task.draft, Verdict) as write:
         pairs = pairing.by_question(task.inputs["questions"].path, tables.stream(folder, Rationale))
@@ -153,9 +155,9 @@ def _surplus(hinted: list[str], num_others: int, max_share: float) -> set[int]:
     return set(sorted(range(len(hinted)), key=lambda number: hinted[number])[at_most:])
 
 
-def _reject_surplus(draft: Path, surplus: set[int], num_probes: int) -> Account:
+def _reject_surplus(draft: Path, surplus: set[int], before: Account) -> Account:
     """Write the verdicts once more, with the surplus of hinted ones rejected. Returns their account."""
-    account, number = Account(probes=num_probes), itertools.count()
+    account, number = Account(probes=before.probes, validation=before.validation), itertools.count()
     rewritten = draft / "rewritten"
     rewritten.mkdir()
     with tables.writer(rewritten, Verdict) as write:

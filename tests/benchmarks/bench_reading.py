@@ -132,6 +132,7 @@ def example(asked: Question) -> TrainingExample:
     """A training example about a question."""
     return TrainingExample(
         question_id=asked.id,
+        split="train",
         rationale_id=asked.id,
         arm=Arm.ANSWER_ONLY,
         weight=1.0,

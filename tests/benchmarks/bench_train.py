@@ -82,6 +82,7 @@ def prepare() -> Path:
         examples.append(
             TrainingExample(
                 question_id=str(number),
+                split="train",
                 rationale_id=str(number),
                 arm="answer_only",
                 weight=1.0,

@@ -102,6 +102,7 @@ class Fit:
 def _example(asked: Question) -> TrainingExample:
     return TrainingExample(
         question_id=asked.id,
+        split="train",
         rationale_id=asked.id,
         arm=Arm.ANSWER_ONLY,
         weight=1.0,

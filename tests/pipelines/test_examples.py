@@ -127,5 +127,13 @@ def test_a_question_for_evaluation_alone_may_stand_beside_those_that_teach(tmp_p
     held = question(id="q2", split="test", evaluation_only=True)
     _, made = compose(tmp_path / "a", [question(), held], [verdict()])
     assert len(made) == 1
-    with pytest.raises(InputError, match="has no such training question"):
+    with pytest.raises(InputError, match="has no such question for training or validation"):
         compose(tmp_path / "b", [question(), held], [verdict(), verdict(question_id="q2")])
+
+
+def test_examples_of_validation_questions_are_marked_and_counted_apart(tmp_path):
+    asked = [question(id="q0"), question(id="q1", split="validation"), question(id="q2", split="test")]
+    verdicts = [verdict(question_id=q.id, rationale_id=f"r{q.id}") for q in asked[:2]]
+    tally, made = compose(tmp_path, asked, verdicts, Arm.RATIONALE_THEN_ANSWER)
+    assert [(e.question_id, e.split) for e in made] == [("q0", "train"), ("q1", "validation")]
+    assert tally.rows == {"verdicts": 2, "examples": 2, "validation": 1}

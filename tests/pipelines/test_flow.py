@@ -88,7 +88,10 @@ def test_the_arms_of_the_whole_flow_are_named_once(tmp_path, capsys):
     arms = ["multi_task", "rationale_then_answer"]
     flow.main(["pocket", "--run-dir", str(tmp_path), "--arms", *arms, "--dry-run", "--json"])
     config = json.loads(capsys.readouterr().out)["config"]
-    assert [config[name]["arms"] for name in ("compose", "fit", "deploy", "report")] == [arms] * 4
+    assert [config[name]["arms"] for name in ("fit", "deploy", "report")] == [arms] * 3
+    # The recipe's other arm decides still which questions these ones learn.
+    assert config["compose"]["arms"] == [*arms, "answer_only"]
+    assert config["fit"]["compared_arms"] == ["answer_only"]
     assert config["examination"]["plan"] == [
         "zero_shot/real",
         "rationale_then_answer/real",
@@ -97,6 +100,17 @@ def test_the_arms_of_the_whole_flow_are_named_once(tmp_path, capsys):
         "teacher/real",
         "multi_task/real",
     ]
+
+
+def test_the_number_of_seeds_of_the_whole_flow_is_named_once_and_every_adapter_is_examined(tmp_path, capsys):
+    flow.main(["pocket", "--run-dir", str(tmp_path), "--seeds", "2", "--dry-run", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [told["config"][name]["seeds"] for name in ("fit", "deploy", "examination")] == [2] * 3
+    adapters = {f"adapters/{arm}{end}" for arm in ARMS for end in ("", "-seed1")}
+    assert adapters < {path.removeprefix(f"{tmp_path}/") for path in told["writes"]}
+    configs = flow.resolve("pocket", flow.for_seeds(2))
+    assert adapters == {name for name in configs["examination"].inputs() if name.startswith("adapters/")}
+    assert flow.resolve("pocket", flow.for_seeds(1)) == flow.resolve("pocket", [])
 
 
 def test_the_recipe_s_own_arms_named_are_the_recipe():
@@ -211,6 +225,7 @@ def test_a_flow_with_nothing_left_to_do_needs_no_lock_and_a_failed_one_leaves_no
         (["--rehearse", "--questions", "0"], "--questions 0: how many a rehearsal takes of each split, at least 1"),
         (["--rehearse", "--dry-run"], "choose one of them"),
         (["--arms", "multi_task", "multi_task", "--dry-run"], "multi_task is named twice"),
+        (["--seeds", "0", "--dry-run"], r"fit\.seeds=0"),
         (["--set", "deploy.host=0.0.0.0", "--dry-run"], "needs a key: export PRECEPTOR_API_KEY="),
     ],
 )

@@ -39,6 +39,11 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
             [f"deploy.teacher={BESIDE}"],
             "deploy asks for 16 CPUs and 9 GPUs in all, .* has 96 CPUs and 8 GPUs.* --set deploy.teacher=null",
         ),
+        (
+            "pocket",
+            ["fit.seeds=3"],
+            "fit.seeds=3, deploy.seeds=1, examination.seeds=1: name .* once, in the place of --set: --seeds 3",
+        ),
         ("pmc_vqa_8xh200", ["teach.engine.replicas=3"], "teach asks for 12 CPUs and 12 GPUs in all"),
         ("pmc_vqa_8xh200", ["fit.num_workers=9", "fit.min_workers=9"], "fit asks for 72 CPUs and 9 GPUs"),
         ("pmc_vqa_8xh200", ["cluster.gpus=3", "cluster.nodes=3"], "teach asks for 2 teacher engines.*no node of 3"),

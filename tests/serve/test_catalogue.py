@@ -55,6 +55,25 @@ def test_adapters_are_named_after_base_arm_and_digest(tmp_path):
     assert catalogue.adapters[0].source == str(tmp_path / "adapters" / "answer_only")
 
 
+def test_every_adapter_of_an_arm_has_a_name_of_its_own_even_where_two_are_alike(tmp_path):
+    base = ("train/pocket/base", "0" * 64)
+    inputs = run_of(tmp_path, base, base)
+    for arm, digit in zip(ARMS, "ac", strict=True):
+        inputs[f"adapters/{arm}-seed1"] = sealed(tmp_path / f"adapters/{arm}-seed1", digit * 64, base=base)
+    catalogue = read_catalogue(inputs, ARMS, 2, student=STUDENT, teacher=STUDENT)
+    assert [(model.name, model.served.arm, model.served.seed) for model in catalogue.adapters] == [
+        ("pocket-base:answer_only-aaaaaaaaaa", Arm.ANSWER_ONLY, 0),
+        ("pocket-base:rationale_then_answer-bbbbbbbbbb", Arm.RATIONALE_THEN_ANSWER, 0),
+        ("pocket-base:answer_only-seed1-aaaaaaaaaa", Arm.ANSWER_ONLY, 1),
+        ("pocket-base:rationale_then_answer-seed1-cccccccccc", Arm.RATIONALE_THEN_ANSWER, 1),
+    ]
+    Endpoint(base_url="http://127.0.0.1:8000/v1", models=catalogue.models).write(tmp_path)
+    assert Endpoint.read(tmp_path).models == catalogue.models
+    inputs["adapters/answer_only-seed1"] = sealed(tmp_path, "d" * 64, base=("other/base", "1" * 64))
+    with pytest.raises(InputError, match="answer_only-seed1 on other/base"):
+        read_catalogue(inputs, ARMS, 2, student=STUDENT, teacher=STUDENT)
+
+
 def test_one_arm_can_be_served_alone(tmp_path):
     base = ("train/pocket/base", "0" * 64)
     catalogue = read(run_of(tmp_path, base, base), ARMS[:1])

@@ -27,6 +27,12 @@ def test_any_arm_that_is_taught_can_be_served():
     assert config.inputs()[2:] == tuple(f"adapters/{arm}" for arm in TAUGHT)
 
 
+def test_every_adapter_of_an_arm_can_be_served_and_a_rehearsal_serves_one(tmp_path):
+    config = recipes.resolve("pocket", ["serve"], ["deploy.seeds=2"])["deploy"]
+    assert config.inputs()[2:] == tuple(f"adapters/{arm}{end}" for end in ("", "-seed1") for arm in config.arms)
+    assert config.rehearsed(tmp_path, 16).inputs() == pocket().deploy.inputs()
+
+
 def test_settings_of_an_engine_are_set_by_their_path():
     config = recipes.resolve("pocket", ["serve"], ["deploy.student.max_num_seqs=4", "deploy.port=8001"])["deploy"]
     assert (config.student.max_num_seqs, config.teacher.max_num_seqs, config.port) == (4, 32, 8001)

@@ -135,11 +135,13 @@ def example(
     prompt: str = "Which?\nA. mill",
     images: tuple[int, ...] = (),
     weight: float = 1.0,
+    split: str = "train",
 ) -> TrainingExample:
     """An example about one of the three images, or about several of them."""
     shown = images or (number,)
     return TrainingExample(
         question_id=str(number),
+        split=split,
         rationale_id=f"r{number}",
         weight=weight,
         arm="answer_only",

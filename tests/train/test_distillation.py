@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from infra.errors import InputError
 from pipelines.inference.logprobs import TopTokens, row_of, vocabulary_digest
-from pipelines.records import TopLogprobs, tables
+from pipelines.records import Rationale, TopLogprobs, tables
+from tests.pipelines.fixtures import rationale
 from tests.train.conftest import example, tiny
 from train import distillation
 from train.adapter import attach
@@ -42,7 +43,8 @@ def test_a_target_has_the_teacher_s_top_k_as_far_as_the_teacher_wrote_the_same(t
     assert distillation.teacher_topk(target, "another", {"r": top_logprobs(written)}) is None
 
 
-def _put(folder, rows):
+def _put(folder, rows, hinted=()):
+    tables.write(folder, Rationale, [rationale(id=name, hinted=name in hinted) for name in rows])
     tables.write(folder, TopLogprobs, [row_of(name, each.as_json()) for name, each in rows.items()])
 
 
@@ -52,6 +54,21 @@ def test_what_was_kept_for_the_examples_is_read_and_for_no_others(processor, tmp
     known = distillation.read_top_logprobs(tmp_path, [example(0), example(1), example(2)], processor.tokenizer, 300)
     assert set(known) == {"r0", "r1"}
     assert known["r1"].written_T.tolist() == [1, 2]
+
+
+def test_what_was_written_with_the_gold_answer_told_is_learnt_by_its_words_alone(processor, images, tmp_path):
+    own = vocabulary_digest(processor.tokenizer.get_vocab())
+    ids = processor.tokenizer(TARGETS[:2])["input_ids"]
+    kept = {f"r{n}": top_logprobs(written, vocabulary=own) for n, written in enumerate(ids)}
+    _put(tmp_path, kept, hinted=("r0",))
+    rows = [example(n, target) for n, target in enumerate(TARGETS[:2])]
+    known = distillation.read_top_logprobs(tmp_path, rows, processor.tokenizer, 300)
+    assert set(known) == {"r1"}
+    (told, unaided), _ = encode(rows, images, processor, 500, known)
+    assert (told.num_topk_targets, unaided.num_topk_targets) == (0, len(ids[1]))
+    assert told.num_targets > 0
+    with pytest.raises(InputError, match="no top_logprobs of a rationale that was written without a hint"):
+        distillation.read_top_logprobs(tmp_path, rows[:1], processor.tokenizer, 300)
 
 
 def test_to_learn_from_what_was_not_kept_is_an_error_that_says_how_to_keep_it(processor, tmp_path):

@@ -3,15 +3,20 @@
 import dataclasses
 import itertools
 import shutil
+import unicodedata
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import InputError
 from pipelines.images.decoding import png
 from tests.pipelines.fixtures import put_other_bytes
 from tests.train.conftest import PATHS, example
-from train.encoding import MARKUP, TOO_LONG, encode, read_image, render
+from train import encoding
+from train.encoding import encode, most_tokens, read_image, render, unusable_questions
+from train.job import IN_ANOTHER_ARM, MARKUP, TOO_LONG
 
 TARGETS = ["Answer: mill (A)", "Round.\nSo it is beta.\nAnswer: vat (B)", "\nstarts with a break", "(A)"]
 
@@ -104,3 +109,29 @@ def test_a_template_that_thinks_first_is_refused(processor, images, monkeypatch)
     monkeypatch.setattr(processor, "chat_template", thinking)
     with pytest.raises(InputError, match="does not think"):
         encode([example(0)], images, processor, 500)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(["a<|im_end|>", "x" * 50])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(made=st.lists(st.tuples(texts, texts, st.integers(1, 3)), max_size=6), max_length=st.integers(30, 150))
+def test_what_another_arm_cannot_learn_is_what_its_own_fit_would_leave_out(processor, images, made, max_length):
+    rows = [example(n, target, prompt, images=(n,) * num) for n, (prompt, target, num) in enumerate(made)]
+    alone = {row.question_id: encode([row], images, processor, max_length)[1] for row in rows}
+    expected = {name: f"{reason}{IN_ANOTHER_ARM}" for name, reasons in alone.items() for reason in reasons}
+    assert unusable_questions(iter(rows), images, processor, max_length) == expected
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_normal_form_of_a_text_has_more_bytes_than_the_most_tokens_that_it_may_have(form, text):
+    assert len(unicodedata.normalize(form, text).encode()) <= most_tokens(text)
+
+
+def test_of_another_arm_only_what_could_be_too_long_is_tokenized(processor, images, monkeypatch):
+    tokenized = []
+    monkeypatch.setattr(encoding, "render", lambda row, _: tokenized.append(row.question_id) or render(row, processor))
+    rows = [example(n, "long " * 40 if n == 2 else "It is.") for n in range(6)]
+    assert unusable_questions(rows, images, processor, 150) == {"2": f"{TOO_LONG}{IN_ANOTHER_ARM}"}
+    assert tokenized == ["", "2"]

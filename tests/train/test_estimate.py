@@ -65,5 +65,15 @@ def test_what_the_recipe_expects_counts_where_nothing_was_measured(tmp_path):
 
 def test_the_files_that_a_fit_writes_are_counted(tmp_path):
     need = memory.check(config())
-    num_bytes = 2 * (need.num_trainable * 4 + 2 * need.num_trainable * 12)
+    adapter, checkpoints = need.num_trainable * 4, 2 * need.num_trainable * 12
+    num_bytes = 2 * (adapter + checkpoints)
     assert estimate.estimate(config(), None, ARMS)["disk_gib"].value == pytest.approx(num_bytes / 2**30, rel=0.01)
+    # Of an arm's fits only the last one's checkpoints stay.
+    told = estimate.estimate(config(seeds=3), None)["disk_gib"]
+    assert told.value == pytest.approx((6 * adapter + 2 * checkpoints) / 2**30, rel=0.01)
+
+
+def test_hours_are_those_of_all_seeds_that_are_not_made_yet():
+    settings = config(num_steps=900, batch_size=8, expected_examples_per_s=2.0, seeds=3)
+    assert estimate.estimate(settings, None)["hours"].value == 6.0
+    assert estimate.estimate(settings, None, ["adapters/answer_only-seed2"])["hours"].value == 1.0

@@ -15,16 +15,39 @@ from tests.train.conftest import config, example
 from train import fit, workers
 from train.card import model_card
 from train.curve import CurveReader, CurveWriter, Point
-from train.job import FitJob, FitOutcome
+from train.job import FitJob, FitOutcome, Watched
 
 
-def test_each_adapter_depends_on_its_own_arms_examples():
+def test_each_adapter_depends_on_the_examples_of_all_arms_that_it_is_compared_with():
     settings = resolve("pocket", ["train"])["fit"]
     assert settings.inputs() == ("questions", "examples/answer_only", "examples/rationale_then_answer")
     own = settings.outputs()["adapters/answer_only"]
-    assert own == dataclasses.replace(settings, arms=("answer_only",))
-    assert own.inputs() == ("questions", "examples/answer_only")
-    assert list(own.outputs()) == ["adapters/answer_only"]
+    assert own == dataclasses.replace(settings, arms=("answer_only",), compared_arms=("rationale_then_answer",))
+    assert own.inputs() == settings.inputs()
+    assert own.outputs() == {"adapters/answer_only": own}
+    alone = dataclasses.replace(settings, arms=("answer_only",)).outputs()["adapters/answer_only"]
+    assert alone.inputs() == ("questions", "examples/answer_only")
+
+
+def test_an_arm_has_an_adapter_of_each_seed_and_the_first_is_the_one_of_a_fit_with_one():
+    one, three = (resolve("pocket", ["train"], [f"fit.seeds={num}"])["fit"] for num in (1, 3))
+    made = three.outputs()
+    arms = ("answer_only", "rationale_then_answer")
+    assert set(made) == {f"adapters/{arm}{end}" for arm in arms for end in ("", "-seed1", "-seed2")}
+    assert {name: made[name] for name in one.outputs()} == one.outputs()
+    assert [made[f"adapters/answer_only{end}"].seed for end in ("", "-seed1", "-seed2")] == [20, 21, 22]
+    assert all(own.seeds == 1 for own in made.values())
+
+
+def test_in_whichever_order_arms_are_named_their_adapters_stay_the_same():
+    arms = ("answer_only", "multi_task", "rationale_then_answer")
+    made = [config(arms=named).outputs() for named in (arms, arms[::-1])]
+    assert made[0] == made[1]
+
+
+def test_the_recipes_for_real_models_fit_three_adapters_of_each_arm_and_a_rehearsal_one(tmp_path):
+    settings = resolve("pmc_vqa_8xh200", ["train"])["fit"]
+    assert (settings.seeds, settings.rehearsed(tmp_path, 16).seeds) == (3, 1)
 
 
 def test_workers_with_a_gpu_add_up_exactly_and_leave_no_holes_in_its_memory():
@@ -155,11 +178,12 @@ def test_a_curve_that_cannot_be_written_is_one_clear_error(tmp_path):
         pass
 
 
-def test_the_tally_accounts_for_every_example():
-    outcome = FitOutcome(
+def _outcome(**changes):
+    counted = FitOutcome(
         num_examples=10,
         num_trained_on=8,
         reasons={"too_long": 2},
+        watched=Watched.NOTHING,
         num_trainable=100,
         num_targets=50,
         num_topk_targets=20,
@@ -167,6 +191,11 @@ def test_the_tally_accounts_for_every_example():
         best_step=20,
         seconds=3.0,
     )
+    return dataclasses.replace(counted, **changes)
+
+
+def test_the_tally_accounts_for_every_example():
+    outcome = _outcome()
     tally = fit.tally(outcome, [_point(step, float(step)) for step in range(1, 21)])
     assert tally.rows == {"examples": 10, "trained_on": 8}
     assert tally.rows["examples"] == tally.rows["trained_on"] + sum(tally.reasons.values())
@@ -180,7 +209,7 @@ def test_the_tally_accounts_for_every_example():
 
 
 def test_the_card_carries_the_prompt_and_the_base():
-    card = model_card(config(base="Qwen/Qwen3-VL-2B-Instruct"), "rationale_then_answer")
+    card = model_card(config(base="Qwen/Qwen3-VL-2B-Instruct"), "rationale_then_answer", _outcome())
     assert "base_model: Qwen/Qwen3-VL-2B-Instruct" in card
     assert "Explain what you see, then name the right option and its letter." in card
     assert "Licence" in card
@@ -188,9 +217,23 @@ def test_the_card_carries_the_prompt_and_the_base():
 
 
 def test_the_card_of_the_multi_task_arm_carries_the_prompts_of_both_tasks():
-    card = model_card(config(base="Qwen/Qwen3-VL-2B-Instruct"), "multi_task")
+    card = model_card(config(base="Qwen/Qwen3-VL-2B-Instruct"), "multi_task", _outcome())
     for instruction in ("Name the right option and its letter.", "Explain what you see."):
         assert f"B. {{option}}\n{instruction}\n```\n" in card
+
+
+def test_the_card_says_which_questions_were_watched_and_what_was_left_out_for_which_reason():
+    one = config(arms=("answer_only",), compared_arms=("multi_task",))
+    left_out = {"held_out": 12, "too_long_in_another_arm": 1, "not_reached": 1000, "chat_markup": 4}
+    outcome = _outcome(num_examples=1025, num_trained_on=8, reasons=left_out, watched=Watched.VALIDATION)
+    card = model_card(one, "answer_only", outcome)
+    assert "trained on 8 of 1,025 examples" in card
+    assert "questions of the validation split" in card
+    assert "one of the arms `multi_task` was left out here too" in card
+    assert "- 1: another arm's example of their question has more tokens than `fit.max_length`." in card
+    assert "- 1,000: the fit ended before their turn came." in card
+    assert "drawn as whole articles" in model_card(one, "answer_only", _outcome(watched=Watched.DRAWN))
+    assert "None was left out." in model_card(one, "answer_only", _outcome(reasons={}))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies its own deprecated settings
@@ -203,7 +246,7 @@ def test_nothing_of_another_ray_on_the_machine_can_end_a_fit(tmp_path):
 
 def _job(folder):
     places = ("examples", "images", "rationales", "checkpoints", "folder")
-    return FitJob(config=config(), base="base", card="", **dict.fromkeys(places, folder))
+    return FitJob(config=config(), base="base", compared=(), **dict.fromkeys(places, folder))
 
 
 @pytest.mark.parametrize(

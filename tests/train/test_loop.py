@@ -6,12 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from infra.errors import InputError
+from pipelines.records import TrainingExample, tables
 from tests.train.conftest import config, example, tiny
 from train import checkpoint, loop, zero
 from train.adapter import attach
+from train.curve import CurveReader
 from train.encoding import encode
+from train.job import FitJob, Watched
 from train.loop import take_step, update
 from train.packing import plan
 from train.student import Student, TargetLoss
@@ -141,6 +145,47 @@ def test_a_loss_that_is_no_number_is_one_clear_error(model, processor, encoded):
     lora.data.fill_(float("nan"))
     with pytest.raises(InputError, match=r"Step 7 has loss nan .* Lower fit.learning_rate \(it was"):
         take_step(engine, student, next(plan(encoded, settings, 0, 1)), settings, 7)
+
+
+@quiet
+@pytest.mark.usefixtures("one_rank")
+def test_a_fit_accounts_for_every_example_and_another_seed_is_another_adapter(processor, images, tmp_path, monkeypatch):
+    rows = [example(n, split="validation" if n in (1, 4) else "train") for n in range(8)]
+    other = [dataclasses.replace(row, target="long " * 40 if row.question_id in "24" else "It is.") for row in rows]
+    for arm, own in (("answer_only", rows), ("other", other)):
+        (tmp_path / arm).mkdir()
+        tables.write(tmp_path / arm, TrainingExample, own)
+    sdpa = {"text_config": "packed", "vision_config": "sdpa"}
+    monkeypatch.setattr(loop, "load", lambda *_: (tiny(processor, sdpa), processor))
+    monkeypatch.setattr(loop, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loop, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr(loop, "_silence_libraries", lambda: None)
+
+    def fitted(seed):
+        folder = tmp_path / f"seed{seed}"
+        (folder / "checkpoints").mkdir(parents=True)
+        job = FitJob(
+            config=config(num_workers=1, num_steps=2, batch_size=2, max_length=150, seed=seed),
+            base="base",
+            examples=tmp_path / "answer_only",
+            compared=(tmp_path / "other",),
+            images=images,
+            rationales=tmp_path,
+            checkpoints=folder / "checkpoints",
+            folder=folder,
+        )
+        outcome = loop.fit(job)
+        points = CurveReader(job.checkpoints)
+        points.new_points()
+        return outcome, points.points(2)[-1], load_file(folder / "adapter_model.safetensors")
+
+    outcome, point, weights = fitted(20)
+    assert outcome.watched == Watched.VALIDATION
+    assert outcome.reasons == {"too_long_in_another_arm": 2, "held_out": 1, "not_reached": 1}
+    assert outcome.num_examples == outcome.num_trained_on + sum(outcome.reasons.values()) == 8
+    assert point.validation_loss is not None
+    other_weights = fitted(21)[2]
+    assert not any(torch.equal(each, other_weights[name]) for name, each in weights.items())
 
 
 class AveragingEngine:

@@ -31,7 +31,8 @@ def fitted(base, tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     (tmp_path / "adapter").mkdir()
-    adapter.save(adapted, tmp_path / "adapter", "# card")
+    adapter.save(adapted, tmp_path / "adapter")
+    (tmp_path / "adapter/README.md").write_text("# card")
     return adapted.eval()
 
 

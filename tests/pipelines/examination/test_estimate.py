@@ -40,3 +40,9 @@ def test_what_the_ledger_had_already_says_nothing_about_speed(tmp_path):
     put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), metrics=metrics)
     said = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
     assert said["hours"].why == "3,600 answers / 0.5 a second, from the recipe"
+
+
+def test_every_adapter_of_a_taught_arm_is_asked(tmp_path):
+    rows(tmp_path, test=600)
+    plan = ("zero_shot/real", "answer_only/real", "answer_only/blank", "teacher/real")
+    assert estimate.estimate(ExaminationConfig(plan=plan, seeds=3), tmp_path)["answers"] == 600 * (1 + 3 * 2 + 1)

@@ -165,6 +165,34 @@ def test_a_plan_for_an_arm_that_is_not_served_says_what_is_and_what_to_do(run_di
         runner.carry_out(config, run_dir, Progress("examination"))
 
 
+def test_all_adapters_of_an_arm_are_asked_what_the_plan_says_for_it_and_told_apart(run_dir):
+    put(run_dir, f"{ADAPTER}-seed1", lambda d: (d / "adapter.txt").write_text("other weights"))
+    digests = [manifest.find(run_dir / name).digest for name in (ADAPTER, f"{ADAPTER}-seed1")]
+    config = dataclasses.replace(CONFIG, seeds=2, plan=("zero_shot/real", "rationale_then_answer/real"))
+
+    def reply(body):
+        return "Answer: cast (B)" if body["model"] == "m" else "Answer: mill (A)"
+
+    students = [
+        ServedModel(name=name, arm=Arm.RATIONALE_THEN_ANSWER, seed=seed, digest=digests[seed])
+        for seed, name in enumerate(("base:student", "m"))
+    ]
+    with stub_endpoint.endpoint(reply, MODELS) as base_url:
+        models = (*students[::-1], ServedModel(name="base", arm=Arm.ZERO_SHOT, digest="b"))
+        put(run_dir, "endpoint", Endpoint(base_url=base_url, models=models).write)
+        artifact = runner.carry_out(config, run_dir, Progress("examination"))["examination"]
+    predictions = tables.read(artifact.path, Prediction)
+    assert artifact.tally["rows"]["asked"] == len(predictions) == 3 * NUM_TEST
+    assert list(dict.fromkeys((p.model, p.arm, p.seed, p.letter) for p in predictions)) == [
+        ("base", "zero_shot", 0, "A"),
+        ("base:student", "rationale_then_answer", 0, "A"),
+        ("m", "rationale_then_answer", 1, "B"),
+    ]
+    put(run_dir, "endpoint", Endpoint(base_url=base_url, models=(models[1], models[2])).write)
+    with pytest.raises(ClusterError, match=r"no model for rationale_then_answer with seed 1; .* in deploy\.seeds"):
+        runner.carry_out(config, run_dir, Progress("examination"), afresh=True)
+
+
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
     predictions = examine(run_dir, numbers_in)
     real = {p.question_id: p.text for p in predictions if (p.arm, p.condition) == ("rationale_then_answer", "real")}

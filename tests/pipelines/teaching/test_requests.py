@@ -2,9 +2,11 @@ import dataclasses
 
 import pytest
 
-from pipelines.teaching.requests import inference, is_probed, requests_of
+from pipelines.inference.ledger import Ledger
+from pipelines.inference.request_set import read_batch
+from pipelines.teaching.requests import inference, is_probed, request_set, requests_of
 from tests.pipelines.fixtures import question
-from tests.pipelines.teaching.fixtures import config, many, own
+from tests.pipelines.teaching.fixtures import config, many, own, put_many
 
 OTHER = question(id="q9", images=("images/9.png",), image_digests=("9" * 64,))
 
@@ -119,3 +121,13 @@ def test_the_share_of_questions_that_are_probed_is_the_recipe_s_and_the_same_in_
     probed = [is_probed(q.id, settings) for q in many(1000)]
     assert probed == [is_probed(q.id, settings) for q in many(1000)]
     assert abs(sum(probed) / 1000 - share) < 0.05
+
+
+def test_questions_to_train_on_and_to_be_watched_on_are_explained_and_test_questions_are_not(tmp_path):
+    splits = ["train", "test", "validation", "train"]
+    asked = [dataclasses.replace(q, split=split) for q, split in zip(many(4), splits, strict=True)]
+    folder = put_many(tmp_path, asked).path
+    settings = config()
+    plan = request_set(settings, own(settings), folder).write_plan(Ledger(tmp_path / "ledger"), tmp_path / "plan")
+    pending = [request for each in read_batch(plan.path, 0) for request, _ in each.requests]
+    assert [request.images for request in pending] == [asked[number].images for number in (0, 2, 3)]

@@ -136,6 +136,15 @@ def test_the_tally_counts_rationales_reasons_questions_and_probes(tmp_path):
     assert tally.facts["rules"] == {}
 
 
+@pytest.mark.parametrize("hinted", [False, True])
+def test_questions_that_students_are_only_watched_on_are_counted_apart_from_those_that_teach(tmp_path, hinted):
+    asked = [question(id=f"q{n}", split="validation" if n == 1 else "train") for n in range(3)]
+    rationales = [rationale(RIGHT, id=q.id, question_id=q.id, hinted=hinted and q.id == "q2") for q in asked]
+    tally, _ = run(tmp_path, asked, rationales, max_hinted_share=0.0)
+    assert tally.rows["selected"] == 3 - hinted
+    assert (tally.rows["questions_taught"], tally.rows["questions_watched"]) == (2 - hinted, 1)
+
+
 def test_the_tally_counts_rejections_by_rule_of_phrases(tmp_path):
     said = ["By the caption it is cast.", "The captions say it is cast.", "The legend says that it is cast.", WRONG]
     said += ["Both images show that it is cast."]
@@ -169,8 +178,8 @@ def test_at_most_a_share_of_those_that_teach_was_told_the_answer(tmp_path, share
     [
         (["q1", "q0"], "question q0 are not together, or not in the order"),
         (["q0", "q1", "q0"], "question q0 are not together"),
-        (["q0", "x"], "question x, and .* has no such training question"),
-        (["q0", "t"], "question t, and .* has no such training question"),
+        (["q0", "x"], "question x, and .* has no such question for training"),
+        (["q0", "t"], "question t, and .* has no such question for training"),
     ],
 )
 def test_rows_about_no_training_question_or_out_of_order_are_refused(tmp_path, order, message):
