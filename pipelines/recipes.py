@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from infra.resources import ClusterShape
-from pipelines.examination.config import ExaminationConfig
+from pipelines.examination.config import Budget, ExaminationConfig
 from pipelines.examples import ComposeConfig
 from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.questions.config import QuestionsConfig
@@ -12,7 +12,7 @@ from pipelines.questions.curation import CurationConfig
 from pipelines.questions.decontamination import Level
 from pipelines.questions.sources.pocket import DrawConfig
 from pipelines.questions.sources.source import SourceConfig
-from pipelines.records import Split
+from pipelines.records import Arm, Split
 from pipelines.report.config import ReportConfig
 from pipelines.teaching.config import TeachConfig
 from pipelines.verification.config import VerifyConfig
@@ -171,8 +171,8 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
             concurrency=256,
             max_tokens=2048,
             timeout_s=600.0,
-            teacher_max_tokens=teach.max_tokens,  # as many as it has when it teaches, and as long
-            teacher_timeout_s=teach.timeout_s,
+            # As many tokens as it has when it teaches, and as long.
+            budgets=(Budget(arm=Arm.TEACHER, max_tokens=teach.max_tokens, timeout_s=teach.timeout_s),),
         ),
         report=ReportConfig(title="Preceptor, PMC-VQA"),
     )

@@ -1,6 +1,7 @@
-"""Served model -> predictions: the endpoint is asked every test question over HTTP, by arm and condition.
+"""Served model -> predictions: the endpoint is asked every test question over HTTP, by the entries of the plan.
 
-Teacher, untouched base and every student go through the same code, greedily, and only their name tells them apart.
+Teacher, untouched base, every student and any other model go through the same code, greedily, and only their name tells
+them apart.
 Every answer goes into the ledger at once, and none is asked for twice, so that a run that was killed goes on where it
 was.
 """
@@ -8,14 +9,16 @@ was.
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from infra.digests import digest_json
 from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
 from pipelines.examination import requests
 from pipelines.examination.config import ExaminationConfig
+from pipelines.examination.requests import ArmRequests
 from pipelines.inference import answers, conditions, failures, ledger, worker
 from pipelines.inference.backends import endpoint as endpoints
 from pipelines.inference.config import InferenceConfig
@@ -25,26 +28,26 @@ from pipelines.inference.request_set import Answered, Plan, RequestSet
 from pipelines.inference.worker import InferenceJob
 from pipelines.records import Arm, Prediction, Status, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
+from pipelines.records.entries import Entry, Prompt
 
 _PLANS = "plans"  # folder in the draft
 
 
 def run(task: Task) -> Tally:
-    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and condition.
+    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and entry.
 
-    Raises InputError when too many requests of an arm fail under a condition.
+    Raises InputError when too many requests of an entry fail.
     """
     config: ExaminationConfig = task.config
-    endpoint = Endpoint.read(task.run_dir / "endpoint")
+    endpoint = _other_endpoint(config) or Endpoint.read(task.run_dir / "endpoint")
     models = _examined_models(endpoint, config, task.inputs)
     folder = task.inputs["questions"].path
-    if next(requests.examined_questions(folder), None) is None:
-        raise InputError("The questions have none with split `test`, so there is nothing to examine.")
-    arms = [_Arm.planned(task, arm, models[arm], endpoint) for arm in config.conditions()]
+    arms = [_Arm.planned(task, arm, models[arm], endpoint) for arm in config.by_arm()]
+    account = _Account(config)
+    _leave_out(arms, folder, account)
     for arm in arms:
         if arm.plan.num_open:
             endpoints.check(arm.inference)  # all of them before the first answer is paid for
-    account = _Account(config)
     for arm in arms:
         account.add(arm.ask(task))
     with tables.writer(task.draft, Prediction) as add:
@@ -58,12 +61,44 @@ def run(task: Task) -> Tally:
     return account.tally()
 
 
+def _other_endpoint(config: ExaminationConfig) -> Endpoint | None:
+    """Where another model than the run's own is examined. Nothing but its address and name is known of it, so these
+    tell its answers from all others."""
+    if config.endpoint is None or config.model is None:
+        return None
+    digest = digest_json({"endpoint": config.endpoint, "model": config.model})
+    return Endpoint(
+        base_url=config.endpoint, models=(ServedModel(name=config.model, arm=Arm.ZERO_SHOT, digest=digest),)
+    )
+
+
+def _leave_out(arms: "Sequence[_Arm]", questions_artifact: Path, account: "_Account") -> None:
+    """Count the questions that make no sense in an entry. Raises InputError where there are none to ask."""
+    num_questions = 0
+    for question in requests.examined_questions(questions_artifact):
+        num_questions += 1
+        for arm in arms:
+            for entry, reason in arm.requests.left_out(question):
+                account.leave_out(entry, reason)
+    if not num_questions:
+        raise InputError("The questions have none with split `test`, so there is nothing to examine.")
+    for named, reasons in account.left_out.items():
+        asked = num_questions - sum(count for reason, count in reasons.items() if reason != requests.NOT_ROTATED)
+        if not asked:
+            raise InputError(
+                f"{named} makes no sense for any of the {num_questions} test questions "
+                f"({', '.join(f'{reason} {count}' for reason, count in reasons.items())}). Leave it out of "
+                "examination.plan."
+            )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
     """An arm of the examination: who is asked, what, and where the answers go."""
 
     model: ServedModel
     inference: InferenceConfig
+    requests: ArmRequests
     request_set: RequestSet
     ledger: Path
     plan: Plan
@@ -72,17 +107,16 @@ class _Arm:
     def planned(cls, task: Task, arm: Arm, model: ServedModel, endpoint: Endpoint) -> "_Arm":
         """What the ledger does not settle yet."""
         config, folder = task.config, task.inputs["questions"].path
-        own_conditions = config.conditions()[arm]
         inference = requests.inference(config, model, endpoint)
-        substitutes = conditions.substitutes(folder, requests.examined_questions(folder), own_conditions, config.seed)
-        request_set = requests.request_set(config, inference, arm, own_conditions, folder, substitutes)
+        asked = ArmRequests.gathered(config, inference, config.by_arm()[arm], folder)
+        request_set = asked.request_set(folder)
         place = ledger.folder_of(ledger.root_of(config.ledger, task.run_dir), inference)
         (task.draft / _PLANS).mkdir(exist_ok=True)
         (task.draft / _PLANS / arm).mkdir()
         plan = request_set.write_plan(Ledger(place), task.draft / _PLANS / arm / "plan.arrow")
         if plan.num_settled:
             task.progress.say(f"{plan.num_settled} of {plan.num_requests} answers of {arm} are in the ledger, {place}")
-        return cls(model=model, inference=inference, request_set=request_set, ledger=place, plan=plan)
+        return cls(model=model, inference=inference, requests=asked, request_set=request_set, ledger=place, plan=plan)
 
     def ask(self, task: Task) -> dict[str, float]:
         """Send what is pending; the metrics of the work."""
@@ -98,23 +132,29 @@ class _Arm:
 
 def _prediction(answered: Answered, model: ServedModel) -> Prediction:
     """An answer as a prediction. The letter is read from the text now, whatever an earlier reader found in it."""
-    question, attempt = answered.question, answered.attempt
+    question, asked, attempt = answered.question, answered.request, answered.attempt
+    entry = Entry.parse(asked.entry)
     is_answer = attempt.status == Status.ANSWERED
-    answer_first = model.arm is Arm.ANSWER_THEN_RATIONALE
+    as_asked = conditions.as_asked(question, entry.condition, asked.rotation)
+    answer_first = entry.prompt is Prompt.ANSWER_FIRST
     return Prediction(
-        request_id=answered.request.id,
+        request_id=asked.id,
         question_id=question.id,
         source=question.source,
         file=question.file,
         model=model.name,
         arm=model.arm,
-        condition=answered.request.condition,
+        prompt=entry.prompt,
+        num_shots=entry.num_shots,
+        condition=entry.condition,
+        rotation=asked.rotation,
+        repeat=asked.number,
         stratum=question.stratum,
-        gold=question.gold,
+        gold=as_asked.gold,
         status=attempt.status,
         text=attempt.text,
         thoughts=attempt.thoughts,
-        letter=answers.read_letter(attempt.text, question.options, answer_first=answer_first) if is_answer else None,
+        letter=answers.read_letter(attempt.text, as_asked.options, answer_first=answer_first) if is_answer else None,
         finish_reason=attempt.finish_reason,
         num_prompt_tokens=attempt.num_prompt_tokens,
         num_output_tokens=attempt.num_output_tokens,
@@ -131,17 +171,22 @@ class _Account:
         self._reasons: Counter[str] = Counter()
         self._quarantined: Counter[str] = Counter()
         self._metrics: Counter[str] = Counter()
-        self._asked: Counter[tuple[str, str]] = Counter()
-        self._failed: dict[tuple[str, str], Counter[str]] = {}
+        self._asked: Counter[str] = Counter()
+        self._failed: dict[str, Counter[str]] = {}
+        self.left_out: dict[str, Counter[str]] = {}
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add what was asked in this run, and how long it took."""
         names = ("attempts_now", "output_tokens_now", "seconds_now")
         self._metrics.update({name: metrics[name] for name in names if name in metrics})
 
+    def leave_out(self, entry: Entry, reason: str) -> None:
+        """Count a question that an entry leaves out, or does not rotate."""
+        self.left_out.setdefault(str(entry), Counter())[reason] += 1
+
     def count(self, prediction: Prediction) -> None:
         """Count a prediction in."""
-        group = (prediction.arm, prediction.condition)
+        group = str(Entry.of(prediction))
         self._asked[group] += 1
         self._rows.update(asked=1, answered=prediction.status == Status.ANSWERED, scored=prediction.letter is not None)
         self._metrics.update(prompt_tokens=prediction.num_prompt_tokens, output_tokens=prediction.num_output_tokens)
@@ -158,11 +203,10 @@ class _Account:
             self._reasons[reason] += 1
 
     def check(self) -> None:
-        """Raise InputError when too many requests of an arm failed under a condition."""
-        for (arm, condition), reasons in self._failed.items():
-            what = f"requests of {arm} under the condition `{condition}`"
-            asked = self._asked[arm, condition]
-            failures.check(what, asked, reasons, self._config.max_failed_share, self._config.stage)
+        """Raise InputError when too many requests of an entry failed."""
+        for entry, reasons in self._failed.items():
+            what = f"requests of {entry}"
+            failures.check(what, self._asked[entry], reasons, self._config.max_failed_share, self._config.stage)
 
     def tally(self) -> Tally:
         """The counts as they are sealed."""
@@ -172,6 +216,7 @@ class _Account:
             reasons=dict(+self._reasons),
             quarantined=dict(self._quarantined),
             metrics=dict(self._metrics),
+            facts={"left_out": {entry: dict(reasons) for entry, reasons in self.left_out.items()}},
         )
 
 
@@ -180,7 +225,7 @@ def _examined_models(
 ) -> dict[Arm, ServedModel]:
     """Arm -> served model; raises ClusterError when the endpoint serves something else than what this run made."""
     served = {Arm(model.arm): model for model in endpoint.models}
-    for arm in config.conditions():
+    for arm in config.by_arm():
         if arm not in served:
             raise ClusterError(
                 f"{endpoint.base_url} serves no model for {arm}; it serves {', '.join(served)}. Name in deploy.arms "

@@ -82,6 +82,7 @@ def prediction(letter: str | None, **changes) -> Prediction:
         "file": "",
         "model": "m",
         "arm": "zero_shot",
+        "prompt": "answer",
         "condition": "real",
         "stratum": "seen",
         "gold": "B",

@@ -44,14 +44,14 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         ("pmc_vqa_8xh200", ["cluster.gpus=3", "cluster.nodes=3"], "teach asks for 2 teacher engines.*no node of 3"),
         (
             "pmc_vqa_8xh200_thinking",
-            ["examination.teacher_max_tokens=1024"],
+            ['examination.budgets=[{"arm": "teacher", "max_tokens": 1024, "timeout_s": 3600}]'],
             "The teacher has 8192 tokens to teach .* and 1024 in the examination: "
-            "--set examination.teacher_max_tokens=8192",
+            r"--set 'examination.budgets=\[{\"arm\": \"teacher\", \"max_tokens\": 8192, \"timeout_s\": 3600.0}\]'",
         ),
         (
             "pmc_vqa_8xh200_thinking",
-            ["examination.teacher_timeout_s=120"],
-            "teacher_timeout_s is 120, too short for 8192 tokens .* --set examination.teacher_timeout_s=820",
+            ['examination.budgets=[{"arm": "teacher", "max_tokens": 8192, "timeout_s": 120}]'],
+            r"budgets\[teacher\].timeout_s is 120, too short for 8192 tokens .* --set 'examination.budgets=.*820",
         ),
         (
             "pmc_vqa_8xh200_thinking",
@@ -62,7 +62,7 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         (
             "pmc_vqa_8xh200_thinking",
             ["deploy.max_answer_tokens=4096"],
-            "examination.teacher_max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
+            r"budgets\[teacher\].max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
         ),
         (
             "pmc_vqa_8xh200_thinking",
@@ -105,13 +105,18 @@ def test_what_would_end_the_flow_late_is_told_with_what_to_type(recipe, override
 
 
 def test_what_a_finding_says_to_type_mends_it():
-    wrong = ["examination.teacher_max_tokens=1024", "fit.max_length=1500", "deploy.answer_timeout_s=9"]
+    wrong = [
+        'examination.budgets=[{"arm": "teacher", "max_tokens": 1024}]',
+        "fit.max_length=1500",
+        "deploy.answer_timeout_s=9",
+    ]
     overrides = list(wrong)
     for _ in range(8):
         told = found("pmc_vqa_8xh200_thinking", *overrides)
         if not told:
             break
-        overrides.append(re.search(r"--set (\S+=\S+?)[,.]?(?: |$)", told[0])[1])
+        typed = re.search(r"--set (?:'([^']+)'|(\S+=\S+?)[,.]?(?: |$))", told[0])
+        overrides.append(typed[1] or typed[2])
     assert told == []
     assert len(overrides) > len(wrong)
 

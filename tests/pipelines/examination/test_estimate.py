@@ -5,7 +5,8 @@ import pytest
 from pipelines.examination import estimate
 from pipelines.examination.config import ExaminationConfig
 from pipelines.recipes import PLAN
-from tests.pipelines.fixtures import put
+from pipelines.records import Question, tables
+from tests.pipelines.fixtures import put, question
 
 
 def rows(run_dir, **told):
@@ -40,3 +41,13 @@ def test_what_the_ledger_had_already_says_nothing_about_speed(tmp_path):
     put(tmp_path, "examination", lambda draft: (draft / "x").write_text("x"), metrics=metrics)
     said = estimate.estimate(ExaminationConfig(plan=PLAN, expected_answers_per_s=0.5), tmp_path)
     assert said["hours"].why == "3,600 answers / 0.5 a second, from the recipe"
+
+
+def test_rotations_and_repeats_are_answers_too(tmp_path):
+    asked = [question(id=f"q{n}", split="test", options=("x", "y", "z")[: 2 + n % 2]) for n in range(10)]
+    asked.append(question(id="t", split="train"))
+    put(tmp_path, "questions", lambda draft: tables.write(draft, Question, asked), rows={"test": 10})
+    plan = ("zero_shot+circular/real", "teacher/real", "zero_shot+rationale/real")
+    assert estimate.estimate(ExaminationConfig(plan=plan), tmp_path)["answers"] == 25 + 10 + 10
+    repeated = ExaminationConfig(plan=plan, repeat_share=0.1)
+    assert estimate.estimate(repeated, tmp_path)["answers"] == 25 + 10 + 10 + 3

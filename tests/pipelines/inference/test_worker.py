@@ -10,7 +10,7 @@ from infra.errors import ArtifactError, ClusterError
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.inference import ledger
-from pipelines.inference.backends.backend import Completion, EngineDiedError, RowError
+from pipelines.inference.backends.backend import NOTHING, Completion, EngineDiedError, RowError
 from pipelines.inference.logprobs import TopTokens
 from pipelines.inference.worker import Account, Worker
 from tests.pipelines.teaching.fixtures import attempt, config, lines, many, prepare, requests
@@ -28,7 +28,7 @@ class Scripted:
         self.at_once = self.most_at_once = 0
         self.alone = []
 
-    async def generate(self, prompt, paths, seed):
+    async def generate(self, prompt, paths, seed, before=NOTHING):
         self.asked.append((prompt, tuple(paths), seed))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -118,7 +118,7 @@ def test_an_answer_that_never_comes_is_given_up_in_time(tmp_path):
     work, plan, _ = prepare(tmp_path, many(2), config(attempts=1, timeout_s=0.05))
 
     class Stuck(Scripted):
-        async def generate(self, prompt, paths, seed):
+        async def generate(self, prompt, paths, seed, before=NOTHING):
             if paths[0].path.name == "1.png":
                 await asyncio.sleep(60)
             return completion(ANSWER)
@@ -184,7 +184,7 @@ def die_when(condition):
     class Mortal(Scripted):
         dead = False
 
-        async def generate(self, prompt, paths, seed):
+        async def generate(self, prompt, paths, seed, before=NOTHING):
             self.asked.append((prompt, tuple(paths), seed))
             self.at_once += 1
             try:
