@@ -92,6 +92,22 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
             "fit.max_length is 3072, and a question's images have up to 6144 tokens, .* --set fit.max_length=7424",
         ),
         (
+            "pmc_vqa_8xh200",
+            ['examination.plan=["zero_shot+letter+5shot/real"]'],
+            "deploy.student.images_per_request is 1, and 5 examples and a question have up to 6: "
+            "--set deploy.student.images_per_request=6",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ['examination.plan=["zero_shot+letter+5shot/real", "zero_shot/real"]'],
+            "deploy.student.max_model_len is .* have up to 6144 tokens, a prompt 1536, an answer 2048",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ['examination.budgets=[{"arm": "rationale_then_answer", "max_tokens": 64}]'],
+            r"examination.budgets\[rationale_then_answer\].max_tokens is 64, and students learn to write up to 1024",
+        ),
+        (
             "pmc_vqa_8xh200_bf16",
             ['examination.plan=["teacher/real"]'],
             "examination.plan asks the teacher, and deploy.teacher",
