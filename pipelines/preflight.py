@@ -36,6 +36,7 @@ def findings(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
     yield from _paths(configs)
     yield from _inputs(configs)
     yield from _served(configs)
+    yield from _prefilled(configs)
     yield from _logprobs(configs)
     yield from _images(configs)
     yield from _tokens(configs)
@@ -71,6 +72,17 @@ def _served(configs: Configs) -> Iterator[str]:
         yield (
             "examination.plan asks the teacher, and deploy.teacher is null: leave it out, "
             f"--set 'examination.plan={kept}'"
+        )
+
+
+def _prefilled(configs: Configs) -> Iterator[str]:
+    """Answers that requests begin, which the endpoint refuses unless it is told to take them."""
+    served = _served_arms(configs)
+    prefilled = [entry for entry in configs["examination"].entries() if entry.prefilled and entry.arm in served]
+    if prefilled and not configs["deploy"].prefill:
+        yield (
+            f"examination.plan has {prefilled[0]}, and the endpoint takes no answer that a request begins: "
+            "--set deploy.prefill=true (it demands a key, PRECEPTOR_API_KEY)"
         )
 
 

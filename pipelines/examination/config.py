@@ -31,7 +31,7 @@ class Budget:
 class ExaminationConfig(StageConfig):
     """Ask the endpoint the test questions.
 
-    plan: who is asked how and under which condition, each as `ARM[+PROMPT][+Nshot][+circular]/CONDITION`
+    plan: who is asked how and under which condition, each as `ARM[+PROMPT][+Nshot][+circular][+prefilled]/CONDITION`
     (`pipelines.records.entries`). primary: the entry that the main claim, and a bar (`--fail-under`), is about; None
     for the first. seed: which question's images are shown in the place of another's, which examples go before it, and
     what is asked again. repeat_share: of the questions, asked once more in each entry, to see how many answers flip.

@@ -9,6 +9,7 @@ from infra.figures import SECONDS_PER_HOUR, Figure, figure
 from infra.resources import ClusterShape
 from pipelines.examination.config import ExaminationConfig
 from pipelines.records import Question, Split, tables
+from pipelines.records.entries import PREFILLS
 from pipelines.teaching.estimate import unread
 
 _LEAST_ANSWERS = 100  # asked in a run, before its speed says anything
@@ -46,8 +47,9 @@ def _num_answers(config: ExaminationConfig, questions_artifact: Path, num_questi
     entries = config.entries()
     num_circular = sum(entry.circular for entry in entries)
     num_rotated = _num_options(questions_artifact) if num_circular else 0
-    num_repeated = round(config.repeat_share * num_questions * len(entries))
-    return num_questions * (len(entries) - num_circular) + num_rotated * num_circular + num_repeated
+    num_repeated = round(config.repeat_share * num_questions * sum(not entry.prefilled for entry in entries))
+    num_beginnings = sum(entry.prefilled for entry in entries) * (len(PREFILLS) - 1)
+    return num_questions * (len(entries) - num_circular + num_beginnings) + num_rotated * num_circular + num_repeated
 
 
 def _num_options(questions_artifact: Path) -> int:

@@ -47,10 +47,10 @@ class Score:
 
 def scores(predictions: Iterable[Prediction]) -> list[Score]:
     """By set, entry and stratum in the order in which they come, all questions first; of each question the answer that
-    counts, without rotated options and repeats."""
+    counts, without rotated options, repeats and given beginnings."""
     counts: dict[tuple[str, str, str], dict[str, Counter[str]]] = {}
     for row in predictions:
-        if row.rotation or row.repeat:
+        if row.rotation or row.repeat or row.prefill:
             continue
         group = (", ".join(filter(None, (row.source, row.file))), row.model, str(Entry.of(row)))
         for stratum in dict.fromkeys(("", row.stratum)):

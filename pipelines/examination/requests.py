@@ -1,12 +1,15 @@
 """Served model and test question -> the requests of an examination: one or more for each entry of its plan."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infra.digests import digest_json
+from pipelines.examination import prefill
 from pipelines.examination.config import ExaminationConfig
 from pipelines.examination.few_shot import FewShot
+from pipelines.examination.prefill import Reasoning
 from pipelines.inference import conditions, prompts
 from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.inference.conditions import Substitutes
@@ -19,6 +22,7 @@ from pipelines.records.entries import Entry
 from pipelines.records.option_references import refer_to_others
 
 NOT_ROTATED = "options_refer_to_others_so_not_rotated"
+NO_REASONING = "no_reasoning_to_go_on_from"
 _DRAW_DIGITS = 8
 
 
@@ -54,7 +58,8 @@ def examined_questions(questions_artifact: Path) -> Iterator[Question]:
 class ArmRequests:
     """What one model is asked about each question.
 
-    entries: those of its arm. own: how it is asked. few_shot: None where no entry shows examples.
+    entries: those of its arm. own: how it is asked. few_shot: None where no entry shows examples. reasoning: plain
+    entry -> question id -> what was reasoned, for entries that go on from it.
     """
 
     config: ExaminationConfig
@@ -62,10 +67,16 @@ class ArmRequests:
     entries: Sequence[Entry]
     substitutes: Substitutes
     few_shot: FewShot | None
+    reasoning: Mapping[str, Mapping[str, Reasoning]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def gathered(
-        cls, config: ExaminationConfig, own: InferenceConfig, entries: Sequence[Entry], questions_artifact: Path
+        cls,
+        config: ExaminationConfig,
+        own: InferenceConfig,
+        entries: Sequence[Entry],
+        questions_artifact: Path,
+        reasoning: Mapping[str, Mapping[str, Reasoning]],
     ) -> "ArmRequests":
         """With what these entries need of the questions. Raises InputError when a question lacks it."""
         asked = examined_questions(questions_artifact)
@@ -77,6 +88,7 @@ class ArmRequests:
             entries=entries,
             substitutes=conditions.substitutes(questions_artifact, asked, shown, config.seed),
             few_shot=FewShot.drawn(questions_artifact, config.few_shot_source, config.seed) if shots else None,
+            reasoning=reasoning,
         )
 
     def request_set(self, questions_artifact: Path) -> RequestSet:
@@ -87,22 +99,48 @@ class ArmRequests:
         """The requests about a question: by entry, then by rotation, a repeated one after its first."""
         repeats = 1 + is_repeated(question.id, self.config)
         return [
-            self._request(question, entry, rotation, repeat)
+            self._request(question, entry, rotation, repeat, *beginning)
             for entry in self.entries
-            if conditions.why_not_asked(question, entry.condition, self.substitutes) is None
+            if self._why_not_asked(question, entry) is None
+            for beginning in self._beginnings(question, entry)
             for rotation in range(num_rotations(question, entry))
-            for repeat in range(1 if rotation else repeats)
+            for repeat in range(1 if rotation or entry.prefilled else repeats)
         ]
+
+    def mistake(self, question: Question, entry: Entry) -> str:
+        """The letter that the mistake in a prefilled answer names."""
+        return prefill.mistake(question, self.reasoning[str(entry.plain)][question.id], self.config.seed)
 
     def left_out(self, question: Question) -> Iterator[tuple[Entry, str]]:
         """The entries that this question is not asked in, or not in rotation, and why."""
         for entry in self.entries:
-            if reason := conditions.why_not_asked(question, entry.condition, self.substitutes):
+            if reason := self._why_not_asked(question, entry):
                 yield entry, reason
             elif entry.circular and num_rotations(question, entry) == 1:
                 yield entry, NOT_ROTATED
 
-    def _request(self, question: Question, entry: Entry, rotation: int, repeat: int) -> Request:
+    def _why_not_asked(self, question: Question, entry: Entry) -> str | None:
+        if reason := conditions.why_not_asked(question, entry.condition, self.substitutes):
+            return reason
+        lacks = entry.prefilled and question.id not in self.reasoning.get(str(entry.plain), {})
+        return NO_REASONING if lacks else None
+
+    def _beginnings(self, question: Question, entry: Entry) -> Iterable[tuple[str, str]]:
+        """The beginnings of an answer that are given, each with its name; one without any where none is."""
+        if not entry.prefilled:
+            return [("", "")]
+        other = self._others[str(entry.plain)].get(question.id)
+        own = self.reasoning[str(entry.plain)][question.id]
+        as_asked = conditions.as_asked(question, entry.condition)
+        return prefill.beginnings(as_asked, own, other, self.config.seed).items()
+
+    @functools.cached_property
+    def _others(self) -> Mapping[str, Mapping[str, Reasoning]]:
+        return {entry: prefill.in_turn(found, self.config.seed) for entry, found in self.reasoning.items()}
+
+    def _request(
+        self, question: Question, entry: Entry, rotation: int, repeat: int, variant: str, beginning: str
+    ) -> Request:
         condition = entry.condition
         final_line = self.config.final_line and entry.arm not in TAUGHT
         as_asked = conditions.as_asked(question, condition, rotation)
@@ -121,6 +159,8 @@ class ArmRequests:
             options=() if as_asked is question else as_asked.options,
             entry=str(dataclasses.replace(entry, circular=False)),
             rotation=rotation,
+            prefill=beginning,
+            variant=variant,
         )
 
     def _shown(self, question: Question, condition: Condition) -> Question:

@@ -9,15 +9,16 @@ was.
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infra.digests import digest_json
 from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
-from pipelines.examination import requests
+from pipelines.examination import prefill, requests
 from pipelines.examination.config import ExaminationConfig
+from pipelines.examination.prefill import Reasoning
 from pipelines.examination.requests import ArmRequests
 from pipelines.inference import answers, conditions, failures, ledger, worker
 from pipelines.inference.backends import endpoint as endpoints
@@ -28,37 +29,47 @@ from pipelines.inference.request_set import Answered, Plan, RequestSet
 from pipelines.inference.worker import InferenceJob
 from pipelines.records import Arm, Prediction, Status, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
-from pipelines.records.entries import Entry, Prompt
+from pipelines.records.entries import Entry, Prompt, by_arm
 
 _PLANS = "plans"  # folder in the draft
 
 
 def run(task: Task) -> Tally:
-    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and entry.
+    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and entry; last what
+    goes on from these answers.
 
     Raises InputError when too many requests of an entry fail.
     """
     config: ExaminationConfig = task.config
     endpoint = _other_endpoint(config) or Endpoint.read(task.run_dir / "endpoint")
     models = _examined_models(endpoint, config, task.inputs)
-    folder = task.inputs["questions"].path
-    arms = [_Arm.planned(task, arm, models[arm], endpoint) for arm in config.by_arm()]
-    account = _Account(config)
-    _leave_out(arms, folder, account)
+    account, reasoning = _Account(config), _Reasonings(config)
+    with tables.writer(task.draft, Prediction) as add:
+        for is_prefilled in (False, True):
+            chosen = by_arm([entry for entry in config.entries() if entry.prefilled is is_prefilled])
+            arms = [_Arm.planned(task, own, models[arm], endpoint, reasoning.found) for arm, own in chosen.items()]
+            for prediction in _predictions(task, arms, account):
+                account.count(prediction)
+                reasoning.keep(prediction)
+                add(prediction)
+    account.check()
+    return account.tally()
+
+
+def _predictions(task: Task, arms: "Sequence[_Arm]", account: "_Account") -> Iterator[Prediction]:
+    """What these arms answer, asked as far as the ledger does not have it."""
+    if not arms:
+        return
+    _leave_out(arms, task.inputs["questions"].path, account)
     for arm in arms:
         if arm.plan.num_open:
             endpoints.check(arm.inference)  # all of them before the first answer is paid for
     for arm in arms:
         account.add(arm.ask(task))
-    with tables.writer(task.draft, Prediction) as add:
-        for arm in arms:
-            for answered in arm.request_set.answers(Ledger(arm.ledger)):
-                prediction = _prediction(answered, arm.model)
-                account.count(prediction)
-                add(prediction)
+    for arm in arms:
+        for answered in arm.request_set.answers(Ledger(arm.ledger)):
+            yield _prediction(answered, arm)
     shutil.rmtree(task.draft / _PLANS)
-    account.check()
-    return account.tally()
 
 
 def _other_endpoint(config: ExaminationConfig) -> Endpoint | None:
@@ -104,11 +115,18 @@ class _Arm:
     plan: Plan
 
     @classmethod
-    def planned(cls, task: Task, arm: Arm, model: ServedModel, endpoint: Endpoint) -> "_Arm":
-        """What the ledger does not settle yet."""
-        config, folder = task.config, task.inputs["questions"].path
+    def planned(
+        cls,
+        task: Task,
+        entries: Sequence[Entry],
+        model: ServedModel,
+        endpoint: Endpoint,
+        reasoning: Mapping[str, Mapping[str, Reasoning]],
+    ) -> "_Arm":
+        """What the ledger does not settle yet of these entries. reasoning: that they may go on from."""
+        config, folder, arm = task.config, task.inputs["questions"].path, model.arm
         inference = requests.inference(config, model, endpoint)
-        asked = ArmRequests.gathered(config, inference, config.by_arm()[arm], folder)
+        asked = ArmRequests.gathered(config, inference, entries, folder, reasoning)
         request_set = asked.request_set(folder)
         place = ledger.folder_of(ledger.root_of(config.ledger, task.run_dir), inference)
         (task.draft / _PLANS).mkdir(exist_ok=True)
@@ -130,13 +148,35 @@ class _Arm:
         return progress.metrics()
 
 
-def _prediction(answered: Answered, model: ServedModel) -> Prediction:
+class _Reasonings:
+    """What the answers that count reasoned, of the entries that others go on from, until these are asked.
+
+    found: entry -> question id -> reasoning, of the ledger's answers, so that a run that was killed goes on from the
+    same ones.
+    """
+
+    def __init__(self, config: ExaminationConfig) -> None:
+        self.found: dict[str, dict[str, Reasoning]] = {
+            str(entry.plain): {} for entry in config.entries() if entry.prefilled
+        }
+
+    def keep(self, prediction: Prediction) -> None:
+        """Keep an answer's reasoning, where it is needed."""
+        if not self.found or prediction.rotation or prediction.repeat or prediction.prefill:
+            return
+        own = self.found.get(str(Entry.of(prediction)))
+        if own is not None and (made := prefill.reasoning(prediction.text, prediction.letter)):
+            own[prediction.question_id] = made
+
+
+def _prediction(answered: Answered, arm: _Arm) -> Prediction:
     """An answer as a prediction. The letter is read from the text now, whatever an earlier reader found in it."""
-    question, asked, attempt = answered.question, answered.request, answered.attempt
+    question, asked, attempt, model = answered.question, answered.request, answered.attempt, arm.model
     entry = Entry.parse(asked.entry)
     is_answer = attempt.status == Status.ANSWERED
     as_asked = conditions.as_asked(question, entry.condition, asked.rotation)
     answer_first = entry.prompt is Prompt.ANSWER_FIRST
+    written = f"{prefill.LEAD}{attempt.text}" if asked.prefill else attempt.text
     return Prediction(
         request_id=asked.id,
         question_id=question.id,
@@ -149,12 +189,14 @@ def _prediction(answered: Answered, model: ServedModel) -> Prediction:
         condition=entry.condition,
         rotation=asked.rotation,
         repeat=asked.number,
+        prefill=asked.variant,
+        mistake=arm.requests.mistake(question, entry) if asked.variant == "mistake" else None,
         stratum=question.stratum,
         gold=as_asked.gold,
         status=attempt.status,
         text=attempt.text,
         thoughts=attempt.thoughts,
-        letter=answers.read_letter(attempt.text, as_asked.options, answer_first=answer_first) if is_answer else None,
+        letter=answers.read_letter(written, as_asked.options, answer_first=answer_first) if is_answer else None,
         finish_reason=attempt.finish_reason,
         num_prompt_tokens=attempt.num_prompt_tokens,
         num_output_tokens=attempt.num_output_tokens,

@@ -95,7 +95,9 @@ def before(folder: Path, request: Request) -> Before:
     examples = [
         Example(prompt=each.prompt, images=sealed.of(folder, each), answer=each.answer) for each in request.examples
     ]
-    return Before(system=request.system, examples=examples) if request.system or examples else NOTHING
+    if not (request.system or examples or request.prefill):
+        return NOTHING
+    return Before(system=request.system, examples=examples, prefill=request.prefill)
 
 
 @functools.lru_cache(maxsize=_KEPT_FLAT_IMAGES)

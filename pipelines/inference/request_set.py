@@ -40,6 +40,8 @@ _REQUEST = pa.struct(
         pa.field("options", pa.list_(pa.string())),
         pa.field("entry", pa.string()),
         pa.field("rotation", pa.int64()),
+        pa.field("prefill", pa.string()),
+        pa.field("variant", pa.string()),
         pa.field("spent", pa.int64()),
     ]
 )

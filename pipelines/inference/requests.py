@@ -31,8 +31,9 @@ class Request:
     only when no other request of its question was answered rightly. needs_answer: an attempt that is cut off or names
     no option has failed, and is made again; without it, whatever is written counts. images: paths below the questions
     artifact, in order. system: the system message, if any. examples: what goes before, answered. options: as they are
-    shown, where they are not the question's own. entry, rotation: of an examination's plan, and by how many places the
-    options were moved; they only label the request.
+    shown, where they are not the question's own. prefill: the beginning of the answer, if it is given. entry, rotation,
+    variant: of an examination's plan, by how many places the options were moved, and which beginning is given; they
+    only label the request.
     """
 
     id: str
@@ -48,6 +49,8 @@ class Request:
     options: tuple[str, ...] = ()
     entry: str = ""
     rotation: int = 0
+    prefill: str = ""
+    variant: str = ""
 
     @property
     def num_images(self) -> int:
@@ -70,6 +73,7 @@ def request(
     needs_answer: bool = False,
     system: str = "",
     examples: tuple[ExampleTurn, ...] = (),
+    prefill: str = "",
     **labels: Any,
 ) -> Request:
     """The request for a model's answer to a prompt. shown: the question whose images go with it. labels: the fields of
@@ -89,6 +93,8 @@ def request(
         identity["system"] = system
     if examples:
         identity["examples"] = [[each.prompt, each.image_digests, each.answer] for each in examples]
+    if prefill:
+        identity["prefill"] = prefill
     return Request(
         id=digest_json(identity)[:_ID_DIGITS],
         condition=condition,
@@ -100,6 +106,7 @@ def request(
         image_digests=digests,
         system=system,
         examples=examples,
+        prefill=prefill,
         **labels,
     )
 

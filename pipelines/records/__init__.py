@@ -294,7 +294,9 @@ class Prediction(Record):
     request_id: of the ledger's entry. prompt: the words that asked (`entries.Prompt`), after num_shots answered
     examples; rows of different words are never pooled. rotation: how many places the options were moved up, the first
     ones to the end, from 0; gold and letter are those of the options as they were shown. repeat: 0 for the answer that
-    counts, above it for the same request made again. status: answered, failed, or quarantined (for an image), with the
+    counts, above it for the same request made again. prefill: the beginning of the answer that was given
+    (`entries.PREFILLS`), empty for none; text is what was written after it; mistake: the letter that a mistake in it
+    names. status: answered, failed, or quarantined (for an image), with the
     reason as error. text: without the thoughts of a model that writes them down before. letter: None when no answer
     could be read (unscored).
     """
@@ -312,6 +314,8 @@ class Prediction(Record):
     condition: str
     rotation: int = 0
     repeat: int = 0
+    prefill: str = ""
+    mistake: str | None = None
     stratum: str
     gold: str
     status: str

@@ -1,6 +1,6 @@
 """An entry of an examination's plan: who is asked, in which words, and what goes with the questions.
 
-`ARM[+PROMPT][+Nshot][+circular]/CONDITION`, for example `answer_only/real`, `zero_shot+rationale/blank`,
+`ARM[+PROMPT][+Nshot][+circular][+prefilled]/CONDITION`, for example `answer_only/real`, `zero_shot+rationale/blank`,
 `zero_shot+matcha+5shot/real` or `rationale_then_answer+circular/real`. Left of the slash stands who is asked and how,
 right of it what is shown.
 """
@@ -16,7 +16,10 @@ from pipelines.records import Arm, Condition, Prediction, check_each_once
 
 MAX_SHOTS = 16
 _SHOTS = re.compile(r"([1-9][0-9]?)shot")
-_CIRCULAR = "circular"
+_CIRCULAR, _PREFILLED = "circular", "prefilled"
+# Beginnings of an answer: so much of its own reasoning in per cent of its sentences, half of it and a mistake, another
+# question's, and filler.
+PREFILLS = ("cut_0", "cut_25", "cut_50", "cut_75", "cut_100", "mistake", "other", "filler")
 
 
 class Prompt(StrEnum):
@@ -40,6 +43,7 @@ class Prompt(StrEnum):
         return self in (Prompt.RATIONALE, Prompt.ANSWER_FIRST, Prompt.CHAIN_OF_THOUGHT)
 
 
+_REASONS_FIRST = (Prompt.RATIONALE, Prompt.CHAIN_OF_THOUGHT)
 OWN_PROMPT = {  # of each arm: the words that it is taught with, or that its kind of answer is asked for with
     Arm.ZERO_SHOT: Prompt.ANSWER,
     Arm.ANSWER_ONLY: Prompt.ANSWER,
@@ -55,13 +59,15 @@ class Entry:
     """Which arm is asked all test questions in which words, and what goes with them.
 
     num_shots: answered training questions that go before each, with their images. circular: each question is asked
-    once for each place that its options can be moved up to, itself included; without it only as it is.
+    once for each place that its options can be moved up to, itself included; without it only as it is. prefilled: the
+    answer goes on from a beginning, which is made of what the arm answered before.
     """
 
     arm: Arm
     prompt: Prompt
     num_shots: int = 0
     circular: bool = False
+    prefilled: bool = False
     condition: Condition = Condition.REAL
 
     def __post_init__(self) -> None:
@@ -72,6 +78,10 @@ class Entry:
             raise ValueError(
                 f"{self}: examples show an answer and no reasoning, so name a prompt that asks for no more: {named}"
             )
+
+        if self.prefilled and (self.circular or self.prompt not in _REASONS_FIRST):
+            named = " and ".join(_REASONS_FIRST)
+            raise ValueError(f"{self}: what is prefilled is reasoning, so ask with {named}, and not in rotation")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -84,17 +94,19 @@ class Entry:
             if name not in known:
                 raise ValueError(f"{text!r} is no arm/condition: {name!r} is no {kind}.{nearest(name, known)}")
         for word in words:
-            if not (word in {*Prompt, _CIRCULAR} or _SHOTS.fullmatch(word)):
-                raise ValueError(f"{text!r}: {word!r} is unknown. {_GRAMMAR}{nearest(word, [*Prompt, _CIRCULAR])}")
+            known = [*Prompt, _CIRCULAR, _PREFILLED]
+            if not (word in known or _SHOTS.fullmatch(word)):
+                raise ValueError(f"{text!r}: {word!r} is unknown. {_GRAMMAR}{nearest(word, known)}")
         prompts = [Prompt(word) for word in words if word in set(Prompt)]
         shots = [int(found[1]) for word in words if (found := _SHOTS.fullmatch(word))]
-        if max(len(prompts), len(shots), words.count(_CIRCULAR)) > 1:
+        if max(len(prompts), len(shots), words.count(_CIRCULAR), words.count(_PREFILLED)) > 1:
             raise ValueError(f"{text!r} names two prompts, or something twice. {_GRAMMAR}")
         return cls(
             arm=Arm(arm),
             prompt=prompts[0] if prompts else OWN_PROMPT[Arm(arm)],
             num_shots=shots[0] if shots else 0,
             circular=_CIRCULAR in words,
+            prefilled=_PREFILLED in words,
             condition=Condition(condition),
         )
 
@@ -105,8 +117,14 @@ class Entry:
             arm=Arm(prediction.arm),
             prompt=Prompt(prediction.prompt),
             num_shots=prediction.num_shots,
+            prefilled=bool(prediction.prefill),
             condition=Condition(prediction.condition),
         )
+
+    @property
+    def plain(self) -> "Entry":
+        """The entry with the same questions as they are, to be answered from the beginning."""
+        return dataclasses.replace(self, circular=False, prefilled=False)
 
     def __str__(self) -> str:
         """The text that `parse` reads; the arm's own prompt is not named."""
@@ -114,12 +132,13 @@ class Entry:
         words += [str(self.prompt)] * (self.prompt is not OWN_PROMPT[self.arm])
         words += [f"{self.num_shots}shot"] * bool(self.num_shots)
         words += [_CIRCULAR] * self.circular
+        words += [_PREFILLED] * self.prefilled
         return f"{'+'.join(words)}/{self.condition}"
 
 
 _GRAMMAR = (
-    f"An entry is ARM[+PROMPT][+Nshot][+{_CIRCULAR}]/CONDITION, with the prompts {', '.join(Prompt)} and N up to "
-    f"{MAX_SHOTS}."
+    f"An entry is ARM[+PROMPT][+Nshot][+{_CIRCULAR}][+{_PREFILLED}]/CONDITION, with the prompts {', '.join(Prompt)} "
+    f"and N up to {MAX_SHOTS}."
 )
 
 
@@ -130,6 +149,8 @@ def parsed(plan: Iterable[str]) -> tuple[Entry, ...]:
     for entry in entries:
         if entry.circular and (plain := dataclasses.replace(entry, circular=False)) in entries:
             raise ValueError(f"{entry} asks all that {plain} asks, and the rotations: leave {plain} out")
+        if entry.prefilled and not {entry.plain, dataclasses.replace(entry.plain, circular=True)} & set(entries):
+            raise ValueError(f"{entry} goes on from the answers of {entry.plain}: name that too")
     return entries
 
 

@@ -104,6 +104,11 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         ),
         (
             "pmc_vqa_8xh200",
+            ['examination.plan=["rationale_then_answer/real", "rationale_then_answer+prefilled/real"]'],
+            r"has rationale_then_answer\+prefilled/real, and the endpoint takes no .* --set deploy.prefill=true",
+        ),
+        (
+            "pmc_vqa_8xh200",
             ['examination.budgets=[{"arm": "rationale_then_answer", "max_tokens": 64}]'],
             r"examination.budgets\[rationale_then_answer\].max_tokens is 64, and students learn to write up to 1024",
         ),

@@ -62,10 +62,12 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """What goes before a request: a system message, if any, and answered examples."""
+    """What goes before a request: a system message, if any, and answered examples. prefill: the beginning of the
+    answer, which the model goes on from; empty for none."""
 
     system: str = ""
     examples: Sequence[Example] = ()
+    prefill: str = ""
 
 
 NOTHING = Before()

@@ -19,7 +19,7 @@ def body(
     model: str, prompt: str, image_urls: Iterable[str], sampling: Sampling, seed: int, before: Before = NOTHING
 ) -> dict[str, Any]:
     """A request about images, in their order, and then a prompt; after a system message and answered examples."""
-    request = {
+    request: dict[str, Any] = {
         "model": model,
         "messages": [*_messages_before(before), _user(prompt, image_urls)],
         "max_tokens": sampling.max_tokens,
@@ -27,6 +27,9 @@ def body(
         "top_p": sampling.top_p,
         "seed": seed,
     }
+    if before.prefill:  # as vLLM and its like have it: the last message is open, and no new one is begun
+        request["messages"].append({"role": "assistant", "content": before.prefill})
+        request |= {"continue_final_message": True, "add_generation_prompt": False}
     if sampling.logprobs:
         request["logprobs"] = True
     if sampling.top_k:  # OpenAI's own API knows no top_k, and refuses unknown fields

@@ -102,7 +102,8 @@ class VllmBackend:
             messages.append(_user(example.prompt, len(example.images)))
             messages.append({"role": "assistant", "content": example.answer})
         messages.append(_user(prompt, num_images))
-        return str(self._engine.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        rendered = str(self._engine.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return rendered + before.prefill
 
 
 def _user(prompt: str, num_images: int) -> dict[str, Any]:

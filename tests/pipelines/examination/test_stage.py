@@ -22,6 +22,7 @@ from pipelines.examples import ComposeConfig
 from pipelines.inference.backends import client
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
+from pipelines.records.entries import PREFILLS
 from pipelines.rehearsal import stub_endpoint
 from pipelines.report import stage as report
 from pipelines.report.config import ReportConfig
@@ -593,3 +594,70 @@ def test_too_many_failures_of_one_prompt_are_not_hidden_by_another_s(tmp_path):
 
     with pytest.raises(InputError, match=r"3 of 6 requests of zero_shot\+letter/real failed"):
         examine(run_dir, reply, config)
+
+
+PREFILLED = ("rationale_then_answer/real", "rationale_then_answer+prefilled/real")
+
+
+def follows_the_beginning(body):
+    """A student that answers by its image; with a beginning, what that says last, or else by the image."""
+    wanted = ("mill", "cast")[int(numbers_in({"messages": body["messages"][:1]})) % 2]
+    if not body.get("continue_final_message"):
+        return f"It is grey. It looks like {wanted}.\nAnswer: {wanted} ({'AB'[wanted == 'cast']})"
+    begun = body["messages"][-1]["content"]
+    if "This points to " in begun:
+        wanted = begun.partition("This points to ")[2].partition(",")[0]
+    return f" {wanted} ({'AB'[wanted == 'cast']})"
+
+
+def test_an_answer_goes_on_from_the_student_s_own_reasoning_cut_and_changed(run_dir):
+    bodies = []
+
+    def reply(body):
+        bodies.append(body)
+        return follows_the_beginning(body)
+
+    predictions = examine(run_dir, reply, dataclasses.replace(CONFIG, plan=PREFILLED, repeat_share=1.0))
+    begun = [p for p in predictions if p.prefill]
+    assert [(p.question_id, p.prefill) for p in begun] == [
+        (f"q{n}", name) for n in range(NUM_TEST) for name in PREFILLS
+    ]
+    assert all(p.letter == p.gold for p in begun if p.prefill != "mistake")
+    mistaken = [p for p in begun if p.prefill == "mistake"]
+    assert all(p.letter == p.mistake != p.gold for p in mistaken)
+    assert {p.mistake for p in begun if p.prefill != "mistake"} == {None}
+    sent = [body for body in bodies if body.get("continue_final_message")]
+    assert {body["add_generation_prompt"] for body in sent} == {False}
+    assert {body["messages"][-1]["role"] for body in sent} == {"assistant"}
+    assert not [b for b in bodies if b not in sent and b["messages"][-1]["role"] != "user"]
+
+
+def test_an_examination_that_ends_between_the_two_goes_on_from_the_same_answers(run_dir):
+    config = dataclasses.replace(CONFIG, plan=PREFILLED)
+
+    def dies(body):
+        return 400 if body.get("continue_final_message") else follows_the_beginning(body)
+
+    with pytest.raises(InputError, match="most were not answered"):
+        examine(run_dir, dies, config)
+    bodies = []
+
+    def reply(body):
+        bodies.append(body)
+        return follows_the_beginning(body)
+
+    predictions = examine(run_dir, reply, config)
+    assert all(body.get("continue_final_message") for body in bodies)
+    assert len(predictions) == NUM_TEST * (1 + len(PREFILLS))
+
+
+def test_an_answer_without_reasoning_has_nothing_to_go_on_from_and_is_counted(run_dir):
+    def reply(body):
+        said = follows_the_beginning(body)
+        is_bare = not body.get("continue_final_message") and numbers_in(body) in ("0", "1")
+        return said.rpartition("\n")[2] if is_bare else said
+
+    predictions = examine(run_dir, reply, dataclasses.replace(CONFIG, plan=PREFILLED))
+    assert len(predictions) == NUM_TEST + (NUM_TEST - 2) * len(PREFILLS)
+    facts = manifest.find(run_dir / "examination").tally["facts"]
+    assert facts["left_out"] == {PREFILLED[1]: {"no_reasoning_to_go_on_from": 2}}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pipelines.inference.backends import vllm_engine
+from pipelines.inference.backends import chat, vllm_engine
 from pipelines.inference.backends.backend import Before, EngineDiedError, Example, RowError
 from pipelines.inference.backends.vllm_engine import VllmBackend
 from pipelines.inference.logprobs import vocabulary_digest
@@ -92,6 +92,24 @@ def test_a_system_message_and_answered_examples_go_before_and_images_keep_the_or
     assert request["prompt"] == "system: Be brief.\nuser: <image>What?\nassistant: A\nuser: <image>Which?\n"
     assert [image.getpixel((0, 0))[0] for image in request["multi_modal_data"]["image"]] == [0, 1]
     assert request["multi_modal_uuids"]["image"] == [first.digest, second.digest]
+
+
+def test_an_answer_that_is_begun_is_left_open_as_vllm_s_own_endpoint_leaves_it(vllm):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("train/pocket/base")
+    vllm.tokenizer.apply_chat_template = tokenizer.apply_chat_template
+    before = Before(prefill="It is round.\nAnswer:")
+    asyncio.run(VllmBackend(own_config()).generate("Which?", (), 7, before))
+    ((request, _),) = vllm.requests
+    sent = chat.body("m", "Which?", (), own_config().sampling, 7, before)
+    assert request["prompt"] == tokenizer.apply_chat_template(
+        sent["messages"],
+        tokenize=False,
+        add_generation_prompt=sent["add_generation_prompt"],
+        continue_final_message=sent["continue_final_message"],
+    )
+    assert request["prompt"].endswith("<|im_start|>assistant\nIt is round.\nAnswer:")
 
 
 def test_the_likeliest_tokens_in_each_place_are_kept_when_they_are_asked_for(vllm):

@@ -11,11 +11,13 @@ from tests.pipelines.fixtures import prediction
 @st.composite
 def entries(draw):
     prompt = draw(st.sampled_from(Prompt))
+    prefilled = prompt in ("rationale", "chain_of_thought") and draw(st.booleans())
     return Entry(
         arm=draw(st.sampled_from(Arm)),
         prompt=prompt,
         num_shots=0 if prompt.wants_reasoning else draw(st.integers(0, MAX_SHOTS)),
-        circular=draw(st.booleans()),
+        circular=not prefilled and draw(st.booleans()),
+        prefilled=prefilled,
         condition=draw(st.sampled_from(Condition)),
     )
 
@@ -32,13 +34,15 @@ def test_two_entries_never_have_the_same_text(one, other):
 
 @given(
     st.text(max_size=40)
-    | st.lists(st.sampled_from([*Arm, *Prompt, *Condition, "+", "/", "5shot", "circular"])).map("".join)
+    | st.lists(st.sampled_from([*Arm, *Prompt, *Condition, "+", "/", "5shot", "circular", "prefilled"])).map("".join)
 )
 def test_any_other_text_is_refused_with_what_is_allowed(text):
     try:
         entry = Entry.parse(text)
     except ValueError as error:
-        assert repr(text)[1:-1] in str(error) or "examples show an answer" in str(error) or "at most" in str(error)
+        assert repr(text)[1:-1] in str(error) or any(
+            said in str(error) for said in ("examples show an answer", "at most", "what is prefilled is reasoning")
+        )
     else:
         assert Entry.parse(str(entry)) == entry
 
@@ -68,6 +72,8 @@ def test_an_entry_names_who_is_asked_how_and_what_is_shown(text, entry):
         ("zero_shot+17shot/real", "at most 16 examples"),
         ("zero_shot+answer+letter/real", "names two prompts"),
         ("zero_shot+circular+circular/real", "something twice"),
+        ("zero_shot+prefilled/real", "what is prefilled is reasoning, so ask with rationale and chain_of_thought"),
+        ("zero_shot+rationale+prefilled+circular/real", "and not in rotation"),
         ("zero_shot+rationale+2shot/real", "no reasoning, so name a prompt .*: answer, matcha, letter"),
     ],
 )
@@ -81,6 +87,10 @@ def test_what_would_be_asked_twice_is_refused():
         parsed(["zero_shot/real", "zero_shot+answer/real"])
     with pytest.raises(ValueError, match=r"asks all that zero_shot/real asks.*leave zero_shot/real out"):
         parsed(["zero_shot/real", "zero_shot+circular/real"])
+    with pytest.raises(ValueError, match=r"goes on from the answers of teacher/blank: name that too"):
+        parsed(["teacher+prefilled/blank", "teacher/real"])
+    for plain in ("teacher/blank", "teacher+circular/blank"):
+        assert len(parsed(["teacher+prefilled/blank", plain])) == 2
     assert len(parsed(["zero_shot/blank", "zero_shot+circular/real"])) == 2
 
 
@@ -104,6 +114,7 @@ def test_rows_of_different_words_or_examples_belong_to_different_entries():
         prediction("B", prompt="letter"),
         prediction("B", prompt="letter", num_shots=5),
         prediction("B", condition="blank"),
+        prediction("B", prompt="rationale", prefill="cut_25"),
     ]
     assert [str(Entry.of(row)) for row in rows] == [
         "zero_shot/real",
@@ -111,5 +122,6 @@ def test_rows_of_different_words_or_examples_belong_to_different_entries():
         "zero_shot+letter/real",
         "zero_shot+letter+5shot/real",
         "zero_shot/blank",
+        "zero_shot+rationale+prefilled/real",
     ]
     assert str(Entry.of(prediction("B", rotation=2, repeat=1))) == "zero_shot/real"
