@@ -35,8 +35,9 @@ _PLANS = "plans"  # folder in the draft
 
 
 def run(task: Task) -> Tally:
-    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and entry; last what
-    goes on from these answers.
+    """Carry out the plan; write `predictions.parquet`: by arm in the plan's order, then by question and entry.
+
+    What goes on from these answers is asked, and written, after all others.
 
     Raises InputError when too many requests of an entry fail.
     """

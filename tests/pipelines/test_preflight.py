@@ -176,3 +176,20 @@ def test_image_tokens_are_those_of_the_model_s_own_processor_where_it_is_at_hand
     assert preflight.image_tokens(str(tmp_path), 1 << 20) == tokens
     assert preflight.image_tokens("Qwen/Qwen3-VL-2B-Instruct", 1 << 20) == 1024
     assert preflight.image_tokens("train/pocket/base", 1 << 20) == 9
+
+
+@pytest.mark.parametrize("recipe", [name for name in SHIPPED if name.startswith("pmc_vqa")])
+def test_a_large_recipe_asks_base_and_students_under_the_same_conditions_and_the_base_in_both_words(recipe):
+    examination = flow.resolve(recipe, [])["examination"]
+    conditions = {}
+    for entry in examination.entries():
+        conditions.setdefault((entry.arm, entry.prompt), []).append(entry.condition)
+    compared = {who: asked for who, asked in conditions.items() if who[0] != "teacher"}
+    assert set(compared) == {
+        ("zero_shot", "answer"),
+        ("zero_shot", "rationale"),
+        ("answer_only", "answer"),
+        ("rationale_then_answer", "rationale"),
+    }
+    assert all(asked == ["real", "blank", "shuffled"] for asked in compared.values())
+    assert examination.repeat_share == 0.05

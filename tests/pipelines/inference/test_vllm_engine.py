@@ -97,7 +97,7 @@ def test_a_system_message_and_answered_examples_go_before_and_images_keep_the_or
 def test_an_answer_that_is_begun_is_left_open_as_vllm_s_own_endpoint_leaves_it(vllm):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained("train/pocket/base")
+    tokenizer = AutoTokenizer.from_pretrained("train/pocket/base", trust_remote_code=False)
     vllm.tokenizer.apply_chat_template = tokenizer.apply_chat_template
     before = Before(prefill="It is round.\nAnswer:")
     asyncio.run(VllmBackend(own_config()).generate("Which?", (), 7, before))
