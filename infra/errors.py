@@ -46,7 +46,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the closest known name, or nothing; then the list of what is known."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = f" Did you mean {str(close[0])!r}?" if close else ""
     return f"{hint} Known: {', '.join(known) or 'none'}."
 
 

@@ -23,6 +23,7 @@ from infra.stage import StageConfig
 from pipelines import preflight
 from pipelines.preflight import PACKAGES
 from pipelines.records import TAUGHT, Arm, Condition
+from pipelines.records.entries import Entry
 
 STAGES = (
     "draw",  # files as a user would bring them (pocket scale only)
@@ -183,8 +184,8 @@ def for_seeds(seeds: int) -> list[str]:
 
 def _plan_for(plan: Sequence[str], arms: Sequence[str]) -> list[str]:
     """The entries of a plan that concern these arms or no taught one, and for an arm without any the real images."""
-    kept = [entry for entry in plan if entry.partition("/")[0] in (*arms, *(set(Arm) - set(TAUGHT)))]
-    planned = {entry.partition("/")[0] for entry in kept}
+    kept = [entry for entry in plan if Entry.parse(entry).arm in (*arms, *(set(Arm) - set(TAUGHT)))]
+    planned = {Entry.parse(entry).arm for entry in kept}
     return [*kept, *(f"{arm}/{Condition.REAL}" for arm in arms if arm not in planned)]
 
 

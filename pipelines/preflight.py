@@ -4,6 +4,7 @@ Each finding is one line that says what to type. Nothing is read but settings an
 own small config files. Light: no engine is imported.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ def findings(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
     yield from _seeds(configs)
     yield from _inputs(configs)
     yield from _served(configs)
+    yield from _prefilled(configs)
     yield from _logprobs(configs)
     yield from _images(configs)
     yield from _tokens(configs)
@@ -75,12 +77,22 @@ def _served(configs: Configs) -> Iterator[str]:
     examination, deploy, teach = configs["examination"], configs["deploy"], configs["teach"]
     if unserved := set(examination.inputs()) - set(deploy.inputs()):
         yield f"examination.plan asks {min(unserved)}, which deploy does not serve.{_arms_to_type(examination)}"
-    asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan)
-    if asks_teacher and deploy.teacher is None and not teach.endpoint:
-        kept = json.dumps([entry for entry in examination.plan if entry.partition("/")[0] != Arm.TEACHER])
+    if Arm.TEACHER in examination.by_arm() and deploy.teacher is None and not teach.endpoint:
+        kept = json.dumps([str(entry) for entry in examination.entries() if entry.arm is not Arm.TEACHER])
         yield (
             "examination.plan asks the teacher, and deploy.teacher is null: leave it out, "
             f"--set 'examination.plan={kept}'"
+        )
+
+
+def _prefilled(configs: Configs) -> Iterator[str]:
+    """Answers that requests begin, which the endpoint refuses unless it is told to take them."""
+    served = _served_arms(configs)
+    prefilled = [entry for entry in configs["examination"].entries() if entry.prefilled and entry.arm in served]
+    if prefilled and not configs["deploy"].prefill:
+        yield (
+            f"examination.plan has {prefilled[0]}, and the endpoint takes no answer that a request begins: "
+            "--set deploy.prefill=true (it demands a key, PRECEPTOR_API_KEY)"
         )
 
 
@@ -114,25 +126,27 @@ def _tokens(configs: Configs) -> Iterator[str]:
     """Lengths of contexts and answers that are too short for what another stage writes or asks for."""
     teach, fit, deploy, examination = (configs[name] for name in ("teach", "fit", "deploy", "examination"))
     written = target_tokens(configs)
-    taught = {entry.partition("/")[0] for entry in examination.plan} & _reasoning(fit.arms)
-    if taught and examination.max_tokens < written:
-        yield (
-            f"examination.max_tokens is {examination.max_tokens}, and students learn to write up to {written} tokens "
-            f"(teach.max_tokens, verify.max_words): --set examination.max_tokens={written}"
-        )
-    asks_teacher = any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan)
+    for arm in examination.by_arm():
+        if arm in _reasoning(fit.arms) and (tokens := examination.tokens_for(arm)) < written:
+            field, advice = _budget(examination, arm, max_tokens=written)
+            yield (
+                f"{field} is {tokens}, and students learn to write up to {written} tokens (teach.max_tokens, "
+                f"verify.max_words): {advice}"
+            )
+            break
+    asks_teacher = Arm.TEACHER in examination.by_arm()
     if asks_teacher and examination.tokens_for(Arm.TEACHER) < teach.max_tokens:
+        _, advice = _budget(examination, Arm.TEACHER, max_tokens=teach.max_tokens, own=True)
         yield (
             f"The teacher has {teach.max_tokens} tokens to teach (teach.max_tokens), and "
-            f"{examination.tokens_for(Arm.TEACHER)} in the examination: "
-            f"--set examination.teacher_max_tokens={teach.max_tokens}"
+            f"{examination.tokens_for(Arm.TEACHER)} in the examination: {advice}"
         )
-    longest = max(examination.max_tokens, examination.tokens_for(Arm.TEACHER) if deploy.teacher is not None else 0)
-    if longest > deploy.max_answer_tokens:
-        field = "examination.max_tokens" if longest == examination.max_tokens else "examination.teacher_max_tokens"
+    tokens_of = {arm: examination.tokens_for(arm) for arm in _served_arms(configs)}
+    longest = max(tokens_of, key=lambda arm: tokens_of[arm], default=None)
+    if longest is not None and (tokens := tokens_of[longest]) > deploy.max_answer_tokens:
         yield (
-            f"{field} is {longest}, and the endpoint takes {deploy.max_answer_tokens}: "
-            f"--set deploy.max_answer_tokens={longest}, or ask for less."
+            f"{_budget(examination, longest, max_tokens=tokens)[0]} is {tokens}, and the endpoint takes "
+            f"{deploy.max_answer_tokens}: --set deploy.max_answer_tokens={tokens}, or ask for less."
         )
     yield from _contexts(configs, written if _reasoning(fit.arms) else 0)
 
@@ -143,20 +157,30 @@ def _contexts(configs: Configs, written: int) -> Iterator[str]:
     written: tokens that a student learns to write beyond the answer's line; 0 where no arm learns to reason.
     """
     teach, fit, deploy, examination = (configs[name] for name in ("teach", "fit", "deploy", "examination"))
-    asked = [(fit.base, fit.max_length, written, "fit.max_length")]
-    student = deploy.student.max_model_len
-    asked.append((fit.base, student, examination.max_tokens, "deploy.student.max_model_len"))
+    asked = [(fit.base, fit.max_length, written, 0, "fit.max_length")]
     if not teach.endpoint:
-        asked.append((teach.teacher, teach.engine.max_model_len, teach.max_tokens, "teach.engine.max_model_len"))
-    if deploy.teacher is not None:
-        tokens = examination.tokens_for(Arm.TEACHER)
-        asked.append((teach.teacher, deploy.teacher.max_model_len, tokens, "deploy.teacher.max_model_len"))
-    for model, context, answer, field in asked:
-        image = image_tokens(model, configs["questions"].max_pixels) * teach.engine.images_per_request
-        needed = image + PROMPT_TOKENS + answer
-        if context is not None and context < needed:
+        asked.append((teach.teacher, teach.engine.max_model_len, teach.max_tokens, 0, "teach.engine.max_model_len"))
+    for arm in _served_arms(configs):
+        is_teacher = arm is Arm.TEACHER
+        model, engine = (teach.teacher, deploy.teacher) if is_teacher else (fit.base, deploy.student)
+        shots = max(entry.num_shots for entry in examination.by_arm()[arm])
+        field = f"deploy.{'teacher' if is_teacher else 'student'}"
+        asked.append((model, engine.max_model_len, examination.tokens_for(arm), shots, f"{field}.max_model_len"))
+        images = teach.engine.images_per_request * (1 + shots)
+        if shots and engine.images_per_request < images:
             yield (
-                f"{field} is {context}, and a question's images have up to {image} tokens, a prompt {PROMPT_TOKENS}, "
+                f"{field}.images_per_request is {engine.images_per_request}, and {shots} examples and a question have "
+                f"up to {images}: --set {field}.images_per_request={images}"
+            )
+    told: dict[str, int] = {}
+    for model, context, answer, shots, field in asked:
+        image = image_tokens(model, configs["questions"].max_pixels) * teach.engine.images_per_request * (1 + shots)
+        prompt = PROMPT_TOKENS * (1 + shots)
+        needed = image + prompt + answer
+        if context is not None and max(context, told.get(field, 0)) < needed:
+            told[field] = needed
+            yield (
+                f"{field} is {context}, and a question's images have up to {image} tokens, a prompt {prompt}, "
                 f"an answer {answer}: --set {field}={needed}, or lower questions.max_pixels."
             )
 
@@ -164,23 +188,42 @@ def _contexts(configs: Configs, written: int) -> Iterator[str]:
 def _timeouts(configs: Configs) -> Iterator[str]:
     """Timeouts that are too short for an answer of the length that is allowed."""
     teach, deploy, examination = configs["teach"], configs["deploy"], configs["examination"]
-    asked = [
-        ("teach.timeout_s", teach.timeout_s, teach.max_tokens),
-        ("examination.timeout_s", examination.timeout_s, examination.max_tokens),
-        ("deploy.answer_timeout_s", deploy.answer_timeout_s, examination.max_tokens),
-    ]
-    if any(entry.partition("/")[0] == Arm.TEACHER for entry in examination.plan):
-        tokens = examination.tokens_for(Arm.TEACHER)
-        asked.append(("examination.teacher_timeout_s", examination.seconds_for(Arm.TEACHER), tokens))
-        if deploy.teacher is not None:
-            asked.append(("deploy.answer_timeout_s", deploy.answer_timeout_s, tokens))
-    for field, seconds, tokens in asked:
+    asked = [("teach.timeout_s", "", teach.timeout_s, teach.max_tokens)]
+    for arm in examination.by_arm():
+        tokens = examination.tokens_for(arm)
+        field, advice = _budget(examination, arm, timeout_s=math.ceil(tokens / SLOWEST_TOKENS_PER_S))
+        asked.append((field, advice, examination.seconds_for(arm), tokens))
+    if tokens_of := [examination.tokens_for(arm) for arm in _served_arms(configs)]:
+        asked.append(("deploy.answer_timeout_s", "", deploy.answer_timeout_s, max(tokens_of)))
+    longest = {field: rest for field, *rest in sorted(asked, key=lambda each: each[3])}
+    for field, (advice, seconds, tokens) in longest.items():
         if seconds * SLOWEST_TOKENS_PER_S < tokens:
             enough = math.ceil(tokens / SLOWEST_TOKENS_PER_S)
             yield (
                 f"{field} is {seconds:g}, too short for {tokens} tokens at {SLOWEST_TOKENS_PER_S:g} a second, as one "
-                f"of many answers is written: --set {field}={enough}"
+                f"of many answers is written: {advice or f'--set {field}={enough}'}"
             )
+
+
+def _served_arms(configs: Configs) -> list[Arm]:
+    """The arms that are asked at the endpoint that the flow deploys."""
+    asked = configs["examination"].by_arm()
+    return [arm for arm in asked if arm is not Arm.TEACHER or configs["deploy"].teacher is not None]
+
+
+def _budget(examination: Any, arm: Arm, *, own: bool = False, **changes: int) -> tuple[str, str]:
+    """The field that says what an answer of an arm may take, and what to type to change it.
+
+    own: even where the arm has the budget of all others, it alone is changed. changes: one field of a budget.
+    """
+    ((name, value),) = changes.items()
+    budgets = {
+        each.arm: {k: v for k, v in dataclasses.asdict(each).items() if v is not None} for each in examination.budgets
+    }
+    if name not in budgets.get(arm, {}) and not own:
+        return f"examination.{name}", f"--set examination.{name}={value}"
+    budgets[arm] = budgets.get(arm, {"arm": arm}) | changes
+    return f"examination.budgets[{arm}].{name}", f"--set 'examination.budgets={json.dumps(list(budgets.values()))}'"
 
 
 def _resources(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
@@ -195,8 +238,8 @@ def _resources(configs: Configs, shape: ClusterShape | None) -> Iterator[str]:
             yield f"{name} asks for {why}. Ask for less, or name a larger cluster: --set cluster.nodes=2{advice}"
 
 
-def _reasoning(arms: tuple[str, ...]) -> set[str]:
-    return {str(arm) for arm in arms} - {str(Arm.ANSWER_ONLY)}
+def _reasoning(arms: tuple[str, ...]) -> set[Arm]:
+    return {Arm(arm) for arm in arms} - {Arm.ANSWER_ONLY}
 
 
 def target_tokens(configs: Configs) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from infra.resources import ClusterShape
-from pipelines.examination.config import ExaminationConfig
+from pipelines.examination.config import Budget, ExaminationConfig
 from pipelines.examples import ComposeConfig
 from pipelines.inference.backends.engine_config import EngineConfig
 from pipelines.questions.config import QuestionsConfig
@@ -12,7 +12,7 @@ from pipelines.questions.curation import CurationConfig
 from pipelines.questions.decontamination import Level
 from pipelines.questions.sources.pocket import DrawConfig
 from pipelines.questions.sources.source import SourceConfig
-from pipelines.records import Split
+from pipelines.records import Arm, Split
 from pipelines.report.config import ReportConfig
 from pipelines.teaching.config import TeachConfig
 from pipelines.verification.config import VerifyConfig
@@ -55,6 +55,18 @@ PLAN = (
     "rationale_then_answer/shuffled",
     "teacher/real",
 )
+
+# Base and students under the same conditions, and the base in the words of both, so that a gain has something to be
+# held against; whether answers flip when they are asked for again is seen in a share of the questions.
+LIKE_WITH_LIKE = (
+    *(
+        f"{asked}/{condition}"
+        for asked in ("zero_shot", "zero_shot+rationale", "answer_only", "rationale_then_answer")
+        for condition in ("real", "blank", "shuffled")
+    ),
+    "teacher/real",
+)
+_REPEAT_SHARE = 0.05
 
 # All drawn questions ask the same, so a text says nothing about which question it is.
 _POCKET_CURATION = CurationConfig(decontaminate_by=(Level.IMAGE, Level.PERCEPTUAL))
@@ -117,7 +129,7 @@ def pmc_vqa_8xh200_thinking() -> PipelinesRecipe:
 def pmc_vqa_8xh200_bf16() -> PipelinesRecipe:
     """The same with the 235B teacher in bf16: one engine over all eight GPUs of a node."""
     recipe = _pmc_vqa(_instruct("Qwen/Qwen3-VL-235B-A22B-Instruct", dataclasses.replace(_QWEN_235B_FP8, gpus=8)))
-    plan = tuple(entry for entry in PLAN if entry != "teacher/real")
+    plan = tuple(entry for entry in recipe.examination.plan if entry != "teacher/real")
     note = (
         "The teacher is not examined: it takes all eight GPUs of the node, and has no room beside the student. On two "
         "nodes, or from an endpoint, it is (deploy.teacher, examination.plan)."
@@ -167,13 +179,14 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
         teach=teach,
         verify=VerifyConfig(),
         examination=ExaminationConfig(
-            plan=PLAN,
+            plan=LIKE_WITH_LIKE,
             seeds=3,
+            repeat_share=_REPEAT_SHARE,
             concurrency=256,
             max_tokens=2048,
             timeout_s=600.0,
-            teacher_max_tokens=teach.max_tokens,  # as many as it has when it teaches, and as long
-            teacher_timeout_s=teach.timeout_s,
+            # As many tokens as it has when it teaches, and as long.
+            budgets=(Budget(arm=Arm.TEACHER, max_tokens=teach.max_tokens, timeout_s=teach.timeout_s),),
         ),
         report=ReportConfig(title="Preceptor, PMC-VQA"),
     )

@@ -159,14 +159,18 @@ def engine_specs(config: DeployConfig, catalogue: Catalogue, max_rank: int) -> l
     return [student, EngineSpec(name="Teacher", model=catalogue.teacher, config=config.teacher)]
 
 
-def limits_of(config: DeployConfig) -> Limits:
-    """What a request may ask for."""
+def limits_of(config: DeployConfig, key_digest: str | None = None) -> Limits:
+    """What a request may ask for.
+
+    key_digest: of the key that requests must carry; without one, none may begin its own answer.
+    """
     engines = [config.student, *([] if config.teacher is None else [config.teacher])]
     return Limits(
         max_answer_tokens=config.max_answer_tokens,
         max_images=max(engine.images_per_request for engine in engines),
         max_image_pixels=config.max_image_pixels,
         image_domains=config.image_domains,
+        prefill=config.prefill and key_digest is not None,
     )
 
 
@@ -174,7 +178,7 @@ def assemble(
     config: DeployConfig, catalogue: Catalogue, max_rank: int, key_digest: str | None
 ) -> ray.serve.Application:
     """The application of models that can be loaded. max_rank: the engine's limit for the adapters' ranks."""
-    limits = limits_of(config)
+    limits = limits_of(config, key_digest)
     specs = engine_specs(config, catalogue, max_rank)
     bound = {
         spec.model.name: engine_deployment(spec.name, spec.config, limits).bind(

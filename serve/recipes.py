@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
+from infra.errors import ConfigError
 from infra.resources import Workers
 from infra.stage import StageConfig
 from pipelines.inference.backends.engine_config import EngineConfig
@@ -22,8 +23,9 @@ class DeployConfig(StageConfig):
     seeds: how many adapters each arm has, each fitted with a seed of its own. teacher: None where the cluster is too
     small for both, or another endpoint has it. host: anything but loopback demands an API key. image_domains: hosts
     whose image URLs the endpoint may fetch; none by default. max_image_pixels: of each image in a request.
-    max_answer_tokens: of all answers to a request together. answer_timeout_s: for a whole answer. start_timeout_s: for
-    the engines to be up, and then for every model's first answer.
+    max_answer_tokens: of all answers to a request together. prefill: whether a request may begin its answer, as an
+    examination of reasoning does; it demands a key. answer_timeout_s: for a whole answer. start_timeout_s: for the
+    engines to be up, and then for every model's first answer.
     """
 
     stage: ClassVar[str] = "deploy"
@@ -40,6 +42,7 @@ class DeployConfig(StageConfig):
     image_domains: tuple[str, ...] = ()
     max_image_pixels: Annotated[int, Gt(0)] = 1 << 22
     max_answer_tokens: Annotated[int, Gt(0)] = 4096
+    prefill: bool = False
     answer_timeout_s: Annotated[float, Gt(0)] = 600.0
     start_timeout_s: Annotated[float, Gt(0)] = 600.0
 
@@ -52,7 +55,11 @@ class DeployConfig(StageConfig):
         """Raise ConfigError for a missing API key now, and not after everything is taught and fitted."""
         from serve.api.access_control import required_key_digest  # brings an HTTP server
 
-        required_key_digest(self.host)
+        if required_key_digest(self.host) is None and self.prefill:
+            raise ConfigError(
+                "deploy.prefill lets requests begin their own answers, for those who have the key alone: export "
+                "one as PRECEPTOR_API_KEY, or --set deploy.prefill=false"
+            )
 
     def inputs(self) -> tuple[str, ...]:
         """Questions give the number of images in a request, rationales name the teacher, and adapters the base."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.digests import digest_bytes
-from pipelines.inference.backends.backend import Completion, RowError, ShownImage
+from pipelines.inference.backends.backend import NOTHING, Before, Completion, RowError, ShownImage
 from pipelines.inference.config import InferenceConfig
 
 _GLANCE_S = 0.1
@@ -57,7 +57,9 @@ class FakeEngine:
         self._reads_images = reads_images
         self._calls = calls
 
-    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+    async def generate(
+        self, prompt: str, images: Sequence[ShownImage], seed: int, before: Before = NOTHING
+    ) -> Completion:
         """See `pipelines.inference.backends.backend.Backend`."""
         if self._calls:
             with self._calls.open("a") as stream:

@@ -1,6 +1,8 @@
-"""Served model -> predictions: the endpoint is asked every test question over HTTP, by arm and condition."""
+"""Served model -> predictions: the endpoint is asked every test question over HTTP, by the entries of a plan."""
 
-from infra import command_line
+import sys
+
+from pipelines.examination import command
 
 if __name__ == "__main__":
-    command_line.main("examination", "pipelines")
+    command.main(sys.argv[1:])

@@ -4,8 +4,11 @@ The text is part of what an adapter has learned, so its digest is sealed with ev
 test pins the exact words. One line with the answer is what every student learns to write, and `answers.py` reads it.
 """
 
+import dataclasses
+
 from infra.digests import digest_json
 from pipelines.records import LETTERS, Arm, Question
+from pipelines.records.entries import OWN_PROMPT, Prompt
 
 ANSWER_INSTRUCTION = "Name the right option and its letter."
 RATIONALE_INSTRUCTION = "Explain what you see, then name the right option and its letter."
@@ -18,14 +21,57 @@ HINTED_INSTRUCTION = (
 
 FINAL_LINE_INSTRUCTION = "End with a line of its own: Answer: <option> (<letter>)"
 
-_INSTRUCTIONS = {
-    Arm.ZERO_SHOT: ANSWER_INSTRUCTION,
-    Arm.ANSWER_ONLY: ANSWER_INSTRUCTION,
-    Arm.RATIONALE_THEN_ANSWER: RATIONALE_INSTRUCTION,
-    Arm.ANSWER_THEN_RATIONALE: ANSWER_FIRST_INSTRUCTION,
-    Arm.MULTI_TASK: ANSWER_INSTRUCTION,
-    Arm.TEACHER: RATIONALE_INSTRUCTION,
+# Of examinations alone. The first is ours: no published one of MatCha was found. The others are word for word those of
+# other harnesses: MatCha's zero-shot prompt with its system message (its spelling included), as a public scoring script
+# has it, and the line that many of them put behind the options.
+CHAIN_OF_THOUGHT_INSTRUCTION = (
+    "Think step by step: say what the images show, hold each option against it, then name the right option and its "
+    "letter."
+)
+MATCHA_SYSTEM = (
+    "You are a helpfule material science assistant. Based on the figure, please answer the following question. "
+    "The answer could be inferred from the figure and must be concise and clear. Answer directly without any "
+    "explanation."
+)
+MATCHA_PROMPT = "Question: {question}\nAnswer with the option's letter from the given choices directly:\n"
+LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
+
+_INSTRUCTION_OF = {
+    Prompt.ANSWER: ANSWER_INSTRUCTION,
+    Prompt.RATIONALE: RATIONALE_INSTRUCTION,
+    Prompt.ANSWER_FIRST: ANSWER_FIRST_INSTRUCTION,
+    Prompt.CHAIN_OF_THOUGHT: CHAIN_OF_THOUGHT_INSTRUCTION,
+    Prompt.LETTER: LETTER_INSTRUCTION,
 }
+_INSTRUCTIONS = {arm: _INSTRUCTION_OF[OWN_PROMPT[arm]] for arm in Arm}
+_ASKS_FOR_A_LETTER = frozenset({Prompt.MATCHA, Prompt.LETTER})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """What is said beside the images. system: the system message, where there is one. user: the user's words."""
+
+    system: str
+    user: str
+
+
+def words(question: Question, named: Prompt, caption: str | None = None, *, final_line: bool = False) -> Words:
+    """The words of an examination, which for an arm's own prompt are those of `prompt`.
+
+    final_line: how the answer is to be written is shown at the end, where the prompt is ours and nothing else is said
+    about it.
+    """
+    described = _described(caption)
+    if named is Prompt.MATCHA:
+        return Words(MATCHA_SYSTEM, described + MATCHA_PROMPT.format(question=asked(question)))
+    is_told = named not in _ASKS_FOR_A_LETTER and named is not Prompt.ANSWER_FIRST
+    shown = f"\n{FINAL_LINE_INSTRUCTION}" if final_line and is_told else ""
+    return Words("", f"{described}{asked(question)}\n{_INSTRUCTION_OF[named]}{shown}")
+
+
+def example_answer(question: Question, named: Prompt) -> str:
+    """How an example that goes before a question answers: as its words ask for it, a letter or an answer's line."""
+    return question.gold if named in _ASKS_FOR_A_LETTER else target(question, None)
 
 
 def prompt(
@@ -37,11 +83,14 @@ def prompt(
     answer is told, for a teacher that never found it by itself. final_line: how the answer is to be written is shown,
     for a model that was never taught to.
     """
-    described = "" if caption is None else f"Caption: {' '.join(caption.split())}\n"
     gold = question.options[LETTERS.index(question.gold)]
     instruction = HINTED_INSTRUCTION.format(option=gold, letter=question.gold) if hinted else _INSTRUCTIONS[arm]
     shown = f"\n{FINAL_LINE_INSTRUCTION}" if final_line else ""
-    return f"{described}{asked(question)}\n{instruction}{shown}"
+    return f"{_described(caption)}{asked(question)}\n{instruction}{shown}"
+
+
+def _described(caption: str | None) -> str:
+    return "" if caption is None else f"Caption: {' '.join(caption.split())}\n"
 
 
 def explain_prompt(question: Question) -> str:
@@ -55,14 +104,22 @@ def asked(question: Question) -> str:
     return f"{question.text}\n{options}"
 
 
+_PROBE = Question(id="", source="", split="", images=(), image_digests=(), text="?", options=("x", "y"), gold="A")
+
+
 def digest() -> str:
-    """Digest of every word that this module puts around a question: another prompt, another digest."""
-    probe = Question(id="", source="", split="", images=(), image_digests=(), text="?", options=("x", "y"), gold="A")
-    words: dict[str, list[str]] = {arm: [prompt(probe, arm, caption) for caption in (None, "c")] for arm in Arm}
-    words["hinted"] = [prompt(probe, Arm.TEACHER, hinted=True, final_line=True)]
-    words["explain"] = [explain_prompt(probe)]
-    words["targets"] = [target(probe, None), target(probe, "r"), target(probe, "r", answer_first=True)]
+    """Digest of every word that teaching puts around a question: another prompt, another digest."""
+    words: dict[str, list[str]] = {arm: [prompt(_PROBE, arm, caption) for caption in (None, "c")] for arm in Arm}
+    words["hinted"] = [prompt(_PROBE, Arm.TEACHER, hinted=True, final_line=True)]
+    words["explain"] = [explain_prompt(_PROBE)]
+    words["targets"] = [target(_PROBE, None), target(_PROBE, "r"), target(_PROBE, "r", answer_first=True)]
     return digest_json(words)
+
+
+def examined_digest(named: Prompt) -> str:
+    """Digest of every word that an examination puts around a question in this prompt."""
+    said = [dataclasses.astuple(words(_PROBE, named, caption, final_line=bool(caption))) for caption in (None, "c")]
+    return digest_json([said, example_answer(_PROBE, named)])
 
 
 def answer(option: str, letter: str) -> str:

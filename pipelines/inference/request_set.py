@@ -13,10 +13,18 @@ from infra.errors import ClusterError
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.jsonl import key_of
 from pipelines.inference.ledger import Attempt, Found, Ledger, letter_name
-from pipelines.inference.requests import Request
+from pipelines.inference.requests import ExampleTurn, Request
 from pipelines.records import Question
 
 _QUESTIONS_AT_ONCE = 1024
+_EXAMPLE = pa.struct(
+    [
+        pa.field("prompt", pa.string()),
+        pa.field("images", pa.list_(pa.string())),
+        pa.field("image_digests", pa.list_(pa.string())),
+        pa.field("answer", pa.string()),
+    ]
+)
 _REQUEST = pa.struct(
     [
         pa.field("id", pa.string()),
@@ -27,6 +35,13 @@ _REQUEST = pa.struct(
         pa.field("prompt", pa.string()),
         pa.field("images", pa.list_(pa.string())),
         pa.field("image_digests", pa.list_(pa.string())),
+        pa.field("system", pa.string()),
+        pa.field("examples", pa.list_(_EXAMPLE)),
+        pa.field("options", pa.list_(pa.string())),
+        pa.field("entry", pa.string()),
+        pa.field("rotation", pa.int64()),
+        pa.field("prefill", pa.string()),
+        pa.field("variant", pa.string()),
         pa.field("spent", pa.int64()),
     ]
 )
@@ -126,7 +141,7 @@ class RequestSet:
                 counts["num_batches"] += 1
                 counts["num_open"] += len(batch)
                 pending.update(request["condition"] for request in sent if not request["hinted"])
-                max_images = max(max_images, *(len(request["images"]) for request in sent))
+                max_images = max(max_images, *(request["num_images"] for request in sent))
 
             for chunk in self.chunks():
                 counts["num_questions"] += len(chunk)
@@ -157,7 +172,7 @@ class RequestSet:
                 _is_right(request, question, found, at) for request, at in zip(requests, places, strict=True)
             )
             pending = [
-                {name: getattr(request, name) for name in _FIELDS} | {"spent": int(found.spent[at])}
+                _as_row(request, int(found.spent[at]))
                 for request, at in zip(requests, places, strict=True)
                 if not (request.hinted and answered)
                 and key_of(request.id) not in planned
@@ -211,10 +226,21 @@ def read_batch(plan: Path, number: int) -> list[PendingQuestion]:
     ]
 
 
+def _as_row(request: Request, spent: int) -> dict[str, Any]:
+    row = {name: getattr(request, name) for name in _FIELDS}
+    row["examples"] = [dataclasses.asdict(example) for example in request.examples]
+    return row | {"spent": spent, "num_images": request.num_images}
+
+
 def _request(stored: dict[str, Any]) -> tuple[Request, int]:
     spent = stored.pop("spent")
-    listed = {name: tuple(stored[name]) for name in ("images", "image_digests")}
-    return Request(**{**stored, **listed}), spent
+    examples = tuple(ExampleTurn(**_listed(example)) for example in stored["examples"])
+    return Request(**{**_listed(stored), "examples": examples}), spent
+
+
+def _listed(stored: dict[str, Any]) -> dict[str, Any]:
+    """A row with its lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 
 
 def _is_right(request: Request, question: Question, found: Found, place: int) -> bool:

@@ -199,9 +199,10 @@ class Worker:
 
     async def _ask(self, request: Request, seed: int, question: PendingQuestion) -> Attempt:
         images = conditions.shown_images(self._images, request)
+        before = conditions.before(self._images, request)
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                completion = await self._backend.generate(request.prompt, images, seed)
+                completion = await self._backend.generate(request.prompt, images, seed, before)
         except UnreadableImageError as error:
             return failed(request, seed, str(error), Status.QUARANTINED)
         except RowError as error:
@@ -214,7 +215,8 @@ class Worker:
         # Whatever else a library raises over one row is that row's; the message may repeat what the row holds.
         except Exception as error:  # noqa: BLE001
             return failed(request, seed, type(error).__name__)
-        return judged(request, seed, completion, question.options, answer_first=self._config.answer_first)
+        options = request.options or question.options
+        return judged(request, seed, completion, options, answer_first=self._config.answer_first)
 
 
 def judged(

@@ -73,13 +73,35 @@ class Status(StrEnum):
 
 
 class Condition(StrEnum):
-    """What goes with a question when it is asked: its image, a blank one, none, another's, or its caption too."""
+    """What goes with a question when it is asked.
+
+    Its own images (real), without them (absent), in their place one colour (blank: their mean grey; black), another
+    question's (shuffled, or shuffled_in_task: of one with the same task), their tiles in another order (patch_shuffled)
+    or their mirror images (mirrored). captioned: the caption too; caption_only: the caption in the images' place.
+    gold_hidden: "None of the above" stands in the right option's place, and is the right one then.
+    """
 
     REAL = "real"
     BLANK = "blank"
     ABSENT = "absent"
     SHUFFLED = "shuffled"
     CAPTIONED = "captioned"
+    BLACK = "black"
+    SHUFFLED_IN_TASK = "shuffled_in_task"
+    PATCH_SHUFFLED = "patch_shuffled"
+    MIRRORED = "mirrored"
+    CAPTION_ONLY = "caption_only"
+    GOLD_HIDDEN = "gold_hidden"
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether any image goes with the question."""
+        return self not in (Condition.ABSENT, Condition.CAPTION_ONLY)
+
+    @property
+    def tells_caption(self) -> bool:
+        """Whether the caption goes with the question."""
+        return self in (Condition.CAPTIONED, Condition.CAPTION_ONLY)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,10 +304,14 @@ class TrainingExample(Record):
 class Prediction(Record):
     """What a served model answered under a condition.
 
-    request_id: of the ledger's entry. status: answered, failed, or quarantined (for an image), with the reason as
-    error. text: without the thoughts of a model that writes them down before. letter: None when no answer could be read
-    (unscored). seed: number of the seed with which the model's adapter was fitted, from 0; models of one arm differ in
-    it.
+    request_id: of the ledger's entry. seed: number of the seed that the model's adapter was fitted with, from 0; models
+    of one arm differ in it. prompt: the words that asked (`entries.Prompt`), after num_shots answered examples; rows of
+    different words are never pooled. rotation: how many places the options were moved up, the first ones to the end,
+    from 0; gold and letter are those of the options as they were shown. repeat: 0 for the answer that counts, above it
+    for the same request made again. prefill: the beginning of the answer that was given (`entries.PREFILLS`), empty for
+    none; text is what was written after it; mistake: the letter that a mistake in it names. status: answered, failed,
+    or quarantined (for an image), with the reason as error. text: without the thoughts of a model that writes them down
+    before. letter: None when no answer could be read (unscored).
     """
 
     stem: ClassVar[str] = "predictions"
@@ -297,7 +323,13 @@ class Prediction(Record):
     model: str
     arm: str
     seed: int
+    prompt: str
+    num_shots: int = 0
     condition: str
+    rotation: int = 0
+    repeat: int = 0
+    prefill: str = ""
+    mistake: str | None = None
     stratum: str
     gold: str
     status: str

@@ -12,7 +12,7 @@ from infra.errors import InputError
 from infra.manifest import Tally, write_json
 from infra.stage import Task
 from pipelines.inference import prompts
-from pipelines.inference.backends.backend import Completion, ShownImage
+from pipelines.inference.backends.backend import NOTHING, Before, Completion, ShownImage
 from pipelines.inference.config import InferenceConfig
 from pipelines.questions.config import QuestionsConfig
 from pipelines.questions.sources import pocket
@@ -87,7 +87,7 @@ class Answers:
 
     def to_body(self, body: dict[str, Any]) -> str:
         """The same to a request of OpenAI's chat completions."""
-        return self.to(body["messages"][0]["content"][-1]["text"])
+        return self.to(body["messages"][-1]["content"][-1]["text"])
 
 
 class Engine:
@@ -97,7 +97,9 @@ class Engine:
         self.num_at_once = config.engine.max_num_seqs
         self._answers = answers
 
-    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+    async def generate(
+        self, prompt: str, images: Sequence[ShownImage], seed: int, before: Before = NOTHING
+    ) -> Completion:
         """See `pipelines.inference.backends.backend.Backend`."""
         for image in images:
             image.decode()

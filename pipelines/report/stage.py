@@ -19,7 +19,8 @@ from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
 from pipelines.inference.backends.chat import image_url
-from pipelines.records import LETTERS, Prediction, Question, Split, Verdict, tables
+from pipelines.records import LETTERS, Arm, Prediction, Question, Split, Verdict, tables
+from pipelines.records.entries import OWN_PROMPT
 
 SCHEMA = "preceptor.report/3"
 _MOST_STRATA = 4  # of which each has a column in a line for the terminal
@@ -30,7 +31,8 @@ def run(task: Task) -> Tally:
     """Write `report.json` and `index.html`."""
     asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
     facts = task.inputs["questions"].tally["facts"]
-    predictions = tables.read(task.inputs["examination"].path, Prediction)
+    written = tables.read(task.inputs["examination"].path, Prediction)
+    predictions = [prediction for prediction in written if is_plain(prediction)]
     report = {
         "schema": SCHEMA,
         "title": task.config.title or title_of(task.inputs["questions"]),
@@ -48,7 +50,20 @@ def run(task: Task) -> Tally:
     (task.draft / "index.html").write_text(page(report, shown), encoding="utf-8")
     for line in table_lines(report["examination"]):
         task.progress.say(line)
-    return Tally(rows={"predictions": len(predictions), "examination": len(report["examination"])})
+    other = len(written) - len(predictions)
+    if other:
+        task.progress.say(f"{other} predictions in other prompts, rotations, repeats or prefills are not in the tables")
+    return Tally(
+        rows={"predictions": len(predictions), "examination": len(report["examination"])},
+        reasons={"asked_otherwise": other} if other else {},
+    )
+
+
+def is_plain(prediction: Prediction) -> bool:
+    """Whether a model was asked in its arm's own words, once and without any change to the options or the answer: the
+    tables tell entries apart by arm and condition alone, and rows of different words are never pooled."""
+    asked_in_its_own_words = prediction.prompt == OWN_PROMPT[Arm(prediction.arm)] and not prediction.num_shots
+    return asked_in_its_own_words and not (prediction.rotation or prediction.repeat or prediction.prefill)
 
 
 def title_of(questions: Artifact) -> str:

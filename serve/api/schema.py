@@ -110,12 +110,26 @@ class _Request(_Strict):
 
 
 class ChatRequest(_Request):
-    """`POST /v1/chat/completions`: an answer to messages, with images or without."""
+    """`POST /v1/chat/completions`: an answer to messages, with images or without.
+
+    continue_final_message, add_generation_prompt: true and false where the answer goes on from the last message, whose
+    role is `assistant`; only where the endpoint's owner allows it.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    continue_final_message: Literal[True] | None = None
+    add_generation_prompt: Literal[False] | None = None
+
+    @model_validator(mode="after")
+    def _check_prefill(self) -> Self:
+        if (self.continue_final_message is None) != (self.add_generation_prompt is None):
+            raise ValueError("continue_final_message = true and add_generation_prompt = false go together")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise ValueError("continue_final_message goes with a last message of the assistant")
+        return self
 
     @model_validator(mode="after")
     def _check_top_logprobs(self) -> Self:

@@ -9,7 +9,7 @@ import pydantic
 from infra.errors import nearest
 from serve.api import images
 from serve.api.errors import Refused
-from serve.api.schema import REQUESTS, Request
+from serve.api.schema import REQUESTS, ChatRequest, Request
 
 # JSON of many small values takes a hundred times its size in memory. Text and base64 contain few of these characters.
 _SEPARATORS = (b"{", b"[", b",")
@@ -23,13 +23,14 @@ class Limits:
     """What a request may ask for.
 
     max_answer_tokens: of all its answers together. max_images: in all its messages. max_image_pixels: of each image.
-    image_domains: hosts whose image URLs the engine may fetch.
+    image_domains: hosts whose image URLs the engine may fetch. prefill: whether an answer may be begun by the request.
     """
 
     max_answer_tokens: int
     max_images: int
     max_image_pixels: int
     image_domains: tuple[str, ...] = ()
+    prefill: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,11 @@ def admit(kind: str, body: bytes, limits: Limits) -> AdmittedRequest:
         request = REQUESTS[kind].model_validate_json(body)
     except pydantic.ValidationError as error:
         raise _bad(_reason(error, kind)) from None  # the cause would carry the request into logs
+    if isinstance(request, ChatRequest) and request.continue_final_message and not limits.prefill:
+        raise _bad(
+            "Field 'continue_final_message' is not taken here. The endpoint's owner allows it, for requests with the "
+            "key, with --set deploy.prefill=true"
+        )
     num_answers = request.n or 1
     tokens_per_answer = _tokens_per_answer(request, num_answers, limits.max_answer_tokens)
     engine_request = request.engine_request()

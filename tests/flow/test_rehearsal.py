@@ -62,15 +62,14 @@ def test_every_fault_of_a_recipe_is_found_in_one_rehearsal(tmp_path, monkeypatch
         f"deploy.teacher={BESIDE}",
         "teach.engine.replicas=3",
         "teach.max_tokens=2048",
-        "examination.teacher_max_tokens=1024",
-        "examination.teacher_timeout_s=60",
+        'examination.budgets=[{"arm": "teacher", "max_tokens": 1024, "timeout_s": 60}]',
         "teach.revision=0123abcd",
         "teach.engine.mm_encoder_tp_mode=sideways",
     )
     assert has(findings, r"^deploy asks for 16 CPUs and 9 GPUs in all, .* --set deploy\.teacher=null")
     assert has(findings, r"^teach asks for 12 CPUs and 12 GPUs in all")
-    assert has(findings, r"2048 tokens to teach .* 1024 in the examination: --set examination.teacher_max_tokens=2048")
-    assert has(findings, r"^examination.teacher_timeout_s is 60, too short for 1024 tokens")
+    assert has(findings, r"2048 tokens to teach .* 1024 in the examination: --set 'examination.budgets=.*2048")
+    assert has(findings, r"^examination.budgets\[teacher\].timeout_s is 60, too short for 1024 tokens")
     assert has(findings, r"^teach: vLLM does not take the arguments of Qwen/.*mm-encoder-tp-mode.*sideways")
     assert has(findings, r"^deploy: Ray Serve may place the GPUs of one replica of Teacher on several nodes \(PACK\)")
     monkeypatch.setattr(app, "engine_deployment", deployment)

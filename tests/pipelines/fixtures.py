@@ -83,6 +83,7 @@ def prediction(letter: str | None, **changes) -> Prediction:
         "model": "m",
         "arm": "zero_shot",
         "seed": 0,
+        "prompt": "answer",
         "condition": "real",
         "stratum": "seen",
         "gold": "B",

@@ -113,6 +113,11 @@ def test_the_number_of_seeds_of_the_whole_flow_is_named_once_and_every_adapter_i
     assert flow.resolve("pocket", flow.for_seeds(1)) == flow.resolve("pocket", [])
 
 
+def test_named_arms_keep_all_of_their_entries_whatever_words_these_ask_in():
+    plan = ["zero_shot+rationale/real", "answer_only+circular/real", "rationale_then_answer+letter/real"]
+    assert flow._plan_for(plan, ["answer_only", "multi_task"]) == [*plan[:2], "multi_task/real"]
+
+
 def test_the_recipe_s_own_arms_named_are_the_recipe():
     assert flow.resolve("pocket", flow.for_arms("pocket", ARMS)) == flow.resolve("pocket", [])
 

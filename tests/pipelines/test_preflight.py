@@ -49,14 +49,14 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         ("pmc_vqa_8xh200", ["cluster.gpus=3", "cluster.nodes=3"], "teach asks for 2 teacher engines.*no node of 3"),
         (
             "pmc_vqa_8xh200_thinking",
-            ["examination.teacher_max_tokens=1024"],
+            ['examination.budgets=[{"arm": "teacher", "max_tokens": 1024, "timeout_s": 3600}]'],
             "The teacher has 8192 tokens to teach .* and 1024 in the examination: "
-            "--set examination.teacher_max_tokens=8192",
+            r"--set 'examination.budgets=\[{\"arm\": \"teacher\", \"max_tokens\": 8192, \"timeout_s\": 3600.0}\]'",
         ),
         (
             "pmc_vqa_8xh200_thinking",
-            ["examination.teacher_timeout_s=120"],
-            "teacher_timeout_s is 120, too short for 8192 tokens .* --set examination.teacher_timeout_s=820",
+            ['examination.budgets=[{"arm": "teacher", "max_tokens": 8192, "timeout_s": 120}]'],
+            r"budgets\[teacher\].timeout_s is 120, too short for 8192 tokens .* --set 'examination.budgets=.*820",
         ),
         (
             "pmc_vqa_8xh200_thinking",
@@ -67,7 +67,7 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
         (
             "pmc_vqa_8xh200_thinking",
             ["deploy.max_answer_tokens=4096"],
-            "examination.teacher_max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
+            r"budgets\[teacher\].max_tokens is 8192, and the endpoint takes 4096: --set deploy.max_answer_tokens=8192",
         ),
         (
             "pmc_vqa_8xh200_thinking",
@@ -97,6 +97,27 @@ def test_a_shipped_recipe_named_after_eight_gpus_is_compared_with_eight(recipe):
             "fit.max_length is 3072, and a question's images have up to 6144 tokens, .* --set fit.max_length=7424",
         ),
         (
+            "pmc_vqa_8xh200",
+            ['examination.plan=["zero_shot+letter+5shot/real"]'],
+            "deploy.student.images_per_request is 1, and 5 examples and a question have up to 6: "
+            "--set deploy.student.images_per_request=6",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ['examination.plan=["zero_shot+letter+5shot/real", "zero_shot/real"]'],
+            "deploy.student.max_model_len is .* have up to 6144 tokens, a prompt 1536, an answer 2048",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ['examination.plan=["rationale_then_answer/real", "rationale_then_answer+prefilled/real"]'],
+            r"has rationale_then_answer\+prefilled/real, and the endpoint takes no .* --set deploy.prefill=true",
+        ),
+        (
+            "pmc_vqa_8xh200",
+            ['examination.budgets=[{"arm": "rationale_then_answer", "max_tokens": 64}]'],
+            r"examination.budgets\[rationale_then_answer\].max_tokens is 64, and students learn to write up to 1024",
+        ),
+        (
             "pmc_vqa_8xh200_bf16",
             ['examination.plan=["teacher/real"]'],
             "examination.plan asks the teacher, and deploy.teacher",
@@ -110,13 +131,18 @@ def test_what_would_end_the_flow_late_is_told_with_what_to_type(recipe, override
 
 
 def test_what_a_finding_says_to_type_mends_it():
-    wrong = ["examination.teacher_max_tokens=1024", "fit.max_length=1500", "deploy.answer_timeout_s=9"]
+    wrong = [
+        'examination.budgets=[{"arm": "teacher", "max_tokens": 1024}]',
+        "fit.max_length=1500",
+        "deploy.answer_timeout_s=9",
+    ]
     overrides = list(wrong)
     for _ in range(8):
         told = found("pmc_vqa_8xh200_thinking", *overrides)
         if not told:
             break
-        overrides.append(re.search(r"--set (\S+=\S+?)[,.]?(?: |$)", told[0])[1])
+        typed = re.search(r"--set (?:'([^']+)'|(\S+=\S+?)[,.]?(?: |$))", told[0])
+        overrides.append(typed[1] or typed[2])
     assert told == []
     assert len(overrides) > len(wrong)
 
@@ -155,3 +181,20 @@ def test_image_tokens_are_those_of_the_model_s_own_processor_where_it_is_at_hand
     assert preflight.image_tokens(str(tmp_path), 1 << 20) == tokens
     assert preflight.image_tokens("Qwen/Qwen3-VL-2B-Instruct", 1 << 20) == 1024
     assert preflight.image_tokens("train/pocket/base", 1 << 20) == 9
+
+
+@pytest.mark.parametrize("recipe", [name for name in SHIPPED if name.startswith("pmc_vqa")])
+def test_a_large_recipe_asks_base_and_students_under_the_same_conditions_and_the_base_in_both_words(recipe):
+    examination = flow.resolve(recipe, [])["examination"]
+    conditions = {}
+    for entry in examination.entries():
+        conditions.setdefault((entry.arm, entry.prompt), []).append(entry.condition)
+    compared = {who: asked for who, asked in conditions.items() if who[0] != "teacher"}
+    assert set(compared) == {
+        ("zero_shot", "answer"),
+        ("zero_shot", "rationale"),
+        ("answer_only", "answer"),
+        ("rationale_then_answer", "rationale"),
+    }
+    assert all(asked == ["real", "blank", "shuffled"] for asked in compared.values())
+    assert examination.repeat_share == 0.05

@@ -66,6 +66,12 @@ def test_endpoint_that_others_reach_demands_a_key(host, monkeypatch):
     assert access_control.required_key_digest(host) == digest_key("secret")
 
 
+def test_a_request_begins_its_answer_only_where_a_key_is_demanded_and_the_owner_allows_it():
+    allowing = dataclasses.replace(POCKET, prefill=True)
+    asked = [app.limits_of(config, key).prefill for config in (POCKET, allowing) for key in (None, "digest")]
+    assert asked == [False, False, False, True]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
 def test_loopback_needs_no_key(host, monkeypatch):
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)

@@ -67,3 +67,13 @@ def test_light_modules_import_no_engine():
     heavy = "{'ray', 'torch', 'vllm', 'transformers'}"
     code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_answers_that_requests_begin_are_for_those_who_have_the_key(monkeypatch):
+    config = dataclasses.replace(pocket().deploy, prefill=True)
+    monkeypatch.delenv("PRECEPTOR_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"deploy\.prefill .* export one as PRECEPTOR_API_KEY"):
+        config.check()
+    dataclasses.replace(config, prefill=False).check()
+    monkeypatch.setenv("PRECEPTOR_API_KEY", "k" * 32)
+    config.check()

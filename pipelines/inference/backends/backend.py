@@ -51,6 +51,28 @@ class ShownImage(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A question with its images and its answer, which goes before what is asked."""
+
+    prompt: str
+    images: Sequence[ShownImage]
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What goes before a request: a system message, if any, and answered examples. prefill: the beginning of the
+    answer, which the model goes on from; empty for none."""
+
+    system: str = ""
+    examples: Sequence[Example] = ()
+    prefill: str = ""
+
+
+NOTHING = Before()
+
+
 class Backend(Protocol):
     """A model that answers requests.
 
@@ -59,7 +81,9 @@ class Backend(Protocol):
 
     num_at_once: int
 
-    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+    async def generate(
+        self, prompt: str, images: Sequence[ShownImage], seed: int, before: Before = NOTHING
+    ) -> Completion:
         """The answer to a prompt about these images. Raises RowError, UnreadableImageError or EngineDiedError."""
         ...
 

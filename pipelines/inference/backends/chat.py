@@ -3,11 +3,11 @@
 import base64
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipelines.images import decoding
-from pipelines.inference.backends.backend import Completion, RowError, ShownImage
+from pipelines.inference.backends.backend import NOTHING, Before, Completion, RowError, ShownImage
 from pipelines.inference.config import Sampling
 
 _FINISH_REASON = re.compile(r"[a-z_]{1,32}")
@@ -15,22 +15,39 @@ _MOST_TOKENS = 1 << 40
 _READ_EVERYWHERE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by every model server that takes images
 
 
-def body(model: str, prompt: str, image_urls: Iterable[str], sampling: Sampling, seed: int) -> dict[str, Any]:
-    """A request about images, in their order, and then a prompt."""
-    shown = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
-    request = {
+def body(
+    model: str, prompt: str, image_urls: Iterable[str], sampling: Sampling, seed: int, before: Before = NOTHING
+) -> dict[str, Any]:
+    """A request about images, in their order, and then a prompt; after a system message and answered examples."""
+    request: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}],
+        "messages": [*_messages_before(before), _user(prompt, image_urls)],
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": seed,
     }
+    if before.prefill:  # as vLLM and its like have it: the last message is open, and no new one is begun
+        request["messages"].append({"role": "assistant", "content": before.prefill})
+        request |= {"continue_final_message": True, "add_generation_prompt": False}
     if sampling.logprobs:
         request["logprobs"] = True
     if sampling.top_k:  # OpenAI's own API knows no top_k, and refuses unknown fields
         request["top_k"] = sampling.top_k
     return request
+
+
+def _user(prompt: str, image_urls: Iterable[str]) -> dict[str, Any]:
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
+
+
+def _messages_before(before: Before) -> Iterator[dict[str, Any]]:
+    if before.system:
+        yield {"role": "system", "content": before.system}
+    for example in before.examples:
+        yield _user(example.prompt, map(image_url, example.images))
+        yield {"role": "assistant", "content": example.answer}
 
 
 def image_url(image: ShownImage) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from infra.errors import ClusterError
 from pipelines.inference.backends import chat
-from pipelines.inference.backends.backend import Completion, RowError, ShownImage
+from pipelines.inference.backends.backend import NOTHING, Before, Completion, RowError, ShownImage
 from pipelines.inference.backends.client import API_KEY_VARIABLE, Client, RequestError, api_key
 from pipelines.inference.config import InferenceConfig
 
@@ -21,14 +21,16 @@ class EndpointBackend:
         self._config = config
         self._client: Client | None = None
 
-    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+    async def generate(
+        self, prompt: str, images: Sequence[ShownImage], seed: int, before: Before = NOTHING
+    ) -> Completion:
         """See `Backend`."""
         client = await self._connected()
         config = self._config
         try:
             # Images are read, and encoded, in the client's thread.
             answered = await client.post(
-                lambda: chat.body(config.model.name, prompt, map(chat.image_url, images), config.sampling, seed)
+                lambda: chat.body(config.model.name, prompt, map(chat.image_url, images), config.sampling, seed, before)
             )
         except RequestError as error:
             raise RowError(str(error)) from None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.inference.backends.backend import Completion, EngineDiedError, RowError, ShownImage
+from pipelines.inference.backends.backend import NOTHING, Before, Completion, EngineDiedError, RowError, ShownImage
 from pipelines.inference.backends.engine_config import (
     EngineConfig,
     keep_in_one_process,
@@ -38,12 +38,15 @@ class VllmBackend:
         if not config.engine.gpus:
             _yield_to_the_engine()
 
-    async def generate(self, prompt: str, images: Sequence[ShownImage], seed: int) -> Completion:
+    async def generate(
+        self, prompt: str, images: Sequence[ShownImage], seed: int, before: Before = NOTHING
+    ) -> Completion:
         """See `Backend`."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        request: dict[str, Any] = {"prompt": self._rendered(prompt, len(images))}
+        request: dict[str, Any] = {"prompt": self._rendered(prompt, len(images), before)}
+        images = [*(image for example in before.examples for image in example.images), *images]
         if images:
             request["multi_modal_data"] = {"image": [await asyncio.to_thread(image.decode) for image in images]}
             request["multi_modal_uuids"] = {"image": [image.digest for image in images]}  # so that vLLM need not hash
@@ -91,13 +94,20 @@ class VllmBackend:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _rendered(self, prompt: str, num_images: int) -> str:
-        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
-        return str(
-            self._engine.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-            )
-        )
+    def _rendered(self, prompt: str, num_images: int, before: Before) -> str:
+        messages: list[dict[str, Any]] = []
+        if before.system:
+            messages.append({"role": "system", "content": before.system})
+        for example in before.examples:
+            messages.append(_user(example.prompt, len(example.images)))
+            messages.append({"role": "assistant", "content": example.answer})
+        messages.append(_user(prompt, num_images))
+        rendered = str(self._engine.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return rendered + before.prefill
+
+
+def _user(prompt: str, num_images: int) -> dict[str, Any]:
+    return {"role": "user", "content": [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]}
 
 
 def _yield_to_the_engine() -> None:

@@ -5,7 +5,8 @@ import pytest
 from pipelines.examination import estimate
 from pipelines.examination.config import ExaminationConfig
 from pipelines.recipes import PLAN
-from tests.pipelines.fixtures import put
+from pipelines.records import Question, tables
+from tests.pipelines.fixtures import put, question
 
 
 def rows(run_dir, **told):
@@ -46,3 +47,13 @@ def test_every_adapter_of_a_taught_arm_is_asked(tmp_path):
     rows(tmp_path, test=600)
     plan = ("zero_shot/real", "answer_only/real", "answer_only/blank", "teacher/real")
     assert estimate.estimate(ExaminationConfig(plan=plan, seeds=3), tmp_path)["answers"] == 600 * (1 + 3 * 2 + 1)
+
+
+def test_rotations_and_repeats_are_answers_too(tmp_path):
+    asked = [question(id=f"q{n}", split="test", options=("x", "y", "z")[: 2 + n % 2]) for n in range(10)]
+    asked.append(question(id="t", split="train"))
+    put(tmp_path, "questions", lambda draft: tables.write(draft, Question, asked), rows={"test": 10})
+    plan = ("zero_shot+circular/real", "teacher/real", "zero_shot+rationale/real")
+    assert estimate.estimate(ExaminationConfig(plan=plan), tmp_path)["answers"] == 25 + 10 + 10
+    repeated = ExaminationConfig(plan=plan, repeat_share=0.1)
+    assert estimate.estimate(repeated, tmp_path)["answers"] == 25 + 10 + 10 + 3

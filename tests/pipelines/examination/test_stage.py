@@ -17,11 +17,12 @@ from PIL import Image
 from infra import manifest, runner
 from infra.errors import ArtifactError, ClusterError, InputError
 from infra.progress import Progress
-from pipelines.examination.config import ExaminationConfig
+from pipelines.examination.config import Budget, ExaminationConfig
 from pipelines.examples import ComposeConfig
 from pipelines.inference.backends import client
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
+from pipelines.records.entries import PREFILLS
 from pipelines.rehearsal import stub_endpoint
 from pipelines.report import stage as report
 from pipelines.report.config import ReportConfig
@@ -131,9 +132,9 @@ def test_every_question_is_asked_once_for_each_entry_of_the_plan_and_scored(run_
     predictions = examine(run_dir, looks_at_the_image)
     assert [(f"{p.arm}/{p.condition}", p.question_id) for p in predictions] == [
         (f"{arm}/{condition}", f"q{number}")
-        for arm, conditions in CONFIG.conditions().items()
+        for arm, entries in CONFIG.by_arm().items()
         for number in range(NUM_TEST)
-        for condition in conditions
+        for condition in (entry.condition for entry in entries)
     ]
     correct = {
         entry: sum(p.letter == p.gold for p in predictions if f"{p.arm}/{p.condition}" == entry)
@@ -353,7 +354,9 @@ def test_a_teacher_at_another_endpoint_is_asked_there_with_its_own_length_and_ti
         )
         put(run_dir, "endpoint", Endpoint(base_url=here, models=models).write)
         plan = ("zero_shot/real", "teacher/real")
-        config = dataclasses.replace(CONFIG, plan=plan, max_tokens=64, teacher_max_tokens=512, teacher_timeout_s=7)
+        config = dataclasses.replace(
+            CONFIG, plan=plan, max_tokens=64, budgets=(Budget(arm=Arm.TEACHER, max_tokens=512, timeout_s=7),)
+        )
         runner.carry_out(config, run_dir, Progress("examination"))
     assert asked == {"here": [("base", 64)] * NUM_TEST, "elsewhere": [("big", 512)] * NUM_TEST}
     assert [config.seconds_for(arm) for arm in (Arm.TEACHER, Arm.ZERO_SHOT)] == [7, config.timeout_s]
@@ -458,7 +461,7 @@ def test_an_endpoint_that_fails_under_one_condition_stops_the_stage_early_and_na
 
     plan = ("rationale_then_answer/real", "rationale_then_answer/blank", "zero_shot/real")
     config = dataclasses.replace(CONFIG, plan=plan, concurrency=4)
-    match = r"of \d+ requests of rationale_then_answer under the condition `blank` failed \(status_400 \d+\)"
+    match = r"of \d+ requests of rationale_then_answer/blank failed \(status_400 \d+\)"
     with pytest.raises(InputError, match=match):
         examine(run_dir, reply, config)
     assert len(asked) < 400
@@ -506,3 +509,183 @@ def test_what_fails_again_after_a_resume_is_a_share_of_all_requests_and_not_of_t
         for _ in range(2):
             artifact = runner.carry_out(config, run_dir, Progress("examination"), afresh=True)["examination"]
     assert (artifact.tally["rows"]["asked"], artifact.tally["rows"]["failed"]) == (60, 1)
+
+
+def test_the_same_model_is_asked_in_several_words_and_its_rows_say_in_which(run_dir):
+    plan = ("zero_shot/real", "zero_shot+rationale/real", "zero_shot+matcha/real")
+    seen = []
+
+    def reply(body):
+        seen.append([message["role"] for message in body["messages"]])
+        text = body["messages"][-1]["content"][-1]["text"]
+        return "B" if text.startswith("Question:") else "Seen.\nAnswer: mill (A)"
+
+    predictions = examine(run_dir, reply, dataclasses.replace(CONFIG, plan=plan))
+    rows = collections.Counter((p.prompt, p.letter, p.rotation, p.repeat) for p in predictions)
+    assert rows == {
+        (prompt, letter, 0, 0): NUM_TEST for prompt, letter in (("answer", "A"), ("rationale", "A"), ("matcha", "B"))
+    }
+    assert collections.Counter(map(tuple, seen)) == {("user",): 2 * NUM_TEST, ("system", "user"): NUM_TEST}
+
+
+def test_in_rotation_the_gold_letter_moves_with_its_option(tmp_path):
+    run_dir = prepare(tmp_path / "runs/r", [about(n) for n in range(NUM_TEST)])
+
+    def reply(body):
+        options = body["messages"][-1]["content"][-1]["text"].splitlines()[1:3]
+        wanted = ("mill", "cast")[int(numbers_in(body)) % 2]
+        return next(f"Answer: {wanted} ({line[0]})" for line in options if line.endswith(wanted))
+
+    config = dataclasses.replace(CONFIG, plan=("rationale_then_answer+circular/real",), repeat_share=1.0)
+    predictions = examine(run_dir, reply, config)
+    rows = [(p.question_id, p.rotation, p.repeat) for p in predictions]
+    assert rows == [(f"q{n}", *how) for n in range(NUM_TEST) for how in ((0, 0), (0, 1), (1, 0))]
+    assert all(p.letter == p.gold for p in predictions)
+    golds = {(p.question_id, p.rotation): p.gold for p in predictions}
+    assert all({golds[f"q{n}", 0], golds[f"q{n}", 1]} == {"A", "B"} for n in range(NUM_TEST))
+
+
+def test_where_the_right_option_is_hidden_only_none_of_the_above_is_right(run_dir):
+    def reply(body):
+        options = body["messages"][-1]["content"][-1]["text"].splitlines()[1:3]
+        (letter,) = [line[0] for line in options if line.endswith("None of the above")]
+        return f"Answer: None of the above ({letter})"
+
+    config = dataclasses.replace(CONFIG, plan=("rationale_then_answer/gold_hidden",))
+    predictions = examine(run_dir, reply, config)
+    assert len(predictions) == NUM_TEST
+    assert all(p.letter == p.gold for p in predictions)
+
+
+def test_examples_go_before_the_question_with_their_images_and_answers(tmp_path):
+    asked = [about(n) for n in range(3)]
+    taught = [about(n, id=f"t{n}", split="train") for n in (3, 4, 5)]
+    run_dir = prepare(tmp_path / "runs/r", [*asked, *taught])
+    bodies = []
+
+    def reply(body):
+        bodies.append(body)
+        return "A"
+
+    examine(run_dir, reply, dataclasses.replace(CONFIG, plan=("zero_shot+letter+2shot/blank",)))
+    assert len(bodies) == 3
+    for body in bodies:
+        roles = [message["role"] for message in body["messages"]]
+        assert roles == ["user", "assistant"] * 2 + ["user"]
+        numbers = [numbers_in({"messages": [message]}) for message in body["messages"][::2]]
+        assert numbers[-1] == "blank"  # what an example shows is not what is changed
+        assert set(numbers[:-1]) < {"3", "4", "5"}
+        answers = [message["content"] for message in body["messages"][1::2]]
+        assert answers == ["AB"[int(number) % 2] for number in numbers[:-1]]
+
+
+def test_questions_that_make_no_sense_in_an_entry_are_left_out_and_counted(tmp_path):
+    asked = [about(n, text="Which lung, left or right?" if n < 2 else f"What is {n}?") for n in range(4)]
+    run_dir = prepare(tmp_path / "runs/r", asked)
+    config = dataclasses.replace(CONFIG, plan=("zero_shot/real", "zero_shot/mirrored"))
+    predictions = examine(run_dir, lambda _: "Answer: mill (A)", config)
+    assert collections.Counter(p.condition for p in predictions) == {"real": 4, "mirrored": 2}
+    facts = manifest.find(run_dir / "examination").tally["facts"]
+    assert facts["left_out"] == {"zero_shot/mirrored": {"names_a_side": 2}}
+
+
+def test_an_entry_that_makes_no_sense_for_any_question_asks_nothing(tmp_path):
+    run_dir = prepare(tmp_path / "runs/r", [about(n, text="Left or right?") for n in range(3)])
+    seen = []
+    config = dataclasses.replace(CONFIG, plan=("zero_shot/real", "zero_shot/mirrored"))
+    with pytest.raises(InputError, match=r"zero_shot/mirrored makes no sense for any of the 3 .*names_a_side 3.*Leave"):
+        examine(run_dir, seen.append, config)
+    assert seen == []
+
+
+def test_a_new_entry_asks_only_what_is_new(run_dir):
+    seen = []
+
+    def reply(body):
+        seen.append(body)
+        return "Answer: mill (A)"
+
+    examine(run_dir, reply, dataclasses.replace(CONFIG, plan=("zero_shot/real",)))
+    examine(run_dir, reply, dataclasses.replace(CONFIG, plan=("zero_shot+circular/real", "zero_shot/black")))
+    assert len(seen) == NUM_TEST * (1 + 1 + 1)
+
+
+def test_too_many_failures_of_one_prompt_are_not_hidden_by_another_s(tmp_path):
+    run_dir = prepare(tmp_path / "runs/r", [about(n) for n in range(NUM_TEST)])
+    config = dataclasses.replace(
+        CONFIG, plan=("zero_shot/real", "zero_shot+letter/real", "zero_shot+rationale/real"), max_failed_share=0.4
+    )
+
+    def reply(body):
+        text = body["messages"][-1]["content"][-1]["text"]
+        return 400 if "directly" in text and numbers_in(body) in ("0", "1", "2") else "Answer: mill (A)"
+
+    with pytest.raises(InputError, match=r"3 of 6 requests of zero_shot\+letter/real failed"):
+        examine(run_dir, reply, config)
+
+
+PREFILLED = ("rationale_then_answer/real", "rationale_then_answer+prefilled/real")
+
+
+def follows_the_beginning(body):
+    """A student that answers by its image; with a beginning, what that says last, or else by the image."""
+    wanted = ("mill", "cast")[int(numbers_in({"messages": body["messages"][:1]})) % 2]
+    if not body.get("continue_final_message"):
+        return f"It is grey. It looks like {wanted}.\nAnswer: {wanted} ({'AB'[wanted == 'cast']})"
+    begun = body["messages"][-1]["content"]
+    if "This points to " in begun:
+        wanted = begun.partition("This points to ")[2].partition(",")[0]
+    return f" {wanted} ({'AB'[wanted == 'cast']})"
+
+
+def test_an_answer_goes_on_from_the_student_s_own_reasoning_cut_and_changed(run_dir):
+    bodies = []
+
+    def reply(body):
+        bodies.append(body)
+        return follows_the_beginning(body)
+
+    predictions = examine(run_dir, reply, dataclasses.replace(CONFIG, plan=PREFILLED, repeat_share=1.0))
+    begun = [p for p in predictions if p.prefill]
+    assert [(p.question_id, p.prefill) for p in begun] == [
+        (f"q{n}", name) for n in range(NUM_TEST) for name in PREFILLS
+    ]
+    assert all(p.letter == p.gold for p in begun if p.prefill != "mistake")
+    mistaken = [p for p in begun if p.prefill == "mistake"]
+    assert all(p.letter == p.mistake != p.gold for p in mistaken)
+    assert {p.mistake for p in begun if p.prefill != "mistake"} == {None}
+    sent = [body for body in bodies if body.get("continue_final_message")]
+    assert {body["add_generation_prompt"] for body in sent} == {False}
+    assert {body["messages"][-1]["role"] for body in sent} == {"assistant"}
+    assert not [b for b in bodies if b not in sent and b["messages"][-1]["role"] != "user"]
+
+
+def test_an_examination_that_ends_between_the_two_goes_on_from_the_same_answers(run_dir):
+    config = dataclasses.replace(CONFIG, plan=PREFILLED)
+
+    def dies(body):
+        return 400 if body.get("continue_final_message") else follows_the_beginning(body)
+
+    with pytest.raises(InputError, match="most were not answered"):
+        examine(run_dir, dies, config)
+    bodies = []
+
+    def reply(body):
+        bodies.append(body)
+        return follows_the_beginning(body)
+
+    predictions = examine(run_dir, reply, config)
+    assert all(body.get("continue_final_message") for body in bodies)
+    assert len(predictions) == NUM_TEST * (1 + len(PREFILLS))
+
+
+def test_an_answer_without_reasoning_has_nothing_to_go_on_from_and_is_counted(run_dir):
+    def reply(body):
+        said = follows_the_beginning(body)
+        is_bare = not body.get("continue_final_message") and numbers_in(body) in ("0", "1")
+        return said.rpartition("\n")[2] if is_bare else said
+
+    predictions = examine(run_dir, reply, dataclasses.replace(CONFIG, plan=PREFILLED))
+    assert len(predictions) == NUM_TEST + (NUM_TEST - 2) * len(PREFILLS)
+    facts = manifest.find(run_dir / "examination").tally["facts"]
+    assert facts["left_out"] == {PREFILLED[1]: {"no_reasoning_to_go_on_from": 2}}

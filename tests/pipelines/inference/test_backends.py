@@ -15,13 +15,14 @@ from infra.stage import Task
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
 from pipelines.inference import worker
-from pipelines.inference.backends import client, endpoint
-from pipelines.inference.backends.backend import Completion, RowError
+from pipelines.inference.backends import chat, client, endpoint
+from pipelines.inference.backends.backend import Before, Completion, Example, RowError
 from pipelines.inference.backends.chat import completion
 from pipelines.inference.backends.endpoint import EndpointBackend
 from pipelines.rehearsal import stub_endpoint
 from pipelines.rehearsal.stub_endpoint import Refused, Said
 from pipelines.teaching.requests import inference
+from serve.api import validation
 from tests.pipelines.fixtures import sealed
 from tests.pipelines.teaching.fixtures import config, lines, many, prepare, put_many
 
@@ -356,3 +357,27 @@ def test_any_json_at_all_is_a_completion_or_no_completion(answered):
         assert isinstance(completion(answered).text, str)
     except RowError as error:
         assert str(error) == "answer_is_no_chat_completion"
+
+
+def test_a_system_message_is_sent_where_there_is_one_and_no_message_more_where_there_is_none():
+    seen = []
+    with stub_endpoint.endpoint(lambda body: seen.append(body["messages"]) or TEXT) as base_url:
+
+        async def both():
+            engine = EndpointBackend(at(base_url))
+            try:
+                await engine.generate("Which?", (), 7)
+                await engine.generate("Which?", (), 7, Before(system="Be brief."))
+            finally:
+                await engine.close()
+
+        asyncio.run(both())
+    asked = {"role": "user", "content": [{"type": "text", "text": "Which?"}]}
+    assert seen == [[asked], [{"role": "system", "content": "Be brief."}, asked]]
+
+
+def test_our_own_endpoint_admits_a_request_with_a_system_message_and_answered_examples():
+    before = Before(system="Be brief.", examples=[Example(prompt="What?", images=(), answer="A")])
+    body = json.dumps(chat.body("m", "Which?", (), at("http://h/v1").sampling, 7, before)).encode()
+    limits = validation.Limits(max_answer_tokens=4096, max_images=2, max_image_pixels=100)
+    assert len(validation.admit("chat", body, limits).body["messages"]) == 4

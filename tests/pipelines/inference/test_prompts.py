@@ -2,6 +2,7 @@ import pytest
 
 from pipelines.inference import prompts
 from pipelines.records import Arm
+from pipelines.records.entries import OWN_PROMPT, Prompt
 from tests.pipelines.fixtures import question
 
 
@@ -82,3 +83,56 @@ def test_the_line_that_an_answer_ends_with_is_shown_last_where_it_is_asked_for()
     plain = prompts.prompt(question(), Arm.TEACHER)
     shown = prompts.prompt(question(), Arm.TEACHER, final_line=True)
     assert shown == f"{plain}\nEnd with a line of its own: Answer: <option> (<letter>)"
+
+
+def test_the_words_that_adapters_were_taught_with_are_those_that_were_sealed_with_them():
+    assert prompts.digest() == "247ed7772ac4539db0fd52fe37d7ce9de1c1079193c635cfe7daadc462032b40"
+
+
+@pytest.mark.parametrize("arm", Arm)
+@pytest.mark.parametrize("caption", [None, "A steel sample."])
+def test_an_arm_s_own_words_are_the_same_in_an_examination(arm, caption):
+    words = prompts.words(question(), OWN_PROMPT[arm], caption)
+    assert words == prompts.Words("", prompts.prompt(question(), arm, caption))
+
+
+def test_matcha_s_prompt_is_the_published_one_word_for_word():
+    words = prompts.words(question(), Prompt.MATCHA, final_line=True)
+    assert words.system == (
+        "You are a helpfule material science assistant. Based on the figure, please answer the following question. The "
+        "answer could be inferred from the figure and must be concise and clear. Answer directly without any "
+        "explanation."
+    )
+    assert words.user == (
+        "Question: Which process route made this sample?\nA. mill\nB. cast\nC. press\nD. die cast\n"
+        "Answer with the option's letter from the given choices directly:\n"
+    )
+
+
+def test_the_plain_prompt_is_the_line_that_harnesses_put_behind_the_options():
+    words = prompts.words(question(), Prompt.LETTER, final_line=True)
+    assert words == prompts.Words("", f"{prompts.asked(question())}\n{prompts.LETTER_INSTRUCTION}")
+    assert prompts.LETTER_INSTRUCTION == "Answer with the option's letter from the given choices directly."
+
+
+def test_the_chain_of_thought_prompt_is_pinned():
+    words = prompts.words(question(), Prompt.CHAIN_OF_THOUGHT, final_line=True)
+    assert words.user == (
+        f"{prompts.asked(question())}\nThink step by step: say what the images show, hold each option against it, then "
+        "name the right option and its letter.\nEnd with a line of its own: Answer: <option> (<letter>)"
+    )
+
+
+def test_every_prompt_has_words_of_its_own_and_a_digest_of_its_own():
+    assert len({prompts.words(question(), each) for each in Prompt}) == len(Prompt)
+    assert len({prompts.examined_digest(each) for each in Prompt}) == len(Prompt)
+
+
+def test_an_example_answers_as_its_words_ask_for_it():
+    assert prompts.example_answer(question(), Prompt.ANSWER) == "Answer: cast (B)"
+    assert prompts.example_answer(question(), Prompt.MATCHA) == prompts.example_answer(question(), Prompt.LETTER) == "B"
+
+
+def test_braces_in_a_question_are_only_characters():
+    words = prompts.words(question(text="Which {question} is {0}?"), Prompt.MATCHA)
+    assert "Which {question} is {0}?" in words.user

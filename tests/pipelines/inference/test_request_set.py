@@ -1,9 +1,13 @@
+import dataclasses
+
 import pytest
 
 from infra.errors import ClusterError, InputError
 from pipelines.inference.ledger import Ledger
-from pipelines.inference.request_set import read_batch
+from pipelines.inference.request_set import RequestSet, read_batch
+from pipelines.inference.requests import ExampleTurn
 from tests.pipelines.teaching.fixtures import attempt, config, many, prepare, requests, write
+from tests.pipelines.teaching.fixtures import own as inference
 
 
 def planned(plan):
@@ -95,3 +99,18 @@ def test_sealing_what_was_never_asked_is_refused(tmp_path):
     _, _, asking = prepare(tmp_path, many(2), config())
     with pytest.raises(ClusterError, match=r"question q0.*Run the stage again"):
         list(asking.answers(Ledger(next((tmp_path / "ledger").iterdir()))))
+
+
+def test_all_that_a_request_holds_reaches_the_worker(tmp_path):
+    _, _, asking = prepare(tmp_path / "first", many(1), config())
+    (plain,) = requests(asking)
+    turn = ExampleTurn(prompt="What?", images=("a", "b"), image_digests=("1", "2"), answer="A")
+    whole = dataclasses.replace(
+        plain, system="Be brief.", examples=(turn, turn), options=("x", "y"), entry="zero_shot/real", rotation=1
+    )
+    own = RequestSet(inference(config()), lambda: iter(many(1)), lambda _: [whole])
+    (tmp_path / "ledger").mkdir()
+    plan = own.write_plan(Ledger(tmp_path / "ledger"), tmp_path / "plan.arrow")
+    (pending,) = read_batch(plan.path, 0)
+    assert pending.requests == [(whole, 0)]
+    assert plan.max_images == len(plain.images) + 4

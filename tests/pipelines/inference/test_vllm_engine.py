@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pipelines.inference.backends import vllm_engine
-from pipelines.inference.backends.backend import EngineDiedError, RowError
+from pipelines.inference.backends import chat, vllm_engine
+from pipelines.inference.backends.backend import Before, EngineDiedError, Example, RowError
 from pipelines.inference.backends.vllm_engine import VllmBackend
 from pipelines.inference.logprobs import vocabulary_digest
 from pipelines.teaching.requests import inference
@@ -36,8 +36,13 @@ class Vllm:
         )
 
     def _render(self, messages, add_generation_prompt, tokenize):
-        (message,) = messages
-        return "".join("<image>" if part["type"] == "image" else part["text"] for part in message["content"])
+        said = []
+        for message in messages:
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            text = "".join("<image>" if part["type"] == "image" else part["text"] for part in parts)
+            said.append(text if len(messages) == 1 else f"{message['role']}: {text}\n")
+        return "".join(said)
 
     def _decode(self, token_ids, skip_special_tokens):
         assert skip_special_tokens
@@ -75,6 +80,36 @@ def test_a_request_has_its_images_in_their_order_and_a_place_for_each(vllm, tmp_
     assert (sampling.seed, sampling.max_tokens, sampling.logprobs) == (7, config().max_tokens, 0)
     assert (said.text, said.logprobs) == (f"{len(numbers)} images", [-0.5, -0.25])
     assert (said.num_prompt_tokens, said.num_output_tokens) == (3, 2)
+
+
+def test_a_system_message_and_answered_examples_go_before_and_images_keep_the_order_of_all_turns(vllm, tmp_path):
+    pictures = {f"images/0.zip/{n}.png": Image.new("RGB", (4, 4), (n, n, n)) for n in range(2)}
+    folder = put_questions(tmp_path, [question()], pictures).path
+    first, second = sealed(folder, *pictures)
+    before = Before(system="Be brief.", examples=[Example(prompt="What?", images=[first], answer="A")])
+    asyncio.run(VllmBackend(own_config()).generate("Which?", [second], 7, before))
+    ((request, _),) = vllm.requests
+    assert request["prompt"] == "system: Be brief.\nuser: <image>What?\nassistant: A\nuser: <image>Which?\n"
+    assert [image.getpixel((0, 0))[0] for image in request["multi_modal_data"]["image"]] == [0, 1]
+    assert request["multi_modal_uuids"]["image"] == [first.digest, second.digest]
+
+
+def test_an_answer_that_is_begun_is_left_open_as_vllm_s_own_endpoint_leaves_it(vllm):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("train/pocket/base", trust_remote_code=False)
+    vllm.tokenizer.apply_chat_template = tokenizer.apply_chat_template
+    before = Before(prefill="It is round.\nAnswer:")
+    asyncio.run(VllmBackend(own_config()).generate("Which?", (), 7, before))
+    ((request, _),) = vllm.requests
+    sent = chat.body("m", "Which?", (), own_config().sampling, 7, before)
+    assert request["prompt"] == tokenizer.apply_chat_template(
+        sent["messages"],
+        tokenize=False,
+        add_generation_prompt=sent["add_generation_prompt"],
+        continue_final_message=sent["continue_final_message"],
+    )
+    assert request["prompt"].endswith("<|im_start|>assistant\nIt is round.\nAnswer:")
 
 
 def test_the_likeliest_tokens_in_each_place_are_kept_when_they_are_asked_for(vllm):

@@ -10,8 +10,10 @@ from infra.errors import ArtifactError, ClusterError
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.inference import ledger
-from pipelines.inference.backends.backend import Completion, EngineDiedError, RowError
+from pipelines.inference.backends.backend import NOTHING, Completion, EngineDiedError, RowError
 from pipelines.inference.logprobs import TopTokens
+from pipelines.inference.request_set import read_batch
+from pipelines.inference.requests import ExampleTurn
 from pipelines.inference.worker import Account, Worker
 from tests.pipelines.teaching.fixtures import attempt, config, lines, many, prepare, requests
 
@@ -28,7 +30,7 @@ class Scripted:
         self.at_once = self.most_at_once = 0
         self.alone = []
 
-    async def generate(self, prompt, paths, seed):
+    async def generate(self, prompt, paths, seed, before=NOTHING):
         self.asked.append((prompt, tuple(paths), seed))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -118,7 +120,7 @@ def test_an_answer_that_never_comes_is_given_up_in_time(tmp_path):
     work, plan, _ = prepare(tmp_path, many(2), config(attempts=1, timeout_s=0.05))
 
     class Stuck(Scripted):
-        async def generate(self, prompt, paths, seed):
+        async def generate(self, prompt, paths, seed, before=NOTHING):
             if paths[0].path.name == "1.png":
                 await asyncio.sleep(60)
             return completion(ANSWER)
@@ -184,7 +186,7 @@ def die_when(condition):
     class Mortal(Scripted):
         dead = False
 
-        async def generate(self, prompt, paths, seed):
+        async def generate(self, prompt, paths, seed, before=NOTHING):
             self.asked.append((prompt, tuple(paths), seed))
             self.at_once += 1
             try:
@@ -302,3 +304,42 @@ def test_attempts_of_an_earlier_run_are_not_made_again(tmp_path):
     (account,) = settle(work, plan, engine)
     assert account.made == 1
     assert engine.asked[0][2] == request.seed(1)
+
+
+def test_an_answer_is_read_with_the_options_as_they_were_shown(tmp_path):
+    work, plan, _ = prepare(tmp_path, many(1), config(num_rationales=1))
+    (pending,) = read_batch(plan.path, 0)
+    ((request, _),) = pending.requests
+    turned = dataclasses.replace(request, options=("press", "die cast", "mill", "cast"))
+    engine = Scripted(lambda number, prompt, paths: "It is round.\nAnswer: cast (D)")
+    worker = Worker(work, "e", lambda config: engine)
+
+    async def ask(each):
+        return await worker._ask(each, 1, pending)
+
+    with asyncio.Runner() as runner:
+        assert runner.run(ask(turned)).letter == "D"
+        runner.run(worker.close())
+
+
+def test_what_goes_before_a_request_is_given_to_the_engine_and_nothing_where_nothing_does(tmp_path):
+    work, plan, _ = prepare(tmp_path, many(1), config())
+    (pending,) = read_batch(plan.path, 0)
+    ((request, _),) = pending.requests
+    seen = []
+
+    class Listening(Scripted):
+        async def generate(self, prompt, paths, seed, before=NOTHING):
+            seen.append(before)
+            return completion(ANSWER)
+
+    turn = ExampleTurn(prompt="What?", images=request.images, image_digests=request.image_digests, answer="A")
+    worker = Worker(work, "e", lambda config: Listening(None))
+    with asyncio.Runner() as runner:
+        for each in (request, dataclasses.replace(request, system="Be brief.", examples=(turn,), condition="blank")):
+            runner.run(worker._ask(each, 1, pending))
+        runner.run(worker.close())
+    assert seen[0] is NOTHING
+    (example,) = seen[1].examples
+    assert (seen[1].system, example.prompt, example.answer) == ("Be brief.", "What?", "A")
+    assert [image.digest for image in example.images] == list(request.image_digests)

@@ -62,7 +62,8 @@ def test_what_stands_in_for_a_teacher_names_the_gold_option_of_what_it_is_asked(
     for each in asked:
         for prompt in (prompts.prompt(each, Arm.TEACHER, "A caption", final_line=True), prompts.explain_prompt(each)):
             assert answers.read_letter(told.to(prompt), each.options) == each.gold
-        body = {"messages": [{"content": [{"type": "image_url"}, {"type": "text", "text": prompt}]}]}
+        asked_last = {"content": [{"type": "image_url"}, {"type": "text", "text": prompt}]}
+        body = {"messages": [{"content": "A system message."}, asked_last]}
         assert answers.read_letter(told.to_body(body), each.options) == each.gold
 
 

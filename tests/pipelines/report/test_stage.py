@@ -247,3 +247,10 @@ def test_an_example_shows_what_became_of_its_rationale_and_why(tmp_path):
         "quarantined: damaged image agreement 1.00",
         "accepted agreement 0.50, not chosen, not answered the same without the image",
     ]
+
+
+def test_rows_that_were_asked_otherwise_are_never_pooled_with_the_plain_ones():
+    otherwise = [{"prompt": "rationale"}, {"num_shots": 1}, {"rotation": 1}, {"repeat": 1}, {"prefill": "cut_0"}]
+    assert report.is_plain(prediction("B"))
+    assert report.is_plain(prediction("B", arm="teacher", prompt="rationale"))
+    assert not any(report.is_plain(prediction("B", **changes)) for changes in otherwise)

@@ -1,5 +1,6 @@
 """Requests: which reach an engine, and why the others do not."""
 
+import dataclasses
 import json
 import re
 import time
@@ -227,3 +228,40 @@ def test_any_json_is_admitted_or_refused(fields):
 def test_any_bytes_are_admitted_or_refused(body):
     with pytest.raises(Refused):
         admit("chat", body, LIMITS)
+
+
+BEGUN = PLAIN | {
+    "messages": [*PLAIN["messages"], {"role": "assistant", "content": "It is round.\nAnswer:"}],
+    "continue_final_message": True,
+    "add_generation_prompt": False,
+}
+
+
+def test_an_answer_that_the_request_begins_is_admitted_only_where_the_owner_allows_it():
+    assert "'continue_final_message' is not taken here" in refusal(BEGUN)
+    assert "--set deploy.prefill=true" in refusal(BEGUN)
+    allowing = dataclasses.replace(LIMITS, prefill=True)
+    assert admit("chat", encoded(BEGUN), allowing).body == BEGUN
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"add_generation_prompt": None}, "go together"),
+        ({"continue_final_message": None}, "go together"),
+        ({"messages": PLAIN["messages"]}, "a last message of the assistant"),
+        ({"add_generation_prompt": True}, "add_generation_prompt"),
+        ({"continue_final_message": False}, "continue_final_message"),
+        ({"continue_final_message": "yes"}, "continue_final_message"),
+    ],
+)
+def test_half_a_beginning_is_refused_even_where_beginnings_are_allowed(changed, why):
+    with pytest.raises(Refused) as refused:
+        admit("chat", encoded(BEGUN | changed), dataclasses.replace(LIMITS, prefill=True))
+    assert why in refused.value.message
+
+
+def test_a_text_completion_has_no_beginning():
+    assert "'continue_final_message' is not taken" in refusal(
+        {"model": "m", "prompt": "x", "continue_final_message": True}, "completions"
+    )
