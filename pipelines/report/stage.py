@@ -14,14 +14,14 @@ import jinja2
 from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
-from pipelines.examination.metrics import baselines, examination
+from pipelines.examination.metrics import examination
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
 from pipelines.inference.backends.chat import image_url
 from pipelines.records import LETTERS, Prediction, Question, Split, Verdict, tables
 
-SCHEMA = "preceptor.report/3"
+SCHEMA = "preceptor.report/4"
 _MOST_STRATA = 4  # of which each has a column in a line for the terminal
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -31,6 +31,7 @@ def run(task: Task) -> Tally:
     asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
     facts = task.inputs["questions"].tally["facts"]
     predictions = tables.read(task.inputs["examination"].path, Prediction)
+    examined = examination(predictions, [q for q in asked.values() if q.split == Split.TEST])
     report = {
         "schema": SCHEMA,
         "title": task.config.title or title_of(task.inputs["questions"]),
@@ -38,8 +39,9 @@ def run(task: Task) -> Tally:
         "accounting": accounting(task.inputs),
         "verdicts": account_of_verdicts(task.inputs["verdicts"]),
         "curation": facts.get("curation", {}),
-        "examination": examination(predictions),
-        "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),
+        "examination": examined.pop("entries"),
+        "baselines": examined.pop("baselines"),
+        "statistics": examined,
         "inputs": {name: artifact.digest for name, artifact in task.inputs.items()},
         "seconds": {name: artifact.manifest.seconds for name, artifact in task.inputs.items()},
     }
