@@ -37,9 +37,13 @@ def answers(asked, letters, **changes):
         yield prediction(given, question_id=q.id, source=q.source, file=q.file, gold=q.gold, **changes)
 
 
+class Row(SimpleNamespace):
+    """What a prediction will be, of which weak references can be made."""
+
+
 def asked_more(row, **fields):
-    """A prediction as a newer record has it."""
-    return SimpleNamespace(**{f.name: getattr(row, f.name) for f in dataclasses.fields(Prediction)}, **fields)
+    """A prediction with more fields than the record has."""
+    return Row(**{f.name: getattr(row, f.name) for f in dataclasses.fields(Prediction)}, **fields)
 
 
 ASKED = questions()
