@@ -82,7 +82,7 @@ def score(sheet: AnswerSheet, inside: NDArray[np.bool_], clusters: Clusters, con
         "interval_kind": PROPORTION_KIND,
         "clusters": estimate.num_clusters,
         "design_effect": rounded(estimate.design_effect),
-        "caveat": estimate.caveat(),
+        "caveat": estimate.caveat(of_share=True),
     }
 
 

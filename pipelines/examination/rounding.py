@@ -27,4 +27,5 @@ def shown(estimate: Estimate, name: str) -> dict[str, Any]:
         "n": estimate.num_questions,
         "clusters": estimate.num_clusters,
         "design_effect": rounded(estimate.design_effect),
+        "caveat": estimate.caveat(),
     }

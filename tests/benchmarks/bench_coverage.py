@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.bench_coverage [EXAMINATIONS]` (`make bench-coverage`): 1,000 simulated examinations for
 each number of clusters, their sizes, intracluster correlation (ICC) and accuracy. Prints the share of 95 % intervals
-that hold the truth, of an accuracy and of a paired difference, and writes build/bench/coverage.json.
+that hold the truth, of an accuracy and of a paired difference, and of tests that stay silent where two models are
+equally good; writes build/bench/coverage.json.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.examination.measures.clusters import Clusters
+from pipelines.examination.measures.comparisons import clustered_mcnemar, mcnemar_midp
 from pipelines.examination.measures.intervals import difference_interval, proportion_interval
 
 FOLDER = Path(__file__).parents[2] / "build/bench"
@@ -27,10 +29,12 @@ ICCS = (0.0, 0.2, 0.6)
 SHARES = (0.25, 0.65, 0.8)
 EDGES = (("equal", 10), ("skewed", 10), ("equal", 20), ("skewed", 20), ("heavy", 100), ("heavy", 600))
 NEAR_ONE = 0.95
+NO_DIFFERENCE = 0.65
 COPIED = 0.6  # of the second model's answers, so that about a quarter are discordant
 AT_ONCE = 250
 NUM_RESAMPLES = 500
 BAND = (0.93, 0.97)
+ALPHA = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,7 @@ def main(num_examinations: int) -> None:
         f"{NEAR_ONE:.0%} right": (near_one, accuracy_coverage),
         "few clusters, or a few that hold most questions": (few, accuracy_coverage),
         "paired difference": (usual, difference_coverage),
+        "no difference found where there is none": ([c for c in usual if c.share == NO_DIFFERENCE], silence),
     }
     figures = {}
     for title, (cells, coverage) in tables.items():
@@ -115,6 +120,19 @@ def difference_coverage(cell: Cell, num_examinations: int) -> dict[str, float]:
         for name, (low, high) in {"ours": (ours.low, ours.high), "not clustered": plain}.items():
             held.setdefault(name, []).append((low <= truth) & (truth <= high))
     return {name: round(float(np.concatenate(each).mean()), 4) for name, each in held.items()}
+
+
+def silence(cell: Cell, num_examinations: int) -> dict[str, float]:
+    """How often two models that are equally good in truth are not told apart by each test, at .05."""
+    rng = np.random.default_rng(cell.seed)
+    codes, clusters = clustered(cell, rng)
+    found: dict[str, list[bool]] = {"clustered McNemar": [], "McNemar mid-p": []}
+    for size in batches(num_examinations):
+        first, own = (simulated(cell, codes, size, rng) for _ in range(2))
+        for each in np.where(rng.random(first.shape) < COPIED, first, own).astype(np.int8) - first:
+            found["clustered McNemar"].append(clustered_mcnemar(each, clusters)[1] >= ALPHA)
+            found["McNemar mid-p"].append(mcnemar_midp(int((each < 0).sum()), int((each > 0).sum())) >= ALPHA)
+    return {name: round(float(np.mean(each)), 4) for name, each in found.items()}
 
 
 def batches(num_examinations: int) -> Iterator[int]:

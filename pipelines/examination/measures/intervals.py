@@ -36,8 +36,9 @@ class Estimate:
     design_effect: Any
     effective_questions: Any
 
-    def caveat(self) -> str:
-        """Why the interval may not hold what it says, in a sentence; empty where it does. Of one share alone."""
+    def caveat(self, *, of_share: bool = False) -> str:
+        """Why the interval may not hold what it says, in a sentence; empty where it does. of_share: the value is one
+        between 0 and 1, which should not lie too near to either. Of one examination alone."""
         if self.num_clusters < LEAST_CLUSTERS:
             return f"Only {self.num_clusters} clusters: intervals hold from {LEAST_CLUSTERS}."
         if self.effective_clusters < LEAST_EFFECTIVE_CLUSTERS:
@@ -45,8 +46,7 @@ class Estimate:
                 f"{self.num_clusters} clusters weigh like {self.effective_clusters:.1f} of one size: intervals hold "
                 f"from {LEAST_EFFECTIVE_CLUSTERS:.0f}."
             )
-        fewer = self.effective_questions * min(self.value, 1 - self.value)
-        if 0 <= fewer < LEAST_EITHER_WAY:
+        if of_share and self.effective_questions * min(self.value, 1 - self.value) < LEAST_EITHER_WAY:
             return "So near 0 or 1 that the interval rests on a handful of independent questions."
         return ""
 

@@ -8,6 +8,8 @@ from statsmodels.stats.multitest import multipletests
 
 from pipelines.examination.measures.clusters import Clusters
 from pipelines.examination.measures.comparisons import clustered_mcnemar, compare, holm, mcnemar_midp
+from tests.benchmarks import bench_coverage
+from tests.benchmarks.bench_coverage import Cell
 
 COUNTS = st.integers(0, 300)
 
@@ -79,3 +81,9 @@ def test_holm_s_adjustment_is_statsmodels(p_values):
     assert adjusted == pytest.approx(expected, abs=1e-9)
     by_hand = [max(min(1, p * sum(q >= p for q in p_values)), 0) for p in p_values]
     assert all(mine >= least - 1e-12 for mine, least in zip(adjusted, by_hand, strict=True))
+
+
+def test_the_clustered_test_stays_silent_where_models_are_equally_good_and_the_mid_p_does_not():
+    silent = bench_coverage.silence(Cell("skewed", 100, 0.6, 0.65), 200)
+    assert silent["clustered McNemar"] > 0.91
+    assert silent["McNemar mid-p"] < 0.9
