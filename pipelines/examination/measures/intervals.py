@@ -40,7 +40,8 @@ class Estimate:
         """Why the interval may not hold what it says, in a sentence; empty where it does. of_share: the value is one
         between 0 and 1, which should not lie too near to either. Of one examination alone."""
         if self.num_clusters < LEAST_CLUSTERS:
-            return f"Only {self.num_clusters} clusters: intervals hold from {LEAST_CLUSTERS}."
+            clusters = f"{self.num_clusters} cluster{'s' * (self.num_clusters != 1)}"
+            return f"Only {clusters}: intervals hold from {LEAST_CLUSTERS}."
         if self.effective_clusters < LEAST_EFFECTIVE_CLUSTERS:
             return (
                 f"{self.num_clusters} clusters weigh like {self.effective_clusters:.1f} of one size: intervals hold "
