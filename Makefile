@@ -9,6 +9,7 @@
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-reading  what images cost on their way to models
 #   make bench-examination  an examination as large as PMC-VQA's: memory, speed, killed and resumed
+#   make bench-coverage  how often the intervals of an examination hold the truth
 #   make bench-train  a fit against TRL, with its defaults and grouped by length, and the overhead of our loop
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz           the property tests, on many more examples and other ones each time
@@ -28,7 +29,7 @@ RUN := .venv/bin/python
 TWO_PROCESSES := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test test-fast check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test test-fast check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-coverage bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -64,6 +65,9 @@ bench-train: setup
 
 bench-examination: setup
 	@$(RUN) -m tests.benchmarks.bench_examination $(QUESTIONS)
+
+bench-coverage: setup
+	@$(RUN) -m tests.benchmarks.bench_coverage $(EXAMINATIONS)
 
 bench-overload: setup
 	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)

@@ -14,15 +14,15 @@ import jinja2
 from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
-from pipelines.examination.metrics import baselines, examination
+from pipelines.examination.metrics import examination
 from pipelines.images import sealed
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sealed import SealedImage
 from pipelines.inference.backends.chat import image_url
-from pipelines.records import LETTERS, Arm, Prediction, Question, Split, Verdict, tables
-from pipelines.records.entries import OWN_PROMPT
+from pipelines.records import LETTERS, Prediction, Question, Split, Verdict, tables
+from pipelines.records.entries import Entry
 
-SCHEMA = "preceptor.report/3"
+SCHEMA = "preceptor.report/4"
 _MOST_STRATA = 4  # of which each has a column in a line for the terminal
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -31,8 +31,8 @@ def run(task: Task) -> Tally:
     """Write `report.json` and `index.html`."""
     asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
     facts = task.inputs["questions"].tally["facts"]
-    written = tables.read(task.inputs["examination"].path, Prediction)
-    predictions = [prediction for prediction in written if is_plain(prediction)]
+    test = [question for question in asked.values() if question.split == Split.TEST]
+    examined = examination(tables.stream(task.inputs["examination"].path, Prediction), test)
     report = {
         "schema": SCHEMA,
         "title": task.config.title or title_of(task.inputs["questions"]),
@@ -40,30 +40,19 @@ def run(task: Task) -> Tally:
         "accounting": accounting(task.inputs),
         "verdicts": account_of_verdicts(task.inputs["verdicts"]),
         "curation": facts.get("curation", {}),
-        "examination": examination(predictions),
-        "baselines": baselines([q for q in asked.values() if q.split == Split.TEST]),
+        "examination": examined.pop("entries"),
+        "baselines": examined.pop("baselines"),
+        "statistics": examined,
         "inputs": {name: artifact.digest for name, artifact in task.inputs.items()},
         "seconds": {name: artifact.manifest.seconds for name, artifact in task.inputs.items()},
     }
     write_json(task.draft / "report.json", report)
-    shown = examples(asked, predictions, task.inputs, task.config.num_examples)
+    shown = examples(asked, task.inputs, task.config.num_examples)
     (task.draft / "index.html").write_text(page(report, shown), encoding="utf-8")
     for line in table_lines(report["examination"]):
         task.progress.say(line)
-    other = len(written) - len(predictions)
-    if other:
-        task.progress.say(f"{other} predictions in other prompts, rotations, repeats or prefills are not in the tables")
-    return Tally(
-        rows={"predictions": len(predictions), "examination": len(report["examination"])},
-        reasons={"asked_otherwise": other} if other else {},
-    )
-
-
-def is_plain(prediction: Prediction) -> bool:
-    """Whether a model was asked in its arm's own words, once and without any change to the options or the answer: the
-    tables tell entries apart by arm and condition alone, and rows of different words are never pooled."""
-    asked_in_its_own_words = prediction.prompt == OWN_PROMPT[Arm(prediction.arm)] and not prediction.num_shots
-    return asked_in_its_own_words and not (prediction.rotation or prediction.repeat or prediction.prefill)
+    num_predictions = tables.count(task.inputs["examination"].path, Prediction)
+    return Tally(rows={"predictions": num_predictions, "examination": len(report["examination"])})
 
 
 def title_of(questions: Artifact) -> str:
@@ -120,15 +109,14 @@ def account_of_verdicts(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def examples(
-    asked: Mapping[str, Question], predictions: list[Prediction], inputs: Mapping[str, Artifact], count: int
-) -> list[dict[str, Any]]:
+def examples(asked: Mapping[str, Question], inputs: Mapping[str, Artifact], count: int) -> list[dict[str, Any]]:
     """Test questions with every model's answer, and training questions with the teacher's rationale and its verdict."""
     folder = inputs["questions"].path
-    by_question: dict[str, list[Prediction]] = {}
-    for prediction in predictions:
-        by_question.setdefault(prediction.question_id, []).append(prediction)
-    tested = _spread([asked[i] for i in by_question], count)
+    tested = _spread([question for question in asked.values() if question.split == Split.TEST], count)
+    by_question: dict[str, list[Prediction]] = {question.id: [] for question in tested}
+    for prediction in tables.stream(inputs["examination"].path, Prediction):
+        if prediction.question_id in by_question:
+            by_question[prediction.question_id].append(prediction)
     folder_of_verdicts = inputs["verdicts"].path
     taught = islice((v for v in tables.stream(folder_of_verdicts, Verdict) if v.selected), count // 2)
     kept_back = islice((v for v in tables.stream(folder_of_verdicts, Verdict) if not v.accepted), count // 2)
@@ -213,4 +201,8 @@ def _url(image: SealedImage) -> str:
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:
-    return {**prediction.as_dict(), "correct": prediction.letter == prediction.gold}
+    asked = [str(Entry.of(prediction))]
+    asked += [f"options moved up by {prediction.rotation}"] * bool(prediction.rotation)
+    asked += [f"asked again ({prediction.repeat})"] * bool(prediction.repeat)
+    asked += [f"going on from {prediction.prefill}"] * bool(prediction.prefill)
+    return {**prediction.as_dict(), "entry": ", ".join(asked), "correct": prediction.letter == prediction.gold}

@@ -83,7 +83,7 @@ def prediction(letter: str | None, **changes) -> Prediction:
         "model": "m",
         "arm": "zero_shot",
         "seed": 0,
-        "prompt": "answer",
+        "prompt": OWN_PROMPT[Arm(changes.get("arm", "zero_shot"))],
         "condition": "real",
         "stratum": "seen",
         "gold": "B",
