@@ -29,7 +29,7 @@ class ExaminationConfig(StageConfig):
     stage: ClassVar[str] = "examination"
     module: ClassVar[str] = "pipelines.examination.stage"
     estimator: ClassVar[str] = "pipelines.examination.estimate"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     plan: tuple[str, ...]
     final_line: bool = True

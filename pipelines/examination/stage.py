@@ -17,6 +17,7 @@ from infra.stage import Task
 from pipelines.examination import requests
 from pipelines.examination.config import ExaminationConfig
 from pipelines.inference import answers, conditions, failures, ledger, worker
+from pipelines.inference.answers import Missing, Reading
 from pipelines.inference.backends import endpoint as endpoints
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.ledger import REFUSALS, Ledger
@@ -97,10 +98,14 @@ class _Arm:
 
 
 def _prediction(answered: Answered, model: ServedModel) -> Prediction:
-    """An answer as a prediction. The letter is read from the text now, whatever an earlier reader found in it."""
+    """An answer as a prediction. It is read from the text now, whatever an earlier reader found in it."""
     question, attempt = answered.question, answered.attempt
     is_answer = attempt.status == Status.ANSWERED
-    answer_first = model.arm is Arm.ANSWER_THEN_RATIONALE
+    reading = Reading(missing=Missing.FAILED_REQUEST)
+    if is_answer:
+        answer_first = model.arm is Arm.ANSWER_THEN_RATIONALE
+        finish_reason = attempt.finish_reason
+        reading = answers.read(attempt.text, question.options, finish_reason=finish_reason, answer_first=answer_first)
     return Prediction(
         request_id=answered.request.id,
         question_id=question.id,
@@ -114,7 +119,11 @@ def _prediction(answered: Answered, model: ServedModel) -> Prediction:
         status=attempt.status,
         text=attempt.text,
         thoughts=attempt.thoughts,
-        letter=answers.read_letter(attempt.text, question.options, answer_first=answer_first) if is_answer else None,
+        letter=reading.letter,
+        read_as=reading.how,
+        missing=reading.missing,
+        text_letter=reading.text_letter,
+        lenient_letter=answers.lenient_letter(attempt.text, question.options) if is_answer else None,
         finish_reason=attempt.finish_reason,
         num_prompt_tokens=attempt.num_prompt_tokens,
         num_output_tokens=attempt.num_output_tokens,

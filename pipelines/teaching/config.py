@@ -37,7 +37,7 @@ class TeachConfig(StageConfig):
     stage: ClassVar[str] = "teach"
     module: ClassVar[str] = "pipelines.teaching.stage"
     estimator: ClassVar[str] = "pipelines.teaching.estimate"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     hub_materials: ClassVar[tuple[str, ...]] = ("teacher",)
     teacher: str

@@ -29,7 +29,7 @@ texts = st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=6
     ],
 )
 def test_a_settled_answer_is_read(text, letter):
-    assert answers.read_letter(text, OPTIONS) == letter
+    assert answers.read(text, OPTIONS).letter == letter
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_settled_answer_is_read(text, letter):
     ],
 )
 def test_what_settles_on_nothing_or_contradicts_itself_is_no_answer(text):
-    assert answers.read_letter(text, OPTIONS) is None
+    assert answers.read(text, OPTIONS).letter is None
 
 
 FINDINGS = ("Pleural effusion", "Pneumothorax", "Cardiomegaly", "No abnormality")
@@ -88,7 +88,7 @@ VIRUSES = ("Hepatitis A", "Hepatitis B", "Hepatitis C")
     ],
 )
 def test_an_option_that_is_denied_or_left_open_or_another_number_is_not_taken(options, texts):
-    assert {text: answers.read_letter(text, options) for text in texts} == dict.fromkeys(texts)
+    assert {text: answers.read(text, options).letter for text in texts} == dict.fromkeys(texts)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_option_that_is_denied_or_left_open_or_another_number_is_not_taken(op
     ],
 )
 def test_what_is_said_without_a_doubt_is_read(options, text, letter):
-    assert answers.read_letter(text, options) == letter
+    assert answers.read(text, options).letter == letter
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_what_is_said_without_a_doubt_is_read(options, text, letter):
     ],
 )
 def test_what_a_model_thinks_is_not_what_it_answers(text, letter):
-    assert answers.read_letter(text, OPTIONS) == letter
+    assert answers.read(text, OPTIONS).letter == letter
 
 
 @given(texts, st.lists(texts, min_size=2, max_size=6, unique=True))
 def test_reading_never_raises_and_gives_a_letter_of_the_options_or_none(text, options):
-    letter = answers.read_letter(text, tuple(options))
+    letter = answers.read(text, tuple(options)).letter
     assert letter is None or letter in LETTERS[: len(options)]
 
 
@@ -140,7 +140,7 @@ def test_reading_never_raises_and_gives_a_letter_of_the_options_or_none(text, op
 def test_the_line_that_students_learn_is_read_back(options, data):
     index = data.draw(st.integers(0, len(options) - 1))
     line = prompts.answer(options[index], LETTERS[index])
-    assert answers.read_letter(f"because of what is seen\n{line}", tuple(options)) == LETTERS[index]
+    assert answers.read(f"because of what is seen\n{line}", tuple(options)).letter == LETTERS[index]
 
 
 def test_the_reasoning_is_what_stands_before_the_final_line():
@@ -171,7 +171,7 @@ SEEN = "The grains are equiaxed, unlike in a mill product, and the pores are rou
     ],
 )
 def test_the_ways_in_which_large_models_end_are_read_and_leave_the_reasoning_whole(end):
-    assert answers.read_letter(f"{SEEN}\n\n{end}", OPTIONS) == "B"
+    assert answers.read(f"{SEEN}\n\n{end}", OPTIONS).letter == "B"
     assert answers.without_answer(f"{SEEN}\n\n{end}") == SEEN
 
 
@@ -179,14 +179,14 @@ def test_the_ways_in_which_large_models_end_are_read_and_leave_the_reasoning_who
     "end", ["The correct answer is (B) cast, not die cast (D).", "So the answer must be B, cast, and not A, mill."]
 )
 def test_two_letters_in_one_answer_are_not_chosen_between(end):
-    assert answers.read_letter(f"{SEEN}\n\n{end}", OPTIONS) is None
+    assert answers.read(f"{SEEN}\n\n{end}", OPTIONS).letter is None
 
 
 @pytest.mark.parametrize("piece", ["A ", "answer ", "**", "A is the ", "\n", "\\boxed{", "the correct answer is "])
 def test_a_long_text_of_anything_is_read_in_bounded_time(piece):
     text = piece * (400_000 // len(piece))
     started = time.monotonic()
-    answers.read_letter(text, OPTIONS)
+    answers.read(text, OPTIONS).letter
     answers.without_answer(text)
     assert time.monotonic() - started < 20
 
@@ -204,7 +204,7 @@ def test_a_long_text_of_anything_is_read_in_bounded_time(piece):
 )
 def test_an_answer_that_comes_first_holds_whatever_its_rationale_says_about_answers(rationale):
     for first in ("Answer: cast (B)", "\n\nAnswer: cast (B)", "**Answer: B. cast**"):
-        assert answers.read_letter(f"{first}\n{rationale}", OPTIONS, answer_first=True) == "B"
+        assert answers.read(f"{first}\n{rationale}", OPTIONS, answer_first=True).letter == "B"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_answer_that_comes_first_holds_whatever_its_rationale_says_about_answ
     ],
 )
 def test_an_answer_that_should_come_first_and_does_not_is_looked_for_nowhere_else(text):
-    assert answers.read_letter(text, OPTIONS, answer_first=True) is None
+    assert answers.read(text, OPTIONS, answer_first=True).letter is None
 
 
 @given(
@@ -229,4 +229,4 @@ def test_an_answer_that_should_come_first_and_does_not_is_looked_for_nowhere_els
 def test_the_line_that_students_learn_is_read_back_before_any_text(options, pieces, data):
     index = data.draw(st.integers(0, len(options) - 1))
     text = f"{prompts.answer(options[index], LETTERS[index])}\n{''.join(pieces)}"
-    assert answers.read_letter(text, tuple(options), answer_first=True) == LETTERS[index]
+    assert answers.read(text, tuple(options), answer_first=True).letter == LETTERS[index]
