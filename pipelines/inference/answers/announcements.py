@@ -16,7 +16,7 @@ _GUESSES = re.compile(r"\bif (?:i (?:had|have|were|must|was)|forced|pressed|push
 _DOUBTED = re.compile(
     r"\b(?:not|never|cannot|\w{1,8}n't|hardly|no longer) (?:\w+ ){0,2}(?:think|believe|say|sure|certain|true|clear|mean|imply|conclude|"
     r"know|agree|convinced|suggest|determine|tell|confirm)\b|\b(?:wrong|incorrect|false|doubt\w{0,5}|unlikely|mistake\w{0,4}|"
-    r"unclear|deny|denies) (?:\w+ ){0,3}$|\b(?:not|n't) $",
+    r"unclear|deny|denies) (?:\w+ ){0,3}$|(?:\bnot|n't) $",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!](?=\s|$)|[\n。]|\?")
@@ -68,6 +68,12 @@ def last(text: str, options: Options) -> Announced | None:
     """
     even = plain.even(text)
     return _last_of(_strong(even), text, even, options) or _last_of(_weak(even), text, even, options, letter_only=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def is_announced_in(texts: tuple[str, ...]) -> bool:
+    """Whether one of these texts announces an answer itself, as `The answer is unclear` does."""
+    return any(_strong(plain.even(text)) for text in texts)
 
 
 def place_of_last(text: str) -> int | None:
@@ -126,9 +132,9 @@ def _read(
         end = _next_line_end(even, end)
     if found.label and not text[found.said : end].strip(" *_`:\"'#>|$"):
         end = _next_line_end(even, end)
-    if not found.label and _is_open(even, found, end):
+    if not found.label and _is_open(even, found, end, is_weak=letter_only):
         return None, found.start, end
-    return settling.settle(text[found.said : end], options, letter_only=letter_only), found.start, end
+    return settling.settle(text[found.said : end], options, letter_only=letter_only), found.start, found.said
 
 
 def _sentence_start(even: str, place: int) -> int:
@@ -152,7 +158,7 @@ def _next_line_end(even: str, end: int) -> int:
     return len(even)
 
 
-def _is_open(even: str, found: _Found, end: int) -> bool:
+def _is_open(even: str, found: _Found, end: int, *, is_weak: bool) -> bool:
     """Whether the sentence of an announcement denies it, asks for it, or leaves it open."""
     start = _sentence_start(even, found.start)
     before = even[start : found.start]
@@ -160,6 +166,8 @@ def _is_open(even: str, found: _Found, end: int) -> bool:
         return True
     clause = _CLAUSE.split(before)[-1]
     said = even[found.start : end]
+    if is_weak and (phrases.search("deny", clause) or settling.refuses(before)):
+        return True
     if _DOUBTED.search(clause) or (phrases.search("open", clause) and not _GUESSES.search(before)):
         return True
     sentence_end = _SENTENCE_END.search(even, found.said, end)

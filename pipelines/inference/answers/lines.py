@@ -40,7 +40,8 @@ def lone(said: str, options: Options) -> Reading | None:
         start, end = spans[number]
         line, shown = said[start:end], even[start:end].strip()
         letter = options.of_letter(shown)
-        if letter is None and (is_list or not _MARKED.match(shown) and len(spans) > 1 and number):
+        repeats = is_list and (mark := _LETTERED.match(even, start, end)) and _repeats(mark[1], even, spans[:number])
+        if letter is None and (is_list and not repeats or not _MARKED.match(shown) and len(spans) > 1 and number):
             continue
         whole = options.whole(line)
         if letter is None and whole is None:
@@ -54,6 +55,12 @@ def lone(said: str, options: Options) -> Reading | None:
             found = reading
         letters.add(reading.letter)
     return Reading(missing=Missing.SEVERAL, place=found.place) if found and len(letters) > 1 else found
+
+
+def _repeats(letter: str, even: str, spans: list[tuple[int, int]]) -> bool:
+    """Whether a letter that begins a line began one before, so that it is a conclusion and no part of a list."""
+    before = (_LETTERED.match(even, start, end) for start, end in spans)
+    return any(found and found[1] == letter for found in before)
 
 
 def _of_line(whole, letter: str | None, options: Options, place: int, how: How) -> Reading:
@@ -78,6 +85,8 @@ def by_text(said: str, options: Options) -> Reading | None:
     line = said[start:end]
     if _LETTERED.match(even, start, end):
         return None
+    if (beside := settling.by_letter_beside(line, options)) and beside.letter and beside.letter == beside.text_letter:
+        return Reading(letter=beside.letter, how=How.OPTION_TEXT, text_letter=beside.letter, place=start)
     named, sure = options.affirmed(line)
     if len(sure) != 1 or (len(named) > 1):
         return Reading(missing=Missing.SEVERAL, place=start) if len(sure) > 1 else None
@@ -92,7 +101,7 @@ def opening(said: str, options: Options) -> Reading | None:
     if not spans or _is_list(even, spans):
         return None
     start, end = spans[0]
-    found = _MARKED.match(even, start, end) or re.match(r"\s*[A-Z]\s?(?:/|&|\+|-|and\b|or\b)", even[start:end])
+    found = _MARKED.match(even, start, end) or re.match(r"\s*[A-Z]\s?(?:/|&|\+|-|(?:and|or|because|since|as|due|given|rather|instead|not|over)\b)", even[start:end])
     if not found:
         return None
     settled = settling.settle(said[start:end], options)

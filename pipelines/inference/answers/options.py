@@ -17,7 +17,11 @@ _OPTION_LAST = re.compile(r"(.+?)[\s,:;-]{1,4}(?:option|choice|answer) ([A-Za-z]
 _LETTER_FIRST = re.compile(
     r"(?:(?:option|choice|answer) )?[(\[<\"' *_`]{0,4}([A-Za-z])(?:([)\]>\"'.:,;*_`|]{1,6}) ?| [-|=:]{1,2} | )(.+)", re.IGNORECASE
 )
-_LONE_LETTER = re.compile(r"\W{0,40}(?:(?:option|choice|answer|the|letter) ){0,3}\W{0,8}([A-Za-z])\W{0,40}(?:です|입니다)?\W{0,8}", re.I)
+_LONE_LETTER = re.compile(
+    rf"\W{{0,40}}(?:(?:option|choice|answer) |(?P<lead>(?:{phrases.either('lead', phrases.ALL)}[ :]?){{1,3}}))?"
+    r"(?P<bracket>[(\[])?\W{0,8}(?P<letter>[A-Za-z])\W{0,40}(?:です|입니다)?\W{0,8}",
+    re.IGNORECASE,
+)
 _ABBREVIATED = re.compile(r"(.{2,}?) \((\w[\w\-]+)\)")
 _LETTER = re.compile(r"[^\W\d_]")
 _IDEOGRAM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
@@ -26,7 +30,7 @@ _FRAME = (  # words with which a text of one letter is named
     r"curve|line|peak|spot|box|circle|site|zone|position|level|category)"
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|[\"')])|[;。！？\n]")
-_CONTRAST = re.compile(r",? (?:and |but )?not |,? (?:rather than|instead of|as opposed to|unlike|over) ")
+_CONTRAST = re.compile(r"(?:,|,? and|,? but) not |,? (?:rather than|instead of|as opposed to|unlike|over) ")
 _CHOICE = re.compile(r"\b(?:and|or) [a-z]\b|/|\?")
 _YES_NO = frozenset({"yes", "no"})
 
@@ -78,7 +82,10 @@ class Options:
     def of_letter(self, text: str) -> str | None:
         """The letter in a text that holds one letter, marks and words such as `option`, and nothing else."""
         found = _LONE_LETTER.fullmatch(text) if len(text) <= 2 * _MOST_AROUND else None
-        return found[1].upper() if found else None
+        if found is None or text.rstrip(" \"'*_").endswith("?") or (found["lead"] and self._named(found["lead"])):
+            return None
+        letter = str(found["letter"])
+        return letter.upper() if letter.isupper() or found["bracket"] or not found["lead"] else None
 
     def whole(self, said: str) -> Whole | None:
         """The option that a text is, and nothing else; None where it is anything else."""
@@ -136,7 +143,7 @@ class Options:
 
     def _as_pattern(self, name: str) -> str:
         if name.casefold() in _YES_NO:  # `no` denies the word behind it, unless it begins the answer
-            return rf"(?<![^\s\"'(]){re.escape(name)}(?=\W*$|\W*[.,;:!])(?<!\w )"
+            return rf"(?<![^\s\"'(]){re.escape(name)}(?=\W*$|\W*[.,;:!\-])(?<!\w )"
         if _LETTER.fullmatch(name):
             article = name.upper() in self.letters
             return rf"(?:(?<=^)|(?<= )){_FRAME if article else f'(?:{_FRAME}|is)'} {re.escape(name)}(?=\W*$|[.,;)])"
@@ -216,7 +223,7 @@ def _whole_words(name: str) -> str:
     """A pattern for a text that is not part of a longer word or another number: 1 is not found in -1, 1.5, 10^1, 1+."""
     first, last = name[0], name[-1]
     before = r"(?<![\w+\-^/])(?<!\d[.,])" if first.isdigit() else "" if _IDEOGRAM.match(first) else r"(?<!\w)"
-    after = r"(?!\w|[.,/^]\d|[+%])" if last.isdigit() else "" if _IDEOGRAM.match(last) else r"(?!\w)"
+    after = r"(?!\w|[.,/^\-]\d|[+%])" if last.isdigit() else "" if _IDEOGRAM.match(last) else r"(?!\w)"
     words = re.escape(name).replace(r"\ ", " ").replace(" ", r"[ \-]")
     return f"{before}{words}{after}"
 

@@ -18,7 +18,8 @@ _NEEDED = [(language, kinds["needed"]) for language, kinds in _TABLES.items() if
 def languages(text: str) -> tuple[str, ...]:
     """The languages whose phrases a text may hold: English, and others by a few of their words or their script. text: in small
     letters, as all patterns are: that makes a search several times as fast as one that ignores case."""
-    found = [language for language, words in _NEEDED if any(word in text for word in words)]
+    bordered = f" {text} ".replace("\n", " ")
+    found = [language for language, words in _NEEDED if any(word in bordered for word in words)]
     if not text.isascii():
         found += [language for language, script in _SCRIPTS.items() if script.search(text)]
     return ("en", *found)

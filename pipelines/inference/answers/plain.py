@@ -24,6 +24,7 @@ _LATEX = {
     **{"circ": "°", "degree": "°", "sim": "~", "approx": "≈", "cdot": "·", "AA": "Å", "lt": "<", "gt": ">", "infty": "∞"},
 }
 _COMMAND = re.compile(r"\\([A-Za-z]{1,12})\b ?|\\(?=[%#&$_])")
+_LATEX_SPACE = re.compile(r"\\[,;!: ]|(?<=\d)~(?=\\)")
 _BOXED = re.compile(r"\\boxed")
 _DRAWN = re.compile(r"[*_`$^{}\\]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -60,9 +61,13 @@ def folded(text: str) -> str:
 
 def unmarked(text: str) -> str:
     """A text without emphasis, formulas' markup and thousands' commas; one form for characters of one meaning."""
-    text = _COMMAND.sub(lambda found: _LATEX.get(found[1] or "", ""), _BOXED.sub("", text)) if "\\" in text else text
+    text = _COMMAND.sub(_character, _LATEX_SPACE.sub(" ", _BOXED.sub("", text))) if "\\" in text else text
     text = unicodedata.normalize("NFKC", _DRAWN.sub("", text)).translate(_SAME).translate(_COMPARED)
     return " ".join(_MICRO.sub(r"\1μ", _PERCENT.sub("%", _THOUSANDS.sub("", text))).split())
+
+
+def _character(command: re.Match[str]) -> str:
+    return _LATEX.get(command[1] or "", "")
 
 
 def loose(text: str) -> str:

@@ -109,6 +109,8 @@ def _agreed(all_settled: list[Settled | None]) -> Settled | None:
 
 
 def _announced(said: str, known: Options, *, cut_off: bool) -> Reading | None:
+    if announcements.is_announced_in(known.texts) and (line := lines.lone(said, known)) and line.letter:
+        return line
     found = announcements.last(said, known)
     if found is None or announcements.takes_back(said, found, cut_off=cut_off):
         return None

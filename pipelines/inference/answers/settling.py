@@ -1,6 +1,5 @@
 """What is said where an answer stands -> the option that it gives, or why it gives none."""
 
-import functools
 import re
 
 from pipelines.inference.answers import phrases, plain
@@ -10,6 +9,7 @@ from pipelines.inference.answers.reading import Missing, Settled
 _MOST = 400  # characters behind an announcement that are read
 _EVERY_LANGUAGE = tuple(phrases.ALL)
 _LEAD, _AND = phrases.either("lead", _EVERY_LANGUAGE), phrases.either("and", _EVERY_LANGUAGE)
+_LEADING = re.compile(rf"[\s:=>|,.\-]*(?:{_LEAD}[\s:=>|,\-]*){{0,5}}")
 _HEAD = re.compile(r"(?P<open>[(\[<{\"'] ?|)(?P<letter>[A-Za-z])(?P<marks> {0,16}[)\]>}\"'.:,;!]{0,4})(?P<rest>.*)", re.DOTALL)
 _CONNECTS = re.compile(
     r"\s*(?:$|\n|[(\[\-|=/&+、，,;。？?]|(?:because|since|as|due|given|for|based|which|where|while|with|is|are|was|were|"
@@ -19,7 +19,7 @@ _CONNECTS = re.compile(
     re.IGNORECASE,
 )
 _ALSO = re.compile(
-    rf"(?:(?:^|[\s)\]]){_AND}|[/&+、]|^ ?, ?)\s*(?:{_LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}([A-Z])(?=[)\].:,;\"']|\s*$|\s*\(|/| (?:is|are|und|and|or|et|y|e)\b)",
+    rf"(?:(?:^|[\s)\]]){_AND}|[/&+、]|^ ?, ?)\s*(?:{_LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}(?:([B-HJ-Z])(?![A-Za-z0-9'\-])|([AI])(?=[)\].:,;\"'、。]|\s*$|\s*\(|/| (?:is|are|could|would|may|might|both|fit|seem|und|and|or|et|y|e)\b|[\u3040-\u9fff]))",
 )
 _HEDGED_TOO = re.compile(r"(?:maybe|perhaps|possibly|or|also|alternatively),? (?:even |option |choice )?[(\[\"']?([A-Z])(?=[)\].:,;\"']|\s*$)")
 _LETTER_BESIDE = re.compile(r"[(\[]([A-Za-z])[)\]]")
@@ -40,15 +40,9 @@ _PAIR = re.compile(r"[^\w]*([A-Z]{2,5})\W*")
 _CONDITION = re.compile(r"\b(?:if|unless|whether|wenn|falls|si|se)\b", re.IGNORECASE)
 
 
-@functools.lru_cache(maxsize=64)
-def _lead_pattern(spoken: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"[\s:=>|,.\-]*(?:{phrases.either('lead', spoken)}[\s:=>|,\-]*){{0,5}}")
-
-
 def _lead(even: str) -> re.Match[str] | None:
     """Words and marks that may stand before an option's letter."""
-    lowered = even.lower()
-    return _lead_pattern(phrases.languages(lowered)).match(lowered)
+    return _LEADING.match(even.lower())
 
 
 def settle(said: str, options: Options, *, letter_only: bool = False) -> Settled | None:
@@ -68,11 +62,13 @@ def settle(said: str, options: Options, *, letter_only: bool = False) -> Settled
     if (settled := _as_whole(said[start:], options)) is not None:
         return settled
     found = _HEAD.match(even, start)
-    if found and (bracketed_or_plain := _is_letter(found, said, options)):
-        return _by_letter(found, said, options) if bracketed_or_plain else None
+    if letter_only and found and found["letter"].islower() and not found["open"].strip():
+        return None
+    if found and _is_letter(found, said, options):
+        return _by_letter(found, said, options)
     if letter_only:
         return None
-    return _by_letter_beside(said, even, options) or _by_text(said, even, options)
+    return by_letter_beside(said, options) or _by_text(said, even, options)
 
 
 def _as_whole(said: str, options: Options) -> Settled | None:
@@ -151,6 +147,8 @@ def _cut(text: str, at: re.Pattern[str]) -> str:
 def _denied_behind(sentence: str) -> bool:
     """Whether a sentence that begins with a letter says that it is wrong: `B is not right`, `B can be excluded`."""
     verb = re.match(r"\s*(?:\([^)]{0,80}\)|\w+){0,1}?\s*(?:is|are|was|were|can|cannot|does|doesn't|isn't|would|seems|appears|ist|est|es|é|è)\b", sentence)
+    if re.match(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]", sentence):
+        return phrases.search("deny", sentence[:40]) is not None
     return bool(verb and phrases.search("deny", sentence[: 120]))
 
 
@@ -164,8 +162,8 @@ def _others(letter: str, clause: str, raw: str, options: Options) -> bool:
     own = options.text_of(letter)
     clause = clause.replace(own, " ") if len(own) > 1 else clause
     for found in (*_ALSO.finditer(clause), *_HEDGED_TOO.finditer(clause)):
-        other = found[1]
-        before = clause[max(0, found.start() - 24) : found.start(1)]
+        other = next(filter(None, found.groups()))
+        before = clause[max(0, found.start() - 24) : found.end() - 1]
         if other != letter and other in options.letters and not phrases.search("deny", before):
             return True
     return False
@@ -178,9 +176,9 @@ def _is_other_number(letter: str, said: str, options: Options, *, at_start: bool
     return bool(_IS_NUMBER.match(said) if at_start else _NUMBER.search(said))
 
 
-def _by_letter_beside(said: str, even: str, options: Options) -> Settled | None:
+def by_letter_beside(said: str, options: Options) -> Settled | None:
     """The one letter in brackets, as in `what it shows (B)`, unless it is denied or names a part of a picture."""
-    line = _cut(even, re.compile(r"\n"))
+    line = _cut(plain.even(said), re.compile(r"\n"))
     tokens = list(_LETTER_BESIDE.finditer(line))
     if not tokens:
         return None
