@@ -3,12 +3,18 @@
 import re
 
 from pipelines.inference.answers import plain, settling
-from pipelines.inference.answers.options import Options
+from pipelines.inference.answers.options import Options, Whole
 from pipelines.inference.answers.reading import How, Missing, Reading
 
 _SHORT = 240  # characters of a line in which an option's text alone may be the answer
 _MOST_LINES = 48  # at either end of a text that are looked at
 _LETTERED = re.compile(r" {0,8}(?:option |choice )?[(\[]?([A-Z])(?:[)\]:]| ?\. | {1,4}[-|] )")
+_HEADING = re.compile(r"(?:^|[.;,] )\s*[(\[]?([A-Z])[)\]:]\s")
+_REJECTED = re.compile(
+    r"\b(?:is|are|was|be|it|this|clearly|therefore|also|as)(?: \w+){0,2} "
+    r"(?:wrong|incorrect|false|excluded|ruled out|unlikely|not correct|eliminated)\b",
+    re.IGNORECASE,
+)
 _MARKED = re.compile(r"[\s\"']{0,8}(?:(?:option|choice) )?[(\[<]?([A-Za-z])[)\]>.:,]")
 
 
@@ -44,13 +50,15 @@ def lone(said: str, options: Options) -> Reading | None:
         if letter is None and (is_list and not repeats or not _MARKED.match(shown) and len(spans) > 1 and number):
             continue
         whole = options.whole(line)
+        if whole is None and letter and letter in options.letters:
+            whole = Whole(frozenset(letter), None)
         if letter is None and whole is None:
             continue
         if letter and shown.islower() and len(spans) > 1 and not _MARKED.match(shown):
             continue
         if 0 <= refused < start:
             return None
-        reading = _of_line(whole, letter, options, start, How.FIRST_LINE if number == 0 < len(spans) - 1 else How.LAST_LINE)
+        reading = _of_line(whole, start, How.FIRST_LINE if number == 0 < len(spans) - 1 else How.LAST_LINE)
         if found is None:
             found = reading
         letters.add(reading.letter)
@@ -63,13 +71,12 @@ def _repeats(letter: str, even: str, spans: list[tuple[int, int]]) -> bool:
     return any(found and found[1] == letter for found in before)
 
 
-def _of_line(whole, letter: str | None, options: Options, place: int, how: How) -> Reading:
+def _of_line(whole: Whole | None, place: int, how: How) -> Reading:
     if whole is None:
         return Reading(missing=Missing.NOT_AN_OPTION, place=place)
     if len(whole.letters) != 1:
         missing = Missing.SEVERAL if whole.letters else Missing.CONTRADICTION
         return Reading(missing=missing, text_letter=whole.text_letter, place=place)
-    is_text = letter is None and how is How.LAST_LINE and not _MARKED.match(plain.even(""))
     return Reading(letter=next(iter(whole.letters)), how=how, text_letter=whole.text_letter, place=place)
 
 
@@ -83,12 +90,12 @@ def by_text(said: str, options: Options) -> Reading | None:
     if end - start > max(_SHORT, options.longest + _SHORT // 2) or settling.refuses(even) or _is_list(even, spans):
         return None
     line = said[start:end]
-    if _LETTERED.match(even, start, end):
+    if _LETTERED.match(even, start, end) or re.match(r" *(?:option|choice) [A-Z]\b", even[start:end], re.IGNORECASE):
         return None
     if (beside := settling.by_letter_beside(line, options)) and beside.letter and beside.letter == beside.text_letter:
         return Reading(letter=beside.letter, how=How.OPTION_TEXT, text_letter=beside.letter, place=start)
     named, sure = options.affirmed(line)
-    if len(sure) != 1 or (len(named) > 1):
+    if len(sure) != 1 or (len(named) > 1 and not settling.is_set_apart(line)):
         return Reading(missing=Missing.SEVERAL, place=start) if len(sure) > 1 else None
     letter = min(sure)
     return Reading(letter=letter, how=How.OPTION_TEXT, text_letter=letter, place=start)
@@ -103,6 +110,9 @@ def opening(said: str, options: Options) -> Reading | None:
     start, end = spans[0]
     found = _MARKED.match(even, start, end) or re.match(r"\s*[A-Z]\s?(?:/|&|\+|-|(?:and|or|because|since|as|due|given|rather|instead|not|over)\b)", even[start:end])
     if not found:
+        return None
+    line = even[start:end]
+    if _REJECTED.search(line) or len({each[1] for each in _HEADING.finditer(line)}) > 1:
         return None
     settled = settling.settle(said[start:end], options)
     if settled is None or (settled.letter is None and not settled.decisive) or settled.missing is Missing.NOT_AN_OPTION:

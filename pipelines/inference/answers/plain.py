@@ -12,7 +12,7 @@ _MARKS = dict.fromkeys("*_`$#|✅✔☑✓➡👉🔹🎯️•▶►■◆★�
 _SAME = str.maketrans(_QUOTES | _DASHES)
 _EVEN = str.maketrans(_FULL_WIDTH | _QUOTES | _DASHES | _BRACKETS | _SPACES | _MARKS | {"→": ">", "⇒": ">", "İ": "I"})
 _HTML = re.compile(  # capitals alone may be options: `<B>`
-    r"</?(?:[piu]|b|em|strong|span|div|code|pre|h[1-6]|li|ul|ol|font|mark|center|td|tr|table|br|sub|sup|BR|STRONG|EM) ?/?>|</[BIPU]>"
+    r"</?(?:[piu]|b|em|strong|span|div|code|pre|h[1-6]|s|li|ul|ol|font|mark|center|td|tr|table|br|sub|sup|BR|STRONG|EM) ?/?>|</[BIPU]>|\[/?INST\]"
 )
 _WRAPPED = re.compile(r"\\(?:text(?:bf|rm|it|sf|tt)?|math(?:rm|bf|it|sf)|bf|rm|boldsymbol|bm|displaystyle|quad|[()\[\],;! ])|[{}]")
 _FENCE = re.compile(r"^ *(?:`{3}|~{3})\w{0,12} *$", re.MULTILINE)
@@ -24,6 +24,7 @@ _LATEX = {
     **{"circ": "°", "degree": "°", "sim": "~", "approx": "≈", "cdot": "·", "AA": "Å", "lt": "<", "gt": ">", "infty": "∞"},
 }
 _COMMAND = re.compile(r"\\([A-Za-z]{1,12})\b ?|\\(?=[%#&$_])")
+_GREEK_NAME = re.compile(r"\b(?:alpha|beta|gamma|delta|theta|sigma|kappa|lambda)\b", re.IGNORECASE)
 _LATEX_SPACE = re.compile(r"\\[,;!: ]|(?<=\d)~(?=\\)")
 _BOXED = re.compile(r"\\boxed")
 _DRAWN = re.compile(r"[*_`$^{}\\]")
@@ -63,6 +64,7 @@ def unmarked(text: str) -> str:
     """A text without emphasis, formulas' markup and thousands' commas; one form for characters of one meaning."""
     text = _COMMAND.sub(_character, _LATEX_SPACE.sub(" ", _BOXED.sub("", text))) if "\\" in text else text
     text = unicodedata.normalize("NFKC", _DRAWN.sub("", text)).translate(_SAME).translate(_COMPARED)
+    text = _GREEK_NAME.sub(lambda name: _LATEX[name[0].lower()], text)
     return " ".join(_MICRO.sub(r"\1μ", _PERCENT.sub("%", _THOUSANDS.sub("", text))).split())
 
 

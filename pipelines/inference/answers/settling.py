@@ -13,7 +13,7 @@ _LEADING = re.compile(rf"[\s:=>|,.\-]*(?:{_LEAD}[\s:=>|,\-]*){{0,5}}")
 _HEAD = re.compile(r"(?P<open>[(\[<{\"'] ?|)(?P<letter>[A-Za-z])(?P<marks> {0,16}[)\]>}\"'.:,;!]{0,4})(?P<rest>.*)", re.DOTALL)
 _CONNECTS = re.compile(
     r"\s*(?:$|\n|[(\[\-|=/&+、，,;。？?]|(?:because|since|as|due|given|for|based|which|where|while|with|is|are|was|were|"
-    r"can|does|would|could|in|on|by|from|when|instead|rather|not|over|seems|appears|remains|fits|matches|has|"
+    r"the|correct|right|best|can|does|would|could|in|on|by|from|when|instead|rather|not|over|seems|appears|remains|fits|matches|has|"
     r"weil|da|denn|ist|car|parce|puisque|est|porque|ya|pois|por|es|é|perché|poiché|è|потому|так|want|omdat)\b"
     rf"|{_AND}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])",
     re.IGNORECASE,
@@ -22,7 +22,8 @@ _ALSO = re.compile(
     rf"(?:(?:^|[\s)\]]){_AND}|[/&+、]|^ ?, ?)\s*(?:{_LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}(?:([B-HJ-Z])(?![A-Za-z0-9'\-])|([AI])(?=[)\].:,;\"'、。]|\s*$|\s*\(|/| (?:is|are|could|would|may|might|both|fit|seem|und|and|or|et|y|e)\b|[\u3040-\u9fff]))",
 )
 _HEDGED_TOO = re.compile(r"(?:maybe|perhaps|possibly|or|also|alternatively),? (?:even |option |choice )?[(\[\"']?([A-Z])(?=[)\].:,;\"']|\s*$)")
-_LETTER_BESIDE = re.compile(r"[(\[]([A-Za-z])[)\]]")
+_LETTER_BESIDE = re.compile(r"[(\[](?:(?:option|choice|answer) )?([A-Za-z])[)\]]", re.IGNORECASE)
+_INSTEAD = re.compile(r"\W{0,4}not\b[^.;\n]{1,80}?(?:,? but(?: rather)?\b|; ?(?:it is|it's|rather))\s*", re.IGNORECASE)
 _LETTER_TOKEN = re.compile(r"(?<![\w'.\-])(?:[(\[\"']([A-Za-z])[)\]\"']|([A-Z])(?=\s*$|[).:,;\]\"']|\s+\(|\s+(?:and|or|nor)\b))")
 _PART = re.compile(r"\b(?:panels?|figs?(?:ure)?s?\.?|images?|subfigures?|insets?|rows?|columns?|parts?) *[(\[]?$", re.IGNORECASE)
 _EXPLAINS = re.compile(r"\b(?:because|since|as|due to|given|for|while|whereas|which|weil|denn|car|porque|perché|pois)\b|[.!?](?=\s|$)|[;\n。]")
@@ -51,7 +52,11 @@ def settle(said: str, options: Options, *, letter_only: bool = False) -> Settled
     letter_only: a weak announcement, behind which an option's text is none.
     """
     said = said[: max(_MOST, 2 * options.longest)]
+    if instead := _INSTEAD.match(plain.even(said)):
+        said = said[instead.end() :]
     even = plain.even(said)
+    if letter_only and re.match(r"\s*[a-z]", even):
+        return None
     sentence = even.strip(" \n:")
     if (settled := _as_whole(said, options)) is not None:
         return settled
@@ -62,8 +67,6 @@ def settle(said: str, options: Options, *, letter_only: bool = False) -> Settled
     if (settled := _as_whole(said[start:], options)) is not None:
         return settled
     found = _HEAD.match(even, start)
-    if letter_only and found and found["letter"].islower() and not found["open"].strip():
-        return None
     if found and _is_letter(found, said, options):
         return _by_letter(found, said, options)
     if letter_only:
@@ -221,7 +224,7 @@ def _by_text(said: str, even: str, options: Options) -> Settled | None:
     if len(sure) == 1 and len(named) == 1:
         return Settled(letter=min(sure), text_letter=min(sure))
     if len(sure) == 1 and len(named) > 1:
-        return Settled(letter=min(sure), text_letter=min(sure)) if _set_apart(first) else None
+        return Settled(letter=min(sure), text_letter=min(sure)) if is_set_apart(first) else None
     if len(named) > 1 or _EVERY.search(even):
         return Settled(missing=Missing.SEVERAL)
     letters = {each[1] or each[2] for each in _LETTER_TOKEN.finditer(_cut(even, re.compile(r"\n")))}
@@ -233,7 +236,8 @@ def _by_text(said: str, even: str, options: Options) -> Settled | None:
 _SENTENCE_OF_TEXT = re.compile(r"[.!?](?=\s+[A-Z])|\n")
 
 
-def _set_apart(text: str) -> bool:
+def is_set_apart(text: str) -> bool:
+    """Whether a text gives one option and sets another against it."""
     return bool(re.search(r"\b(?:not|rather than|instead of|unlike|as opposed to)\b", text))
 
 
