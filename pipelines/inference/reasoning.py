@@ -6,7 +6,7 @@ _STRAY = re.compile(
     r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad|image|im_start|im_end|endoftext)\|>|<image>|<video>"
 )
 _TAGS = r"(?:think|thinking|thought|thoughts|reasoning|seed:think)"
-_TAG = re.compile(rf"<(?P<close>/)?{_TAGS}>|(?P<open2>◁think▷)|(?P<close2>◁/think▷)|<\|begin_of_thought\|>|(?P<close3><\|end_of_thought\|>)")
+_TAG = re.compile(rf"</?{_TAGS}>|◁/?think▷|<\|(?:begin|end)_of_thought\|>")
 _OPENS = re.compile(rf"\s*(?:<{_TAGS}>|◁think▷|<\|begin_of_thought\|>)")
 _CLOSES = re.compile(rf"</{_TAGS}>|◁/think▷|<\|end_of_thought\|>")
 
@@ -22,6 +22,11 @@ def end_of_thoughts(written: str) -> tuple[int, bool]:
         pass
     start = closed.end() if closed else 0
     return (len(written), True) if _OPENS.match(written, start) else (start, False)
+
+
+def holds_tag(text: str) -> bool:
+    """Whether a text holds a tag that would begin or end thoughts."""
+    return _TAG.search(text) is not None
 
 
 def parse(written: str) -> tuple[str, str, int]:

@@ -22,8 +22,6 @@ _DOUBTED = re.compile(
 _SENTENCE_END = re.compile(r"[.!](?=\s|$)|[\n。]|\?")
 
 
-
-
 @functools.lru_cache(maxsize=64)
 def _patterns(spoken: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
     """What finds announcements in these languages."""
@@ -32,7 +30,9 @@ def _patterns(spoken: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
     )
     between = phrases.either("lead", spoken)
     return {
-        "label": re.compile(rf"^[ \"'(]*{label}(?: {{0,6}}(?:[:=]|-?>|- )| {{3,8}}(?=\S)| {{0,6}}$)[ :\"']*", re.MULTILINE),
+        "label": re.compile(
+            rf"^[ \"'(]*{label}(?: {{0,6}}(?:[:=]|-?>|- )| {{3,8}}(?=\S)| {{0,6}}$)[ :\"']*", re.MULTILINE
+        ),
         "says": re.compile(says, re.MULTILINE),
         "behind": re.compile(rf"{behind}|(?P<several>{several})", re.MULTILINE),
         "letter_next": re.compile(
@@ -103,7 +103,8 @@ def _strong(even: str) -> list[_Found]:
     labels = (_Found(each.start(), each.end(), label=True) for each in patterns["label"].finditer(even))
     said = (_Found(each.start(), each.end()) for each in patterns["says"].finditer(even))
     behind = (
-        _Found(each.start(), each.start(), behind=True, several=bool(each["several"])) for each in patterns["behind"].finditer(even)
+        _Found(each.start(), each.start(), behind=True, several=bool(each["several"]))
+        for each in patterns["behind"].finditer(even)
     )
     return [*labels, *said, *behind]
 
@@ -124,7 +125,7 @@ def _read(
             return None, start, found.said
         if found.several:
             letters = [*settling.letters_in(even[start : found.said], options)]
-            return (settling.several() if len(letters) > 1 else None), start, found.said
+            return (settling.SEVERAL if len(letters) > 1 else None), start, found.said
         settled = settling.settle_before(text[start : found.said], options)
         return settled, start, found.said
     end = _line_end(even, found.said)
@@ -162,11 +163,13 @@ def _is_open(even: str, found: _Found, end: int, *, is_weak: bool) -> bool:
     """Whether the sentence of an announcement denies it, asks for it, or leaves it open."""
     start = _sentence_start(even, found.start)
     before = even[start : found.start]
-    if re.search(r"\b(?:if|unless|suppose|assuming|wenn|falls)\b", before, re.IGNORECASE) and not _GUESSES.search(before):
+    if re.search(r"\b(?:if|unless|suppose|assuming|wenn|falls)\b", before, re.IGNORECASE) and not _GUESSES.search(
+        before
+    ):
         return True
     clause = _CLAUSE.split(before)[-1]
     said = even[found.start : end]
-    if is_weak and (phrases.search("deny", clause) or settling.refuses(before)):
+    if is_weak and (phrases.search("deny", clause) or settling.refusal_place(before) >= 0):
         return True
     if _DOUBTED.search(clause) or (phrases.search("open", clause) and not _GUESSES.search(before)):
         return True

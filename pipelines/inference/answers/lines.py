@@ -87,7 +87,11 @@ def by_text(said: str, options: Options) -> Reading | None:
     if not spans:
         return None
     start, end = spans[-1]
-    if end - start > max(_SHORT, options.longest + _SHORT // 2) or settling.refuses(even) or _is_list(even, spans):
+    if (
+        end - start > max(_SHORT, options.longest + _SHORT // 2)
+        or settling.refusal_place(even) >= 0
+        or _is_list(even, spans)
+    ):
         return None
     line = said[start:end]
     if _LETTERED.match(even, start, end) or re.match(r" *(?:option|choice) [A-Z]\b", even[start:end], re.IGNORECASE):
@@ -108,7 +112,9 @@ def opening(said: str, options: Options) -> Reading | None:
     if not spans or _is_list(even, spans):
         return None
     start, end = spans[0]
-    found = _MARKED.match(even, start, end) or re.match(r"\s*[A-Z]\s?(?:/|&|\+|-|(?:and|or|because|since|as|due|given|rather|instead|not|over)\b)", even[start:end])
+    found = _MARKED.match(even, start, end) or re.match(
+        r"\s*[A-Z]\s?(?:/|&|\+|-|(?:and|or|because|since|as|due|given|rather|instead|not|over)\b)", even[start:end]
+    )
     if not found:
         return None
     line = even[start:end]

@@ -27,7 +27,7 @@ def tags(text: str) -> tuple[int, str] | None:
 
 def values(text: str) -> tuple[int, list[str]] | None:
     """Place of the last object's answer, and what its keys for an answer hold; several for a list."""
-    found = list(_KEY.finditer(text)) if "\"" in text or "'" in text else []
+    found = list(_KEY.finditer(text)) if '"' in text or "'" in text else []
     if not found:
         return None
     opened = text.rfind("{", 0, found[-1].start())

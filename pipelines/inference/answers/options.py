@@ -15,7 +15,8 @@ _MOST_AROUND = 64  # characters that may stand around an option's text in a text
 _LETTER_LAST = re.compile(r"(.+?)[\s,:;-]{0,4}[(\[] ?(?:option |choice )?([A-Za-z]) ?[)\]]")
 _OPTION_LAST = re.compile(r"(.+?)[\s,:;-]{1,4}(?:option|choice|answer) ([A-Za-z])", re.IGNORECASE)
 _LETTER_FIRST = re.compile(
-    r"(?:(?:option|choice|answer) )?[(\[<\"' *_`]{0,4}([A-Za-z])(?:([)\]>\"'.:,;*_`|]{1,6}) ?| [-|=:]{1,2} | )(.+)", re.IGNORECASE
+    r"(?:(?:option|choice|answer) )?[(\[<\"' *_`]{0,4}([A-Za-z])(?:([)\]>\"'.:,;*_`|]{1,6}) ?| [-|=:]{1,2} | )(.+)",
+    re.IGNORECASE,
 )
 _LONE_LETTER = re.compile(
     rf"\W{{0,40}}(?:(?:option|choice|answer) |(?P<lead>(?:{phrases.either('lead', phrases.ALL)}[ :]?){{1,3}}))?"
@@ -117,7 +118,11 @@ class Options:
             for each in dict.fromkeys((line, bare)):
                 if found := pattern.fullmatch(each):
                     rest = found[text]
-                    named = self._named(rest) or self._named(rest.strip(" -:=>|*_`\"'.")) or self._named(rest.strip(" ()[]*_`."))
+                    named = (
+                        self._named(rest)
+                        or self._named(rest.strip(" -:=>|*_`\"'."))
+                        or self._named(rest.strip(" ()[]*_`."))
+                    )
                     yield found[letter].upper(), named
                     break
 
@@ -157,9 +162,7 @@ class Options:
         pattern, of_group = self._names[abbreviated]
         if pattern is None:
             return []
-        found = [
-            Mention(of_group[str(each.lastgroup)], each.start(), each.end()) for each in pattern.finditer(said)
-        ]
+        found = [Mention(of_group[str(each.lastgroup)], each.start(), each.end()) for each in pattern.finditer(said)]
         first = found[0] if found else None
         if first and said[first.start : first.end].casefold() in _YES_NO and not said[: first.start].strip(" \"'(*"):
             return [first]

@@ -6,7 +6,9 @@ import unicodedata
 _QUOTES = {**dict.fromkeys("‘’ʼ´′", "'"), **dict.fromkeys("“”„«»″", '"')}
 _DASHES = dict.fromkeys("‐‑‒–—―−－", "-")
 _BRACKETS = dict(zip("【】「」『』〔〕〖〗《》", "[][][][][][]", strict=True))
-_SPACES = dict.fromkeys("\t\r\u00a0\u2002\u2003\u2009\u200a\u202f\u3000\u200b\ufeff", " ") | dict.fromkeys("\x85\u2028\u2029\v\f", "\n")
+_SPACES = dict.fromkeys("\t\r\u00a0\u2002\u2003\u2009\u200a\u202f\u3000\u200b\ufeff", " ") | dict.fromkeys(
+    "\x85\u2028\u2029\v\f", "\n"
+)
 _FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _MARKS = dict.fromkeys("*_`$#|✅✔☑✓➡👉🔹🎯️•▶►■◆★⭐", " ")
 _SAME = str.maketrans(_QUOTES | _DASHES)
@@ -14,14 +16,31 @@ _EVEN = str.maketrans(_FULL_WIDTH | _QUOTES | _DASHES | _BRACKETS | _SPACES | _M
 _HTML = re.compile(  # capitals alone may be options: `<B>`
     r"</?(?:[piu]|b|em|strong|span|div|code|pre|h[1-6]|s|li|ul|ol|font|mark|center|td|tr|table|br|sub|sup|BR|STRONG|EM) ?/?>|</[BIPU]>|\[/?INST\]"
 )
-_WRAPPED = re.compile(r"\\(?:text(?:bf|rm|it|sf|tt)?|math(?:rm|bf|it|sf)|bf|rm|boldsymbol|bm|displaystyle|quad|[()\[\],;! ])|[{}]")
+_WRAPPED = re.compile(
+    r"\\(?:text(?:bf|rm|it|sf|tt)?|math(?:rm|bf|it|sf)|bf|rm|boldsymbol|bm|displaystyle|quad|[()\[\],;! ])|[{}]"
+)
 _FENCE = re.compile(r"^ *(?:`{3}|~{3})\w{0,12} *$", re.MULTILINE)
 _LINE_START = re.compile(r"^[ >]*(?:[-+] )?", re.MULTILINE)
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega".split()
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega".split()
+)
 _LATEX = {
-    **{name: unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if name == 'lambda' else name.upper()}") for name in _GREEK},
+    **{
+        name: unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if name == 'lambda' else name.upper()}")
+        for name in _GREEK
+    },
     **{"Delta": "Δ", "Omega": "Ω", "Sigma": "Σ", "times": "×", "pm": "±", "leq": "≤", "le": "≤", "geq": "≥", "ge": "≥"},
-    **{"circ": "°", "degree": "°", "sim": "~", "approx": "≈", "cdot": "·", "AA": "Å", "lt": "<", "gt": ">", "infty": "∞"},
+    **{
+        "circ": "°",
+        "degree": "°",
+        "sim": "~",
+        "approx": "≈",
+        "cdot": "·",
+        "AA": "Å",
+        "lt": "<",
+        "gt": ">",
+        "infty": "∞",
+    },
 }
 _COMMAND = re.compile(r"\\([A-Za-z]{1,12})\b ?|\\(?=[%#&$_])")
 _GREEK_NAME = re.compile(r"\b(?:alpha|beta|gamma|delta|theta|sigma|kappa|lambda)\b", re.IGNORECASE)

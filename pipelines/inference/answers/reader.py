@@ -16,6 +16,7 @@ _TURN_ENDS = (
     "<|end_of_text|>", "<|end_of_turn|>", "<｜end▁of▁sentence｜>", "<|endofturn|>", "<|im_start|>", "<|return|>",
 )  # fmt: skip
 _TURN_END = re.compile("|".join(map(re.escape, _TURN_ENDS)))
+_TURN_ENDS_LAST = re.compile(rf"(?:\s*(?:{_TURN_END.pattern}))+\s*\Z")
 
 
 def read(text: str, options: tuple[str, ...], *, finish_reason: str = "stop", answer_first: bool = False) -> Reading:
@@ -31,8 +32,10 @@ def read(text: str, options: tuple[str, ...], *, finish_reason: str = "stop", an
     """
     known, is_cut_off = option_texts.of(options), finish_reason != "stop"
     said, start, is_thought = _answer_part(text, known, answer_first=answer_first)
+    taught = _taught(said, known)
+    said = _first_turn(said, known)
     found = (
-        _taught(said, known)
+        taught
         or _marked(said, known)
         or _announced(said, known, cut_off=is_cut_off)
         or (None if is_cut_off else _unannounced(said, known))
@@ -53,19 +56,26 @@ def without_answer(text: str, options: tuple[str, ...] = ()) -> str:
 def _answer_part(text: str, known: Options, *, answer_first: bool) -> tuple[str, int, bool]:
     """The part of a text that is its answer, where it begins, and whether the model was still thinking when it ended.
 
-    Thoughts, which mention many answers, are no part of it, nor is what follows the end of a turn.
+    Thoughts, which mention many answers, are no part of it, nor are the tokens that end a turn.
     """
     start, is_thought = 0, False
-    if not any("think" in option for option in known.texts):
+    if not any(map(reasoning.holds_tag, known.texts)):
         start, is_thought = reasoning.end_of_thoughts(text)
     said = text[start:]
-    end = None if any("<" in option for option in known.texts) else _TURN_END.search(said.rstrip(), len(said) - len(said.lstrip()))
-    if end and said[: end.start()].strip():
-        said = said[: end.start()]
+    if not any(map(_TURN_END.search, known.texts)):
+        said = _TURN_ENDS_LAST.sub("", said)
     if answer_first:
         first = said.strip().partition("\n")[0]
         return first, start + said.find(first), is_thought
     return said, start, is_thought
+
+
+def _first_turn(said: str, known: Options) -> str:
+    """A text up to the end of the model's turn, where it went on behind that."""
+    if any(map(_TURN_END.search, known.texts)):
+        return said
+    end = _TURN_END.search(said, len(said) - len(said.lstrip()) + 1)
+    return said[: end.start()] if end else said
 
 
 def _taught(said: str, known: Options) -> Reading | None:
@@ -140,7 +150,7 @@ def _reading(settled: Settled, how: How, place: int) -> Reading:
 def _why_none(said: str, known: Options) -> Missing:
     """Why a text in which nothing gives an answer gives none."""
     even = plain.even(said)
-    if settling.refuses(even):
+    if settling.refusal_place(even) >= 0:
         return Missing.REFUSAL
     _, sure = known.affirmed(said[-_MOST_JUDGED:], abbreviated=True)
     return Missing.SEVERAL if len(sure | settling.letters_in(even[-_MOST_JUDGED:], known)) > 1 else Missing.NO_ANSWER
