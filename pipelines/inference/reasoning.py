@@ -1,6 +1,7 @@
 """What a model wrote -> its thoughts, its text, and how many tokens in it stood for images."""
 
 import re
+from collections import deque
 
 _STRAY = re.compile(
     r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad|image|im_start|im_end|endoftext)\|>|<image>|<video>"
@@ -17,9 +18,7 @@ def end_of_thoughts(written: str) -> tuple[int, bool]:
     A thinking model's prompt may open the thoughts itself, so that what it writes holds the closing tag alone. A text
     whose thoughts never end has no answer behind them: all of it is thoughts.
     """
-    closed = None
-    for closed in _CLOSES.finditer(written):
-        pass
+    closed = next(iter(deque(_CLOSES.finditer(written), maxlen=1)), None)
     start = closed.end() if closed else 0
     return (len(written), True) if _OPENS.match(written, start) else (start, False)
 

@@ -14,9 +14,10 @@ _SENTENCE_START = re.compile(r"(?<![(\[\s][A-Za-z])(?<!^[A-Za-z])(?:[.!?;]\s|。
 _CLAUSE = re.compile(r"[,;:.!?]\s|\b(?:so|but|hence|therefore|thus|and (?=the|my|so))\b|\n")
 _GUESSES = re.compile(r"\bif (?:i (?:had|have|were|must|was)|forced|pressed|pushed|required|asked)\b", re.IGNORECASE)
 _DOUBTED = re.compile(
-    r"\b(?:not|never|cannot|\w{1,8}n't|hardly|no longer) (?:\w+ ){0,2}(?:think|believe|say|sure|certain|true|clear|mean|imply|conclude|"
-    r"know|agree|convinced|suggest|determine|tell|confirm)\b|\b(?:wrong|incorrect|false|doubt\w{0,5}|unlikely|mistake\w{0,4}|"
-    r"unclear|deny|denies) (?:\w+ ){0,3}$|(?:\bnot|n't) $",
+    r"\b(?:not|never|cannot|\w{1,8}n't|hardly|no longer) (?:\w+ ){0,2}(?:think|believe|say|sure|certain|true|"
+    r"clear|mean|imply|conclude|know|agree|convinced|suggest|determine|tell|confirm)\b|"
+    r"\b(?:wrong|incorrect|false|doubt\w{0,5}|unlikely|mistake\w{0,4}|unclear|deny|denies) (?:\w+ ){0,3}$"
+    r"|(?:\bnot|n't) $",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!](?=\s|$)|[\n。]|\?")
@@ -121,7 +122,7 @@ def _read(
     """What an announcement settles on, with its start, and the end of what it says."""
     if found.behind:
         start = _sentence_start(even, found.said)
-        if even[found.said : found.said + _BEFORE].split("\n")[0].rstrip(" \"'").endswith("?"):
+        if even[found.said : found.said + _BEFORE].partition("\n")[0].rstrip(" \"'").endswith("?"):
             return None, start, found.said
         if found.several:
             letters = [*settling.letters_in(even[start : found.said], options)]

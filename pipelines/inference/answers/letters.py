@@ -26,15 +26,18 @@ _CONNECTS = re.compile(
 )
 _SPECIES = re.compile(r" ?[a-z]{3,}")  # behind `E.`
 _ALSO = re.compile(
-    rf"(?:(?:^|[\s)\]]){AND}|[/&+、]|^ ?, ?)\s*(?:{LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}(?:([B-HJ-Z])(?![A-Za-z0-9'\-])|([AI])"
+    rf"(?:(?:^|[\s)\]]){AND}|[/&+、]|^ ?, ?)\s*(?:{LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}"
+    r"(?:([B-HJ-Z])(?![A-Za-z0-9'\-])|([AI])"
     r"(?=[)\].:,;\"'、。]|\s*$|\s*\(|/| (?:is|are|could|would|may|might|both|fit|seem|und|and|or|et|y|e)\b"
     r"|[\u3040-\u9fff]))"
 )
 _PERHAPS = re.compile(
-    r"(?:maybe|perhaps|possibly|or|also|alternatively),? (?:even |option |choice )?[(\[\"']?([A-Z])(?=[)\].:,;\"']|\s*$)"
+    r"(?:maybe|perhaps|possibly|or|also|alternatively),? (?:even |option |choice )?"
+    r"[(\[\"']?([A-Z])(?=[)\].:,;\"']|\s*$)"
 )
 _EXPLAINS = re.compile(
-    r"\b(?:because|since|as|due to|given|for|while|whereas|which|weil|denn|car|porque|perché|pois)\b|[.!?](?=\s|$)|[;\n。]"
+    r"\b(?:because|since|as|due to|given|for|while|whereas|which|weil|denn|car|porque|perché|pois)\b"
+    r"|[.!?](?=\s|$)|[;\n。]"
 )
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|[;\n。？]")
 _CLAUSE = re.compile(r"[.,;!\n]")
@@ -88,9 +91,8 @@ def settle(found: re.Match[str], said: str, options: Options) -> Settled | None:
     raw = said[found.start("rest") :]
     clause = found["marks"] + found["rest"]
     same_sentence = "" if "." in found["marks"] else found["rest"]
-    if _is_denied(cut(same_sentence, _SENTENCE)) or _CONDITION.search(cut(same_sentence, _CLAUSE)):
-        return None
-    if cut(clause, _CLAUSE).rstrip().endswith("?"):
+    is_open = _CONDITION.search(cut(same_sentence, _CLAUSE)) or cut(clause, _CLAUSE).rstrip().endswith("?")
+    if is_open or _is_denied(cut(same_sentence, _SENTENCE)):
         return None
     if letter not in options.letters:
         return Settled(missing=Missing.NOT_AN_OPTION)

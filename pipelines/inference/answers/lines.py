@@ -47,14 +47,15 @@ def lone(said: str, options: Options) -> Reading | None:
         line, shown = said[start:end], even[start:end].strip()
         letter = options.of_letter(shown)
         repeats = is_list and (mark := _LETTERED.match(even, start, end)) and _repeats(mark[1], even, spans[:number])
-        if letter is None and (is_list and not repeats or not _MARKED.match(shown) and len(spans) > 1 and number):
+        is_unmarked = not _MARKED.match(shown) and len(spans) > 1
+        if letter is None and ((is_list and not repeats) or (is_unmarked and number)):
             continue
         whole = options.whole(line)
         if whole is None and letter and letter in options.letters:
             whole = Whole(frozenset(letter), None)
         if letter is None and whole is None:
             continue
-        if letter and shown.islower() and len(spans) > 1 and not _MARKED.match(shown):
+        if letter and shown.islower() and is_unmarked:
             continue
         if 0 <= refused < start:
             return None

@@ -2,15 +2,17 @@
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 
 _TAGS = r"(?:answer|ans|final|final_answer|finalanswer|choice|option|solution|response|conclusion)"
-_TAG = re.compile(rf"<(?P<tag>{_TAGS})>(?P<said>.{{0,600}}?)(?:</(?P=tag)>|</?{_TAGS}>|\Z)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(rf"<{_TAGS}>(?P<said>.{{0,600}}?)(?:</?{_TAGS}>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX_TOKENS = re.compile(r"<\|begin_of_box\|>(?P<said>.{0,600}?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
 _KEY = re.compile(
-    r"[\"'](?:(?:final|correct|my|best|selected|chosen|predicted|right|the)?[_ \-]?(?:answer|ans|choice|option|prediction|"
-    r"letter|selection|label|response)(?:[_ \-]?(?:letter|choice|option|label|key|id))?|antwort|respuesta|réponse|resposta|"
-    r"risposta|答案|答え|ответ|정답)[\"'] {0,4}: {0,4}\n? {0,8}",
+    r"[\"'](?:(?:final|correct|my|best|selected|chosen|predicted|right|the)?[_ \-]?"
+    r"(?:answer|ans|choice|option|prediction|letter|selection|label|response)"
+    r"(?:[_ \-]?(?:letter|choice|option|label|key|id))?|antwort|respuesta|réponse|"
+    r"resposta|risposta|答案|答え|ответ|정답)[\"'] {0,4}: {0,4}\n? {0,8}",
     re.IGNORECASE,
 )
 _STRING = re.compile(r"\"((?:[^\"\\\n]|\\.){0,600})(?:\"|\Z)|'((?:[^'\\\n]|\\.){0,600})(?:'|\Z)")
@@ -71,7 +73,5 @@ def _braced(text: str) -> str:
 
 
 def _last(found: Iterator[re.Match[str]]) -> tuple[int, str] | None:
-    last = None
-    for last in found:
-        pass
+    last = next(iter(deque(found, maxlen=1)), None)
     return (last.start(), last["said"]) if last else None

@@ -94,9 +94,9 @@ class Options:
             return None
         line = plain.as_written(said)
         pairs = list(self._pairs(line))
-        for letter, named in pairs:
-            if letter in named and line.endswith((f"({letter})", f"({letter}).")):
-                return Whole(frozenset(letter), letter)  # the line that is taught, as near as these options allow
+        for last, named in pairs:
+            if last in named and line.endswith((f"({last})", f"({last}).")):
+                return Whole(frozenset(last), last)  # the line that is taught, as near as these options allow
         texts = self._named(line) | self._named(line.strip(" .*_`\"'“”"))
         letter = self.of_letter(line)
         if alone := texts | ({letter} if letter and letter in self.letters else set()):

@@ -16,8 +16,10 @@ _NEEDED = [(language, kinds["needed"]) for language, kinds in _TABLES.items() if
 
 
 def languages(text: str) -> tuple[str, ...]:
-    """The languages whose phrases a text may hold: English, and others by a few of their words or their script. text: in small
-    letters, as all patterns are: that makes a search several times as fast as one that ignores case."""
+    """The languages whose phrases a text may hold: English, and others by a few of their words or their script.
+
+    text: in small letters, as all patterns are: that makes a search several times as fast as one that ignores case.
+    """
     bordered = f" {text} ".replace("\n", " ")
     found = [language for language, words in _NEEDED if any(word in bordered for word in words)]
     if not text.isascii():
@@ -32,7 +34,8 @@ def either(kind: str, spoken: tuple[str, ...]) -> str:
     for language in spoken:
         if entries := _TABLES[language].get(kind):
             either = "|".join(map(_expanded, entries))
-            found.append(f"(?:{either})" if language in _WITHOUT_BLANKS else rf"(?<![^\W_])(?:{either})(?![^\W_])")
+            before, after = ("", "") if language in _WITHOUT_BLANKS else (r"(?<![^\W_])", r"(?![^\W_])")
+            found.append(f"{before}(?:{either}){after}")
     return f"(?:{'|'.join(found) or '(?!)'})"
 
 

@@ -14,7 +14,8 @@ _MARKS = dict.fromkeys("*_`$#|✅✔☑✓➡👉🔹🎯️•▶►■◆★�
 _SAME = str.maketrans(_QUOTES | _DASHES)
 _EVEN = str.maketrans(_FULL_WIDTH | _QUOTES | _DASHES | _BRACKETS | _SPACES | _MARKS | {"→": ">", "⇒": ">", "İ": "I"})
 _HTML = re.compile(  # capitals alone may be options: `<B>`
-    r"</?(?:[piu]|b|em|strong|span|div|code|pre|h[1-6]|s|li|ul|ol|font|mark|center|td|tr|table|br|sub|sup|BR|STRONG|EM) ?/?>|</[BIPU]>|\[/?INST\]"
+    r"</?(?:[bipsu]|em|strong|span|div|code|pre|h[1-6]|li|ul|ol|font|mark|center|td|tr|table|br|sub|sup|BR|EM) ?/?>"
+    r"|</[BIPU]>|\[/?INST\]"
 )
 _WRAPPED = re.compile(
     r"\\(?:text(?:bf|rm|it|sf|tt)?|math(?:rm|bf|it|sf)|bf|rm|boldsymbol|bm|displaystyle|quad|[()\[\],;! ])|[{}]"
@@ -22,7 +23,8 @@ _WRAPPED = re.compile(
 _FENCE = re.compile(r"^ *(?:`{3}|~{3})\w{0,12} *$", re.MULTILINE)
 _LINE_START = re.compile(r"^[ >]*(?:[-+] )?", re.MULTILINE)
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega".split()
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi"),
+    *("rho", "sigma", "tau", "phi", "chi", "psi", "omega"),
 )
 _LATEX = {
     **{

@@ -7,7 +7,8 @@ import dataclasses
 import re
 
 from pipelines.inference import reasoning, sentences
-from pipelines.inference.answers import announcements, lines, marked, options as option_texts, plain, settling
+from pipelines.inference.answers import announcements, lines, marked, plain, settling
+from pipelines.inference.answers import options as option_texts
 from pipelines.inference.answers.options import Options
 from pipelines.inference.answers.reading import How, Missing, Reading, Settled
 
@@ -16,7 +17,7 @@ _TURN_ENDS = (
     "<|end_of_text|>", "<|end_of_turn|>", "<｜end▁of▁sentence｜>", "<|endofturn|>", "<|im_start|>", "<|return|>",
 )  # fmt: skip
 _TURN_END = re.compile("|".join(map(re.escape, _TURN_ENDS)))
-_TURN_ENDS_LAST = re.compile(rf"(?:\s*(?:{_TURN_END.pattern}))+\s*\Z")
+_MOST_TURN_ENDS = 16  # at the end of a text
 
 
 def read(text: str, options: tuple[str, ...], *, finish_reason: str = "stop", answer_first: bool = False) -> Reading:
@@ -42,6 +43,8 @@ def read(text: str, options: tuple[str, ...], *, finish_reason: str = "stop", an
     )
     if found is None:
         return Reading(missing=Missing.TRUNCATED if is_cut_off or is_thought else _why_none(said, known))
+    if found.missing in (Missing.NOT_AN_OPTION, Missing.SEVERAL) and settling.refusal_place(plain.even(said)) >= 0:
+        found = dataclasses.replace(found, missing=Missing.REFUSAL)
     return dataclasses.replace(found, place=start + (found.place or 0))
 
 
@@ -63,7 +66,10 @@ def _answer_part(text: str, known: Options, *, answer_first: bool) -> tuple[str,
         start, is_thought = reasoning.end_of_thoughts(text)
     said = text[start:]
     if not any(map(_TURN_END.search, known.texts)):
-        said = _TURN_ENDS_LAST.sub("", said)
+        for _ in range(_MOST_TURN_ENDS):
+            if not (bare := said.rstrip()).endswith(_TURN_ENDS):
+                break
+            said = bare[: bare.rindex("<")]
     if answer_first:
         first = said.strip().partition("\n")[0]
         return first, start + said.find(first), is_thought

@@ -152,7 +152,8 @@ def _by_text(said: str, even: str, options: Options) -> Settled | None:
     is_run = run and len(set(run[1])) == len(run[1]) and set(run[1]) <= set(options.letters)
     if is_run or len(named) > 1 or _EVERY.search(even) or len(letters_in(line, options)) > 1:
         return SEVERAL
-    return None if named else Settled(missing=Missing.NOT_AN_OPTION, decisive=False)
+    is_denial = named or phrases.search("deny", first)
+    return None if is_denial else Settled(missing=Missing.NOT_AN_OPTION, decisive=False)
 
 
 def _by_last_letter(even: str, said: str, options: Options) -> Settled | None:
