@@ -62,13 +62,14 @@ class _Found:
     several: bool = False
 
 
-def last(text: str, options: Options) -> Announced | None:
+def last(text: str, options: Options, *, weak: bool = True) -> Announced | None:
     """The last announcement by position that settles on something, an option or the lack of one.
 
-    Weaker ones, such as `most likely (B)`, are read where no other says anything.
+    weak: where no other says anything, also those such as `most likely (B)`.
     """
     even = plain.even(text)
-    return _last_of(_strong(even), text, even, options) or _last_of(_weak(even), text, even, options, letter_only=True)
+    found = _last_of(_strong(even), text, even, options)
+    return found or (_last_of(_weak(even), text, even, options, letter_only=True) if weak else None)
 
 
 @functools.lru_cache(maxsize=1024)

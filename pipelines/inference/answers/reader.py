@@ -98,9 +98,9 @@ def _marked(said: str, known: Options) -> Reading | None:
             continue
         place, values = found[0], [found[1]] if isinstance(found[1], str) else found[1]
         settled = _agreed([_settled_mark(value, known) for value in values])
-        later = _announced(said[place:], known, cut_off=False)
-        if later and later.letter and later.place and later.letter != (settled and settled.letter):
-            return dataclasses.replace(later, place=place + later.place)
+        later = announcements.last(said[place:], known, weak=False)
+        if later and later.start and later.settled.letter not in (None, settled and settled.letter):
+            return _reading(later.settled, How.ANNOUNCEMENT, place + later.start)
         if settled:
             return _reading(settled, how, place)
     return None
@@ -128,8 +128,10 @@ def _announced(said: str, known: Options, *, cut_off: bool) -> Reading | None:
     if announcements.is_announced_in(known.texts) and (line := lines.lone(said, known)) and line.letter:
         return line
     found = announcements.last(said, known)
-    if found is None or announcements.takes_back(said, found, cut_off=cut_off):
+    if found is None:
         return None
+    if announcements.takes_back(said, found, cut_off=cut_off):
+        return Reading(missing=Missing.TRUNCATED if cut_off else Missing.NO_ANSWER, place=found.start)
     return _reading(found.settled, How.ANNOUNCEMENT, found.start)
 
 
