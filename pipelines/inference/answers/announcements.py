@@ -137,7 +137,12 @@ def _read(
         end = _next_line_end(even, end)
     if not found.label and _is_open(even, found, end, is_weak=letter_only):
         return None, found.start, end
-    return settling.settle(text[found.said : end], options, letter_only=letter_only), found.start, found.said
+    settled = settling.settle(text[found.said : end], options, letter_only=letter_only)
+    if letter_only and settled:
+        named, _ = options.affirmed(text[_sentence_start(even, found.start) : found.start], abbreviated=True)
+        if named and settled.letter not in named:
+            return None, found.start, end
+    return settled, found.start, found.said
 
 
 def _sentence_start(even: str, place: int) -> int:
@@ -155,7 +160,7 @@ def _next_line_end(even: str, end: int) -> int:
     """The end of the next line that is not empty."""
     while end < len(even):
         following = _line_end(even, end + 1)
-        if even[end + 1 : following].strip():
+        if any(map(str.isalnum, even[end + 1 : following])):
             return following
         end = following
     return len(even)

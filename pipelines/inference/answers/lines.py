@@ -10,9 +10,12 @@ _SHORT = 240  # characters of a line in which an option's text alone may be the 
 _MOST_LINES = 48  # at either end of a text that are looked at
 _LETTERED = re.compile(r" {0,8}(?:option |choice )?[(\[]?([A-Z])(?:[)\]:]| ?\. | {1,4}[-|] )")
 _HEADING = re.compile(r"(?:^|[.;,] )\s*[(\[]?([A-Z])[)\]:]\s")
+_SPEAKS_OF_OPTION = re.compile(rf"(?:{_LETTERED.pattern})|(?i: *(?:option|choice) [A-Z]\b)")
+_IS_LETTER = re.compile(r"\bis [(\[]?([A-Z])[)\].]{0,2}\s*$")
 _REJECTED = re.compile(
     r"\b(?:is|are|was|be|it|this|clearly|therefore|also|as)(?: \w+){0,2} "
-    r"(?:wrong|incorrect|false|excluded|ruled out|unlikely|not correct|eliminated)\b",
+    r"(?:wrong|incorrect|false|excluded|ruled out|unlikely|not correct|eliminated)\b"
+    r"|^\W*[A-Z]\W{1,6}(?:no|wrong|false|incorrect)\W*(?:$|[,.;])",
     re.IGNORECASE,
 )
 _MARKED = re.compile(r"[\s\"']{0,8}(?:(?:option|choice) )?[(\[<]?([A-Za-z])[)\]>.:,]")
@@ -85,24 +88,22 @@ def by_text(said: str, options: Options) -> Reading | None:
     """The one option whose text is affirmed in the last line, where that is short and nothing refuses an answer."""
     even = plain.even(said)
     spans = _spans(even)
-    if not spans:
+    if not spans or settling.refusal_place(even) >= 0 or _is_list(even, spans):
         return None
     start, end = spans[-1]
-    if (
-        end - start > max(_SHORT, options.longest + _SHORT // 2)
-        or settling.refusal_place(even) >= 0
-        or _is_list(even, spans)
-    ):
+    line, shown = said[start:end], even[start:end]
+    if end - start > max(_SHORT, options.longest + _SHORT // 2) or _SPEAKS_OF_OPTION.match(shown):
         return None
-    line = said[start:end]
-    if _LETTERED.match(even, start, end) or re.match(r" *(?:option|choice) [A-Z]\b", even[start:end], re.IGNORECASE):
-        return None
-    if (beside := settling.by_letter_beside(line, options)) and beside.letter and beside.letter == beside.text_letter:
-        return Reading(letter=beside.letter, how=How.OPTION_TEXT, text_letter=beside.letter, place=start)
-    named, sure = options.affirmed(line)
-    if len(sure) != 1 or (len(named) > 1 and not settling.is_set_apart(line)):
-        return Reading(missing=Missing.SEVERAL, place=start) if len(sure) > 1 else None
-    letter = min(sure)
+    settled = settling.by_letter_beside(line, options)
+    letter = settled.letter if settled and settled.letter == settled.text_letter else None
+    if letter is None:
+        named, sure = options.affirmed(line)
+        if len(sure) != 1 or (len(named) > 1 and not settling.is_set_apart(line)):
+            return Reading(missing=Missing.SEVERAL, place=start) if len(sure) > 1 else None
+        letter = min(sure)
+    told = _IS_LETTER.search(shown)
+    if told and told[1] != letter:
+        return Reading(missing=Missing.CONTRADICTION, text_letter=letter, place=start)
     return Reading(letter=letter, how=How.OPTION_TEXT, text_letter=letter, place=start)
 
 

@@ -32,7 +32,9 @@ _FRAME = (  # words with which a text of one letter is named
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|[\"')])|[;。！？\n]")
 _CONTRAST = re.compile(r"(?:,|,? and|,? but) not |,? (?:rather than|instead of|as opposed to|unlike|over) ")
-_CHOICE = re.compile(r"\b(?:and|or) [a-z]\b|/|\?")
+_WRAPPED = re.compile(r"^(\*{1,3}|_{1,3}|`)(.+)\1$")
+_CHOICE = re.compile(r"· or\b|\bor ·|\b(?:and|or) [a-z]\b|/|\?")
+_CROSSES = frozenset("✗✘❌✖×")
 _YES_NO = frozenset({"yes", "no"})
 
 
@@ -83,7 +85,12 @@ class Options:
     def of_letter(self, text: str) -> str | None:
         """The letter in a text that holds one letter, marks and words such as `option`, and nothing else."""
         found = _LONE_LETTER.fullmatch(text) if len(text) <= 2 * _MOST_AROUND else None
-        if found is None or text.rstrip(" \"'*_").endswith("?") or (found["lead"] and self._named(found["lead"])):
+        if (
+            found is None
+            or _CROSSES.intersection(text)
+            or text.rstrip(" \"'*_").endswith("?")
+            or (found["lead"] and self._named(found["lead"]))
+        ):
             return None
         letter = str(found["letter"])
         return letter.upper() if letter.isupper() or found["bracket"] or not found["lead"] else None
@@ -97,7 +104,7 @@ class Options:
         for last, named in pairs:
             if last in named and line.endswith((f"({last})", f"({last}).")):
                 return Whole(frozenset(last), last)  # the line that is taught, as near as these options allow
-        texts = self._named(line) | self._named(line.strip(" .*_`\"'“”"))
+        texts = self._named(line) or self._named(line.strip(" .*_`\"'“”"))
         letter = self.of_letter(line)
         if alone := texts | ({letter} if letter and letter in self.letters else set()):
             return Whole(frozenset(alone), texts.pop() if len(texts) == 1 else None)
@@ -113,18 +120,16 @@ class Options:
 
     def _pairs(self, line: str) -> Iterator[tuple[str, set[str]]]:
         """Letter and options that a line can be, read as `text (letter)` or `letter. text`."""
-        bare = line.strip(" *_`\"'“”.")
+        bare, unwrapped = line.strip(" *_`\"'“”."), _WRAPPED.sub(r"\2", line)
         for pattern, letter, text in ((_LETTER_LAST, 2, 1), (_OPTION_LAST, 2, 1), (_LETTER_FIRST, 1, 3)):
-            for each in dict.fromkeys((line, bare)):
-                if found := pattern.fullmatch(each):
-                    rest = found[text]
-                    named = (
-                        self._named(rest)
-                        or self._named(rest.strip(" -:=>|*_`\"'."))
-                        or self._named(rest.strip(" ()[]*_`."))
-                    )
-                    yield found[letter].upper(), named
-                    break
+            found = [each for variant in dict.fromkeys((unwrapped, line, bare)) if (each := pattern.fullmatch(variant))]
+            pairs = [(str(each[letter]).upper(), self._named_anyhow(each[text])) for each in found]
+            if pairs:
+                yield next((pair for pair in pairs if pair[1]), pairs[0])
+
+    def _named_anyhow(self, text: str) -> set[str]:
+        """The options that a text beside a letter is, without the marks around it where need be."""
+        return self._named(text) or self._named(text.strip(" -:=>|*_`\"'.")) or self._named(text.strip(" ()[]*_`."))
 
     @functools.cached_property
     def _names(self) -> dict[bool, tuple[re.Pattern[str] | None, dict[str, str]]]:
@@ -179,18 +184,17 @@ class Options:
         ends = [0, *(end.end() for end in _SENTENCE_END.finditer(blanked)), len(blanked)]
         sure: set[str] = set()
         for start, end in itertools.pairwise(ends):
-            here = [each for each in mentions if start <= each.start < end]
-            if here and not (phrases.search("open", blanked[start:end]) or _CHOICE.search(blanked, start, end)):
-                sure |= _not_denied(here, blanked, start, end)
+            sure |= _sure([each for each in mentions if start <= each.start < end], blanked, start, end)
         return {each.letter for each in mentions}, sure
 
 
-def _not_denied(mentions: list[Mention], text: str, start: int, end: int) -> set[str]:
-    """Those of a sentence's mentions that it does not deny: what is set against an option is denied, and it is not."""
+def _sure(mentions: list[Mention], text: str, start: int, end: int) -> set[str]:
+    """Those of a sentence's mentions that it neither denies nor leaves open; what is set against them is denied."""
     cut = next((found.start() for found in _CONTRAST.finditer(text, start, end)), end)
-    if cut < end and not any(each.start < cut for each in mentions):
+    if not any(each.start < cut for each in mentions):
         cut = end
-    if phrases.search("deny", text[start:cut]):
+    said = text[start:cut]
+    if not mentions or _CHOICE.search(said) or phrases.search("open", said) or phrases.search("deny", said):
         return set()
     return {each.letter for each in mentions if each.start < cut}
 
