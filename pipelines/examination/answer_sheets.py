@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.examination.measures.clusters import Clusters, cluster_codes
-from pipelines.records import LETTERS, Arm, Condition, Prediction, Question, Status
+from pipelines.inference.answers import Missing
+from pipelines.records import LETTERS, Arm, Condition, Prediction, Question
 from pipelines.records.entries import Entry, Prompt
 
 NOT_ASKED, NO_LETTER = -2, -1
-# Why there is no letter, in the order in which it is told.
-KINDS = ("no_answer", "refusal", "several", "contradiction", "not_an_option", "truncated", "failed_request")
+KINDS = tuple(Missing)  # why there is no letter
 _NUMBERS: dict[str | None, int] = {letter: number for number, letter in enumerate(LETTERS)} | {None: NO_LETTER}
 
 
@@ -73,16 +73,15 @@ class AnswerSheet:
 
     letters: numbers from 0, NO_LETTER, or NOT_ASKED. gold: the right letter as it stood in the question asked, where
     it was asked. missing: number among KINDS where there is no letter, else -1. text_letters: as the option's text says
-    where it is given, else the letter. lenient_letters: what a scorer says that takes the nearest option. These two are
-    None where no prediction says.
+    where it is given, else the letter. lenient_letters: what a scorer says that takes the nearest option.
     """
 
     key: Asked
     letters: NDArray[np.int8]
     gold: NDArray[np.int8]
     missing: NDArray[np.int8]
-    text_letters: NDArray[np.int8] | None
-    lenient_letters: NDArray[np.int8] | None
+    text_letters: NDArray[np.int8]
+    lenient_letters: NDArray[np.int8]
 
     @property
     def asked(self) -> NDArray[np.bool_]:
@@ -171,10 +170,9 @@ class _Filled:
         columns.letters[at] = letter = _NUMBERS[prediction.letter]
         columns.gold[at] = _NUMBERS[prediction.gold]
         if letter < 0:
-            columns.missing[at] = KINDS.index(_kind(prediction))
-        if hasattr(prediction, "text_letter"):
-            columns.text_letters[at] = _NUMBERS[prediction.text_letter or prediction.letter]
-            columns.lenient_letters[at] = _NUMBERS[getattr(prediction, "lenient_letter", None)]
+            columns.missing[at] = KINDS.index(prediction.missing or Missing.NO_ANSWER)
+        columns.text_letters[at] = _NUMBERS[prediction.text_letter or prediction.letter]
+        columns.lenient_letters[at] = _NUMBERS[prediction.lenient_letter]
 
     def sheets(self) -> dict[Asked, AnswerSheet]:
         """In the order of arms, conditions, prompts and models."""
@@ -196,21 +194,12 @@ class _Columns(NamedTuple):
     def sheet(self, key: Asked) -> AnswerSheet:
         """The same as arrays."""
         letters, gold, missing, text, lenient = (np.frombuffer(column, dtype=np.int8) for column in self)
-        said = bool((text != NOT_ASKED).any())
-        return AnswerSheet(key, letters, gold, missing, text if said else None, lenient if said else None)
+        return AnswerSheet(key, letters, gold, missing, text, lenient)
 
 
 def _place(key: Asked) -> tuple[Any, ...]:
     arm, condition = list(Arm).index(Arm(key.arm)), list(Condition).index(Condition(key.condition))
     return arm, condition, key.prompt, key.num_shots, key.model, key.rotation, key.repeat, key.prefill
-
-
-def _kind(prediction: Prediction) -> str:
-    """Why a prediction has no letter; where it does not say itself, by its status alone."""
-    said = getattr(prediction, "missing", None)
-    if said:
-        return str(said)
-    return "no_answer" if prediction.status == Status.ANSWERED else "failed_request"
 
 
 def _examined(key: tuple[str, str], questions: Sequence[Question], filled: _Filled, clusters_by: str) -> ExaminedSet:

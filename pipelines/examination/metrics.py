@@ -197,7 +197,7 @@ def _other_rules(sheet: AnswerSheet, clusters: Clusters, confidence: float) -> d
     """Accuracy if the option's text decides, where that differs, and as a lenient scorer has it."""
     found = {}
     for name, letters in (("text_rule", sheet.text_letters), ("lenient", sheet.lenient_letters)):
-        if letters is not None and (name == "lenient" or (letters != sheet.letters).any()):
+        if name == "lenient" or (letters != sheet.letters).any():
             right = (letters >= 0) & (letters == sheet.gold)
             found[name] = shown(proportion_interval(right[sheet.asked], clusters, confidence=confidence), "accuracy")
     return found

@@ -21,6 +21,7 @@ from pipelines.examination.config import ExaminationConfig
 from pipelines.examination.prefill import Reasoning
 from pipelines.examination.requests import ArmRequests
 from pipelines.inference import answers, conditions, failures, ledger, worker
+from pipelines.inference.answers import Missing, Reading
 from pipelines.inference.backends import endpoint as endpoints
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.ledger import REFUSALS, Ledger
@@ -178,13 +179,16 @@ class _Reasonings:
 
 
 def _prediction(answered: Answered, arm: _Arm) -> Prediction:
-    """An answer as a prediction. The letter is read from the text now, whatever an earlier reader found in it."""
+    """An answer as a prediction. It is read from the text now, whatever an earlier reader found in it."""
     question, asked, attempt, model = answered.question, answered.request, answered.attempt, arm.model
     entry = Entry.parse(asked.entry)
     is_answer = attempt.status == Status.ANSWERED
     as_asked = conditions.as_asked(question, entry.condition, asked.rotation)
-    answer_first = entry.prompt is Prompt.ANSWER_FIRST
     written = f"{prefill.LEAD}{attempt.text}" if asked.prefill else attempt.text
+    reading = Reading(missing=Missing.FAILED_REQUEST)
+    if is_answer:
+        answer_first, finish_reason = entry.prompt is Prompt.ANSWER_FIRST, attempt.finish_reason
+        reading = answers.read(written, as_asked.options, finish_reason=finish_reason, answer_first=answer_first)
     return Prediction(
         request_id=asked.id,
         question_id=question.id,
@@ -205,7 +209,11 @@ def _prediction(answered: Answered, arm: _Arm) -> Prediction:
         status=attempt.status,
         text=attempt.text,
         thoughts=attempt.thoughts,
-        letter=answers.read_letter(written, as_asked.options, answer_first=answer_first) if is_answer else None,
+        letter=reading.letter,
+        read_as=reading.how,
+        missing=reading.missing,
+        text_letter=reading.text_letter,
+        lenient_letter=answers.lenient_letter(written, as_asked.options) if is_answer else None,
         finish_reason=attempt.finish_reason,
         num_prompt_tokens=attempt.num_prompt_tokens,
         num_output_tokens=attempt.num_output_tokens,

@@ -1,7 +1,7 @@
 """Question -> messages: the only place where a prompt is written.
 
 The text is part of what an adapter has learned, so its digest is sealed with everything that was made with it, and a
-test pins the exact words. One line with the answer is what every student learns to write, and `answers.py` reads it.
+test pins the exact words. One line with the answer is what every student learns to write, and `answers` reads it.
 """
 
 import dataclasses

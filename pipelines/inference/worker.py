@@ -225,7 +225,7 @@ def judged(
     """A completion as an attempt. Where an answer is needed, it is usable when the text came to its end and names an
     option; elsewhere whatever was written counts."""
     thoughts, text, num_stray = reasoning.parse(completion.text)
-    letter = answers.read_letter(text, options, answer_first=answer_first)
+    letter = answers.read(text, options, finish_reason=completion.finish_reason, answer_first=answer_first).letter
     error = None
     if request.needs_answer:
         error = "truncated" if completion.finish_reason != "stop" else "no_answer" if letter is None else None

@@ -153,6 +153,8 @@ def check_options(options: Sequence[str]) -> None:
         raise RejectedError("too_few_options")
     if len(options) > len(LETTERS):
         raise RejectedError("too_many_options")
+    if any(len(option.splitlines()) > 1 for option in options):  # an answer's line could not hold it
+        raise RejectedError("option_has_line_breaks")
     if len({option.casefold() for option in options}) < len(options):
         raise RejectedError("options_repeated")
 

@@ -38,6 +38,7 @@ MEANING = {
     "option_missing": "an option is empty",
     "too_few_options": "a question needs two options",
     "too_many_options": "letters reach for 26 options",
+    "option_has_line_breaks": "write every option on one line, as an answer names it",
     "options_repeated": "two options say the same",
     "option_letters_unclear": "some options have a letter before them and others none: it may belong to the text",
     "option_letters_have_gaps": "the options' letters do not follow one another from A",

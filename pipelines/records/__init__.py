@@ -311,7 +311,10 @@ class Prediction(Record):
     for the same request made again. prefill: the beginning of the answer that was given (`entries.PREFILLS`), empty for
     none; text is what was written after it; mistake: the letter that a mistake in it names. status: answered, failed,
     or quarantined (for an image), with the reason as error. text: without the thoughts of a model that writes them down
-    before. letter: None when no answer could be read (unscored).
+    before. letter: None when no answer could be read (unscored). read_as: where in the text the letter was found;
+    missing: why there is none; both as in `inference/answers/reading.py`. text_letter: of the option whose text is
+    given, whatever letter stands beside it; None where only a letter is given. lenient_letter: what the scorer that was
+    published with PMC-VQA credits, for comparison alone.
     """
 
     stem: ClassVar[str] = "predictions"
@@ -336,6 +339,10 @@ class Prediction(Record):
     text: str
     thoughts: str
     letter: str | None
+    read_as: str | None
+    missing: str | None
+    text_letter: str | None
+    lenient_letter: str | None
     finish_reason: str
     num_prompt_tokens: int
     num_output_tokens: int

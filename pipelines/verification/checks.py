@@ -31,7 +31,7 @@ class Judgement:
 
 def judge(rationale: Rationale, question: Question, config: VerifyConfig) -> Judgement:
     """Judge a rationale that was asked for with the question's own images."""
-    body = answers.without_answer(rationale.text)
+    body = answers.without_answer(rationale.text, question.options)
     if rationale.status in (Status.QUARANTINED, Status.FAILED):
         return Judgement(Status(rationale.status), rationale.error or rationale.status, None, None, body)
     letter = read_letter(rationale, question)
@@ -42,7 +42,9 @@ def judge(rationale: Rationale, question: Question, config: VerifyConfig) -> Jud
 def read_letter(rationale: Rationale, question: Question) -> str | None:
     """The answer that a rationale gives; None when there is none, or none can be read."""
     is_there = rationale.status == Status.ANSWERED
-    return answers.read_letter(rationale.text, question.options) if is_there else None
+    if not is_there:
+        return None
+    return answers.read(rationale.text, question.options, finish_reason=rationale.finish_reason).letter
 
 
 def words(text: str) -> list[str]:

@@ -36,7 +36,7 @@ class VerifyConfig(StageConfig):
 
     stage: ClassVar[str] = "verify"
     module: ClassVar[str] = "pipelines.verification.stage"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     min_words: Annotated[int, Ge(0)] = 5
     max_words: Annotated[int, Gt(0)] = 800

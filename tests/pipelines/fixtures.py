@@ -8,7 +8,8 @@ from infra.digests import digest_bytes
 from infra.manifest import Artifact, Tally
 from pipelines.images import decoding
 from pipelines.images.sealed import SealedImage
-from pipelines.records import Caption, Prediction, Question, Rationale, StoredImage, Verdict, tables
+from pipelines.records import Arm, Caption, Prediction, Question, Rationale, StoredImage, Verdict, tables
+from pipelines.records.entries import OWN_PROMPT
 
 OPTIONS = ("mill", "cast", "press", "die cast")
 
@@ -91,6 +92,14 @@ def prediction(letter: str | None, **changes) -> Prediction:
         "text": "",
         "thoughts": "",
         "letter": letter,
+        "read_as": "taught_line" if letter else None,
+        "missing": None
+        if letter
+        else "no_answer"
+        if changes.get("status", "answered") == "answered"
+        else "failed_request",
+        "text_letter": letter,
+        "lenient_letter": letter,
         "finish_reason": "stop",
         "num_prompt_tokens": 40,
         "num_output_tokens": 3,

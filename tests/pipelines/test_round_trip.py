@@ -119,7 +119,7 @@ def test_what_an_arm_learns_to_write_is_read_back_as_the_very_option(arm, raw, r
         asked = question(options=options, gold=LETTERS[place])
         target = examples.compose(asked, [verdict(body=rationale)], arm)[0].target
         for written in (target, unicodedata.normalize("NFC", target), f"{target}\n"):  # as tokenizers give it back
-            read = answers.read_letter(written, options, answer_first=arm is Arm.ANSWER_THEN_RATIONALE)
+            read = answers.read(written, options, answer_first=arm is Arm.ANSWER_THEN_RATIONALE).letter
             assert read == LETTERS[place], (written, options)
 
 
@@ -156,7 +156,7 @@ def test_no_hostile_option_is_refused_but_what_says_nothing_or_the_same_twice():
     ],
 )
 def test_marks_that_belong_to_an_option_are_neither_lost_nor_taken_for_others(said, options, letter):
-    assert answers.read_letter(said, options) == letter
+    assert answers.read(said, options).letter == letter
 
 
 SENTENCES = st.sampled_from(
@@ -198,7 +198,7 @@ ENDINGS = st.sampled_from(
 def test_the_reasoning_before_an_answer_is_whole_sentences_whatever_leads_to_it(said, gap, ending):
     reasoning = gap.join(said)
     text = reasoning + ending.format(gap=gap)
-    assert answers.read_letter(text, OPTIONS) == "B"
+    assert answers.read(text, OPTIONS).letter == "B"
     assert answers.without_answer(text) == reasoning
 
 
@@ -209,7 +209,7 @@ def test_the_reasoning_before_an_answer_is_whole_sentences_whatever_leads_to_it(
 def test_a_clause_that_stands_alone_is_kept_without_the_answer_it_leads_to(link, said):
     before = " ".join([*said, "The pores are small and round"])
     text = f"{before}{link} cast (B)."
-    assert answers.read_letter(text, OPTIONS) == "B"
+    assert answers.read(text, OPTIONS).letter == "B"
     assert answers.without_answer(text) == f"{before}."
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
-from pipelines.inference.answers import read_letter
+from pipelines.inference import answers
 from train.pocket import curriculum
 from train.pocket.card import Score
 from train.pocket.curriculum import ChatExample
@@ -54,8 +54,8 @@ class Exam:
         rng = np.random.default_rng(0)
         examples = [make_example(attributes, rng) for attributes in self._drawings.attributes]
         written = replies(model, tokenizer, examples, self._drawings.images_NHW, self._max_tokens, temperature)
-        letters = [read_letter(text, example.options) for text, example in zip(written, examples, strict=True)]
-        gold = [read_letter(example.reply, example.options) for example in examples]
+        letters = [answers.read(text, example.options).letter for text, example in zip(written, examples, strict=True)]
+        gold = [answers.read(example.reply, example.options).letter for example in examples]
         return Score(
             num_asked=len(examples),
             readable=_share(letter is not None for letter in letters),

@@ -43,9 +43,10 @@ _PIECES = (
 )
 _CONTROL_TOKENS = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _END, _PADDING = "<|im_end|>", "<|endoftext|>"
-_MADE_BY = (Path(__file__), *(Path(module.__file__ or "") for module in (
-    pocket, prompts, answers, curriculum, trainer, examination
-)))  # fmt: skip
+_MADE_BY = (
+    *(Path(__file__), *sorted(Path(answers.__file__ or "").parent.glob("*.[pt]*"))),
+    *(Path(module.__file__ or "") for module in (pocket, prompts, curriculum, trainer, examination)),
+)
 
 
 _BASE_SCHEDULE = Schedule(num_steps=800, num_image_lessons=32, matrix_rate=4e-3, other_rate=2e-3, constant_share=0.5)

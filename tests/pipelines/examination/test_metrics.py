@@ -38,12 +38,11 @@ def answers(asked, letters, **changes):
 
 
 class Row(SimpleNamespace):
-    """What a prediction will be, of which weak references can be made."""
+    """A prediction of which weak references can be made."""
 
-
-def asked_more(row, **fields):
-    """A prediction with more fields than the record has."""
-    return Row(**{f.name: getattr(row, f.name) for f in dataclasses.fields(Prediction)}, **fields)
+    @classmethod
+    def of(cls, row):
+        return cls(**{field.name: getattr(row, field.name) for field in dataclasses.fields(Prediction)})
 
 
 ASKED = questions()
@@ -61,11 +60,9 @@ def test_an_unscored_answer_counts_as_wrong_and_apart_by_kind():
 
 def test_what_a_reader_says_is_missing_is_told_and_the_text_s_letter_beside_the_letter():
     asked = questions(4)
-    rows = [asked_more(row, missing=None, text_letter=None, lenient_letter="A") for row in answers(asked[:2], "++")]
-    rows += [
-        asked_more(row, missing=kind, text_letter=row.gold, lenient_letter=None)
-        for row, kind in zip(answers(asked[2:], [None, None]), ("contradiction", "refusal"), strict=True)
-    ]
+    rows = [*answers(asked[:2], "++", text_letter=None, lenient_letter="A")]
+    for one, kind in zip(asked[2:], ("contradiction", "refusal"), strict=True):
+        rows += answers([one], [None], missing=kind, text_letter=one.gold, lenient_letter=None)
     (entry,) = examination(rows, asked)["entries"]
     assert entry["unscored_by_kind"] == {"refusal": 1, "contradiction": 1}
     assert (entry["accuracy"], entry["text_rule"]["accuracy"], entry["lenient"]["accuracy"]) == (0.5, 1, 0.25)
@@ -256,7 +253,7 @@ def test_predictions_are_not_kept():
 
     def watched():
         for row in answers(ASKED, "+-" * 30):
-            held = asked_more(row)
+            held = Row.of(row)
             seen.append(weakref.ref(held))
             yield held
             del held

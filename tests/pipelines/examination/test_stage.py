@@ -438,6 +438,14 @@ def test_every_row_of_an_examination_is_accounted_for_by_what_became_of_it(tmp_p
     }  # fmt: skip
     assert artifact.tally["reasons"] == {"prompt_too_long": 1, "status_500": 1, "no_answer": 1}
     assert artifact.tally["quarantined"] == {"missing_image": 1}
+    predictions = list(tables.read(artifact.path, Prediction))
+    assert {p.question_id: (p.read_as, p.missing, p.text_letter) for p in predictions if p.question_id < "q4"} == {
+        "q0": (None, "failed_request", None),
+        "q1": (None, "failed_request", None),
+        "q2": (None, "refusal", None),
+        "q3": ("taught_line", None, "B"),
+    }
+    assert {p.question_id for p in predictions if p.lenient_letter is None} >= {"q0", "q1"}
     found = {p.question_id: (p.status, p.letter, p.error) for p in tables.read(artifact.path, Prediction)}
     assert found == {
         "q0": ("failed", None, "prompt_too_long"),

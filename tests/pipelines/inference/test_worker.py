@@ -159,6 +159,14 @@ def test_the_likeliest_tokens_are_kept_of_what_can_teach_and_is_all_that_was_wri
     assert made.top_logprobs == (likeliest.as_json() if is_kept else None)
 
 
+@pytest.mark.parametrize(("finish_reason", "letter"), [("stop", "B"), ("length", None)])
+def test_an_option_that_is_only_named_is_an_answer_where_the_text_came_to_its_end(tmp_path, finish_reason, letter):
+    work, plan, _ = prepare(tmp_path, many(1), config(attempts=1))
+    settle(work, plan, Scripted(lambda *_: completion("It is a cast.", finish_reason=finish_reason)))
+    (made,) = ledger.attempts(next(work.ledger.glob("*.jsonl")))
+    assert made.letter == letter
+
+
 def test_of_a_probe_no_likeliest_tokens_are_kept(tmp_path):
     likeliest = TopTokens.of("v", [3], [3, 3, 9], [-0.5, -0.5, -2.0], 2)
     work, plan, asking = prepare(tmp_path, many(2), config(grounding_share=1.0))

@@ -61,10 +61,10 @@ def test_what_stands_in_for_a_teacher_names_the_gold_option_of_what_it_is_asked(
     told = standins.Answers.of(tmp_path)
     for each in asked:
         for prompt in (prompts.prompt(each, Arm.TEACHER, "A caption", final_line=True), prompts.explain_prompt(each)):
-            assert answers.read_letter(told.to(prompt), each.options) == each.gold
+            assert answers.read(told.to(prompt), each.options).letter == each.gold
         asked_last = {"content": [{"type": "image_url"}, {"type": "text", "text": prompt}]}
         body = {"messages": [{"content": "A system message."}, asked_last]}
-        assert answers.read_letter(told.to_body(body), each.options) == each.gold
+        assert answers.read(told.to_body(body), each.options).letter == each.gold
 
 
 def test_what_stands_in_for_an_engine_is_asked_as_one_is_and_looks_at_the_images(tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from infra.errors import InputError
 from pipelines.examination import metrics
-from pipelines.records import Condition, Verdict, tables
+from pipelines.records import Condition, Prediction, Verdict, tables
 from pipelines.report import stage as report
 from pipelines.verification.account import Account
 from tests.pipelines.fixtures import prediction, put, put_questions, question, showing, verdict

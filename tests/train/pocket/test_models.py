@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from infra.progress import Progress
-from pipelines.inference.answers import read_letter
+from pipelines.inference import answers
 from pipelines.questions.sources import pocket
 from train.pocket import curriculum, models, trainer
 from train.pocket.models import PocketTraining
@@ -94,7 +94,7 @@ def test_the_base_student_is_never_trained_on_a_true_rule(rng: np.random.Generat
 def test_every_choice_in_an_example_has_an_answer_that_can_be_read(rng: np.random.Generator) -> None:
     examples = [curriculum.base_or_rule_words_example(ONE, rng) for _ in range(200)]
     examples += [curriculum.teacher_example(ONE, rng), curriculum.option_example(rng)]
-    assert all(read_letter(example.reply, example.options) for example in examples if example.options)
+    assert all(answers.read(example.reply, example.options).letter for example in examples if example.options)
 
 
 def test_a_schedule_rises_stays_and_falls() -> None:
