@@ -1,6 +1,7 @@
 """Rationale -> what is wrong with it: the first reason that applies, in a fixed order, or none.
 
-What is looked for in the words themselves, rule by rule, stands in `phrases.toml`.
+What is looked for in the words themselves, rule by rule, stands in `phrases.toml`; what needs more than a phrase, in
+`conclusions` and `evidence`.
 """
 
 import dataclasses
@@ -8,9 +9,9 @@ import itertools
 import re
 from collections.abc import Callable
 
-from pipelines.inference import answers
+from pipelines.inference import answers, sentences
 from pipelines.records import LETTERS, Question, Rationale, Status
-from pipelines.verification import phrases
+from pipelines.verification import conclusions, evidence, phrases
 from pipelines.verification.config import VerifyConfig
 from pipelines.verification.phrases import Rule
 
@@ -53,7 +54,7 @@ def words(text: str) -> list[str]:
 def _reason(
     rationale: Rationale, letter: str | None, body: str, question: Question, config: VerifyConfig
 ) -> tuple[str | None, str | None]:
-    """Why an explained rationale is rejected, if it is, and by which rule of phrases; quick checks come first."""
+    """Why an explained rationale is rejected, if it is, and by which rule; quick checks come first."""
     said = words(body)
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("truncated", lambda: rationale.finish_reason != "stop"),
@@ -63,6 +64,7 @@ def _reason(
         ("too_short", lambda: len(said) < config.min_words),
         ("too_long", lambda: len(said) > config.max_words),
         ("repeats_itself", lambda: repeated_share(said) > config.max_repeated_share),
+        ("unfinished", lambda: sentences.is_unfinished(body)),
     )
     for reason, applies in checks:
         if applies():
@@ -81,42 +83,56 @@ def repeated_share(said: list[str]) -> float:
 
 _SEES_NO_IMAGE = phrases.whole_text("sees_no_image")
 _CITES_CAPTION = phrases.whole_text("cites_caption")
+_CITES_HISTORY = phrases.whole_text("cites_history")
 _MISSING_IMAGE = phrases.around_word("cites_missing_image")
 _LETTER_BESIDE_OPTION = phrases.whole_text("names_option_letters")
 _OPTION_LETTER = phrases.around_word("names_option_letters")
 _LEAKS_HINT = phrases.whole_text("leaks_hint")
 _LEAKS_HINT_AS_TOLD = phrases.whole_text("leaks_hint", hinted=True)
+_CHATTER = phrases.whole_text("chatter")
+_UNDECIDED = phrases.whole_text("undecided")
 
 
-def broken_rule(text: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
-    """The first rule that a text's words break; its `check` is the reason to reject the text.
+def broken_rule(body: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
+    """The first rule that a body breaks; its `check` is the reason to reject it.
 
     hinted: the teacher was told the gold answer. options_are_shuffled: as in VerifyConfig.
     """
-    text = phrases.plain(text)
+    text = phrases.plain(body)
     lowered = text.lower()
+    asked = phrases.plain(" ; ".join((question.text, *question.options))).lower()
+    said = words(body)
     return (
-        _SEES_NO_IMAGE.broken(lowered)
-        or _CITES_CAPTION.broken(lowered)
-        or _cites_missing_image(lowered, len(question.images))
+        evidence.other_language(text, said, question)
+        or _SEES_NO_IMAGE.broken(lowered, asked)
+        or _CITES_CAPTION.broken(lowered, asked)
+        or _CITES_HISTORY.broken(lowered, asked)
+        or _cites_missing_image(lowered, asked, len(question.images))
         or (_names_option_letter(text, question) if options_are_shuffled else None)
-        or _LEAKS_HINT.broken(lowered)
-        or (_LEAKS_HINT_AS_TOLD.broken(lowered) if hinted else None)
+        or _LEAKS_HINT.broken(lowered, asked)
+        or (_LEAKS_HINT_AS_TOLD.broken(lowered, asked) if hinted else None)
+        or _CHATTER.broken(lowered, asked)
+        or _UNDECIDED.broken(lowered, asked)
+        or conclusions.contradiction(text, question.text, question.options, question.gold)
+        or evidence.missing(body, said, question)
     )
 
 
 _PICTURE = re.compile(r"\b(?:fig(?:\.|ures?)?|(?:image|picture|photo(?:graph)?)s?)(?!\w)")
 
 
-def _cites_missing_image(text: str, num_images: int) -> Rule | None:
-    """The rule by which a plain text in lower case speaks of an image beyond those that are shown."""
+def _cites_missing_image(text: str, asked: str, num_images: int) -> Rule | None:
+    """The rule by which a plain text in lower case speaks of an image beyond those that are shown.
+
+    One file may hold several panels, where the question or the text says so.
+    """
     for picture in _PICTURE.finditer(text):
         before = text[max(0, picture.start() - phrases.WINDOW) : picture.start()]
         after = text[picture.start() : picture.end() + phrases.WINDOW]
         for each in _MISSING_IMAGE:
             if (numbers := each.found(before, after)) is not None:
                 if max(_number(said) for said in numbers.values() if said) > num_images:
-                    return each.rule
+                    return None if phrases.shows_several(text, asked) else each.rule
                 break
     return None
 

@@ -10,7 +10,7 @@ from typing import Any
 from infra.digests import digest_json
 
 WINDOW = 32  # characters before a mention of an image, or before a letter, that a rule's `before` reads
-_PATTERNS = ("pattern", "before", "not_before", "after")
+_PATTERNS = ("pattern", "before", "not_before", "after", "unless", "asked")
 _FILE = Path(__file__).with_name("phrases.toml")
 _PLAIN = str.maketrans({"’": "'", "（": "(", "）": ")", "：": ":"} | dict.fromkeys('*_`"“”'))
 
@@ -27,6 +27,8 @@ class Rule:
     before: str = ""
     not_before: str = ""
     after: str = ""
+    unless: str = ""
+    asked: str = ""
     hinted: bool = False
     own_letters: bool = False
 
@@ -38,19 +40,31 @@ class WholeText:
     each rule is a named group takes several times as long.
     """
 
-    def __init__(self, rules: Sequence[Rule], needed: Sequence[str] = ()) -> None:
+    def __init__(self, rules: Sequence[Rule], needed: Sequence[str] = (), spared: Sequence[str] = ()) -> None:
         self._rules = [(rule, re.compile(rule.pattern)) for rule in rules]
         self._any = re.compile("|".join(f"(?:{rule.pattern})" for rule in rules))
         self._needed = tuple(needed)
+        self._spared = re.compile("|".join(spared)) if spared else None
 
-    def broken(self, text: str) -> Rule | None:
-        """The rule that finds the first phrase in a plain text, if any does."""
+    def broken(self, text: str, asked: str = "") -> Rule | None:
+        """The first rule, in the file's order, that finds a phrase in a plain text and is not spared.
+
+        asked: the question with its options, plain, in lower case.
+        """
         if self._needed and not any(word in text for word in self._needed):
             return None
-        found = self._any.search(text)
-        if found is None:
+        if self._any.search(text) is None:
             return None
-        return next(rule for rule, pattern in self._rules if pattern.match(text, found.start()))
+        read = self._spared.sub(" ", text) if self._spared else text
+        return next(
+            (rule for rule, pattern in self._rules if pattern.search(read) and not _is_spared(rule, text, asked)), None
+        )
+
+
+def _is_spared(rule: Rule, text: str, asked: str) -> bool:
+    if rule.unless and (re.search(rule.unless, text) or re.search(rule.unless, asked)):
+        return True
+    return bool(rule.asked and re.search(rule.asked, asked))
 
 
 class AroundWord:
@@ -88,9 +102,13 @@ def _expanded(pattern: str, words: dict[str, Sequence[str]]) -> str:
     return re.sub(r"@(\w+)", lambda name: f"(?:{'|'.join(_expanded(word, words) for word in words[name[1]])})", pattern)
 
 
+def _words(stated: dict[str, Any]) -> dict[str, Sequence[str]]:
+    return stated["words"] | {name: list(table) for name, table in stated["numbers"].items()}
+
+
 def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:
     """The rules in the file's order. Raises TypeError or KeyError for a field or a name that does not exist."""
-    words = stated["words"] | {name: list(table) for name, table in stated["numbers"].items()}
+    words = _words(stated)
     for entry in stated["rule"]:
         entry |= {name: _expanded(entry[name], words) for name in _PATTERNS if name in entry}
     return tuple(Rule(**entry) for entry in stated["rule"])
@@ -98,19 +116,29 @@ def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:
 
 _STATED = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 RULES = _read(_STATED)
+_SEVERAL = {name: re.compile(_expanded(pattern, _words(_STATED))) for name, pattern in _STATED["several"].items()}
 NUMBERS: dict[str, int] = {word: number for table in _STATED["numbers"].values() for word, number in table.items()}
 
 
 def digest() -> str:
     """Digest of all that decides which rule is found; examples and comments do not."""
     rules = [dataclasses.asdict(dataclasses.replace(rule, example="", but_not=())) for rule in RULES]
-    return digest_json([rules, NUMBERS, _STATED["needed"]])
+    return digest_json([rules, NUMBERS, *(_STATED[name] for name in ("words", "needed", "spared", "several"))])
+
+
+def shows_several(text: str, asked: str) -> bool:
+    """Whether a question speaks of several images or panels, or a text says where in one file each of them lies.
+
+    Both are plain and in lower case.
+    """
+    return bool(_SEVERAL["asked"].search(asked) or _SEVERAL["said"].search(text))
 
 
 def whole_text(check: str, *, hinted: bool = False) -> WholeText:
     """The search for phrases of a check, either for those that always count or for those that count with a hint."""
     rules = [rule for rule in RULES if rule.check == check and rule.pattern and rule.hinted == hinted]
-    return WholeText(rules, () if hinted else _STATED["needed"].get(check, ()))
+    needed = () if hinted else _STATED["needed"].get(check, ())
+    return WholeText(rules, needed, _STATED["spared"].get(check, ()))
 
 
 def around_word(check: str) -> tuple[AroundWord, ...]:
