@@ -69,7 +69,7 @@ def _reason(
     for reason, applies in checks:
         if applies():
             return reason, None
-    broken = broken_rule(body, question, hinted=rationale.hinted, options_are_shuffled=config.options_are_shuffled)
+    broken = broken_rule(phrases.plain(body), question, hinted=rationale.hinted, options_are_shuffled=config.options_are_shuffled)
     return (broken.check, broken.id) if broken else (None, None)
 
 
@@ -81,40 +81,33 @@ def repeated_share(said: list[str]) -> float:
     return 1 - len(set(zip(*(itertools.islice(said, start, None) for start in range(_RUN)), strict=False))) / runs
 
 
-_SEES_NO_IMAGE = phrases.whole_text("sees_no_image")
-_CITES_CAPTION = phrases.whole_text("cites_caption")
-_CITES_HISTORY = phrases.whole_text("cites_history")
 _MISSING_IMAGE = phrases.around_word("cites_missing_image")
-_LETTER_BESIDE_OPTION = phrases.whole_text("names_option_letters")
 _OPTION_LETTER = phrases.around_word("names_option_letters")
-_LEAKS_HINT = phrases.whole_text("leaks_hint")
-_LEAKS_HINT_AS_TOLD = phrases.whole_text("leaks_hint", hinted=True)
-_CHATTER = phrases.whole_text("chatter")
-_UNDECIDED = phrases.whole_text("undecided")
+_SOURCES = frozenset({"sees_no_image", "cites_caption", "cites_history"})  # what is looked for first
+_LETTERS_NAMED = "names_option_letters"
 
 
-def broken_rule(body: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
-    """The first rule that a body breaks; its `check` is the reason to reject it.
+def broken_rule(text: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
+    """The first rule that a body of reasoning breaks; its `check` is the reason to reject it.
 
-    hinted: the teacher was told the gold answer. options_are_shuffled: as in VerifyConfig.
+    text: as `phrases.plain` leaves it. hinted: the teacher was told the gold answer. options_are_shuffled: as in
+    VerifyConfig.
     """
-    text = phrases.plain(body)
+    said = words(text)
     lowered = text.lower()
     asked = phrases.plain(" ; ".join((question.text, *question.options))).lower()
-    said = words(body)
+    possible = [
+        each for each in phrases.PHRASES.possible(set(said)) if each.rule.check != _LETTERS_NAMED and hinted >= each.rule.hinted
+    ]
+    first = [each for each in possible if each.rule.check in _SOURCES]
     return (
         evidence.other_language(text, said, question)
-        or _SEES_NO_IMAGE.broken(lowered, asked)
-        or _CITES_CAPTION.broken(lowered, asked)
-        or _CITES_HISTORY.broken(lowered, asked)
+        or next((each.rule for each in first if each.finds(lowered, asked)), None)
         or _cites_missing_image(lowered, asked, len(question.images))
         or (_names_option_letter(text, question) if options_are_shuffled else None)
-        or _LEAKS_HINT.broken(lowered, asked)
-        or (_LEAKS_HINT_AS_TOLD.broken(lowered, asked) if hinted else None)
-        or _CHATTER.broken(lowered, asked)
-        or _UNDECIDED.broken(lowered, asked)
+        or next((each.rule for each in possible if each not in first and each.finds(lowered, asked)), None)
         or conclusions.contradiction(text, question.text, question.options, question.gold)
-        or evidence.missing(body, said, question)
+        or evidence.missing(text, said, question)
     )
 
 
@@ -154,8 +147,9 @@ _OPTION_BEHIND_LETTER = Rule(
 
 def _names_option_letter(text: str, question: Question) -> Rule | None:
     """The rule by which a plain text speaks of options by their letters."""
-    if found_beside := _LETTER_BESIDE_OPTION.broken(text):
-        return found_beside
+    beside = next(each for each in phrases.PHRASES.possible(()) if each.rule.check == _LETTERS_NAMED)
+    if beside.finds(text):
+        return beside.rule
     options = dict(zip(LETTERS, map(phrases.plain, question.options), strict=False))
     held = [phrases.plain(question.text), *options.values()]
     own = {letter for part in held for letter in _LETTER_OF_ITS_OWN.findall(part)}

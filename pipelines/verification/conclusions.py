@@ -6,8 +6,9 @@ one word that no other option has. A name counts only where it is not denied, we
 
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipelines.records import LETTERS
 from pipelines.verification import word_lists
@@ -29,10 +30,12 @@ _MOST_NAMES = 12  # mentions of options that are looked at in one text; the last
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Options:
-    """What a question's options are called. names: name -> letter. distinct: letter -> words that it alone has."""
+    """What a question's options are called. names: name -> letter. opposites: letter -> each word of an otherwise
+    similar option that has its opposite in this one, and that opposite. numbers: letter -> what it counts, where all
+    options are counts. asked: the question, normalised."""
 
     names: dict[str, str]
-    distinct: dict[str, frozenset[str]]
+    opposites: dict[str, list[tuple[str, frozenset[str]]]]
     numbers: dict[str, int]
     asked: str
 
@@ -88,7 +91,22 @@ def _read_options(text: str, options: tuple[str, ...]) -> _Options:
     counted = {letter: word_lists.number_in(each) for letter, each in normal.items()}
     is_count = len(set(counted.values())) == len(options) and None not in counted.values()
     numbers = {letter: number for letter, number in counted.items() if number is not None} if is_count else {}
-    return _Options({name: letter for name, letter in names.items() if letter}, distinct, numbers, asked)
+    opposites = _opposites(words, distinct, asked)
+    return _Options({name: letter for name, letter in names.items() if letter}, opposites, numbers, asked)
+
+
+def _opposites(
+    words: Mapping[str, frozenset[str]], distinct: Mapping[str, frozenset[str]], asked: str
+) -> dict[str, list[tuple[str, frozenset[str]]]]:
+    """As in _Options."""
+    found: dict[str, list[tuple[str, frozenset[str]]]] = {}
+    for gold, other in itertools.permutations(words, 2):
+        for word in distinct[other] & word_lists.OPPOSITES.keys():
+            opposite = word_lists.OPPOSITES[word] & distinct[gold]
+            own, others = words[gold] - opposite, words[other] - {word}
+            if opposite and f" {word} " not in asked and (own & others or not (own or others)):
+                found.setdefault(gold, []).append((word, opposite))
+    return found
 
 
 _BRACKETED = re.compile(r"(.{2,}?) ?\(([\w-]{2,12})\)")
@@ -246,15 +264,12 @@ def _is_denied(mentions: Sequence[_Mention], gold: str, options: tuple[str, ...]
 
 def _says_opposite(normal: str, held: _Options, gold: str) -> bool:
     """Whether another option's word stands in the body where the gold option has its opposite, which never does."""
-    own = held.distinct[gold]
-    for letter, words in held.distinct.items():
-        if letter == gold:
-            continue
-        for word in words:
-            opposite = word_lists.OPPOSITES.get(word, frozenset()) & own
-            if opposite and f" {word} " not in held.asked and not any(f" {each} " in normal for each in opposite):
-                return any(True for _ in _plain_uses(normal, word))
-    return False
+    return any(
+        f" {word} " in normal
+        and not any(f" {each} " in normal for each in opposite)
+        and any(True for _ in _plain_uses(normal, word))
+        for word, opposite in held.opposites.get(gold, ())
+    )
 
 
 def _plain_uses(normal: str, word: str) -> Iterator[int]:
@@ -288,8 +303,14 @@ _DENIED_LETTER = re.compile(r"\b(?:not|no|neither|nor|cannot|than|unlike|if|elim
 _NAMED_LETTER = re.compile(r"(?<![\w'-])[\"'(]?([A-Z])[\"')]?(?:[.:)=]| is| =| means| stands for| refers to) (?:the |an? )?")
 
 
+# A capital A before a word is an article, but for "A is".
+_LONE_LETTER = re.compile(r"(?<![\w'-])(?:[B-Z]|A(?! (?!is\b|and\b|or\b|means\b|must\b|stands\b|refers\b)[a-z]))(?![\w'-])")
+
+
 def _concludes_other_letter(body: str, options: tuple[str, ...], gold: str, text: str) -> bool:
     """Whether the last option that the body calls right by its letter is another, or letters are given others' texts."""
+    if not _LONE_LETTER.search(body):
+        return False
     letters = LETTERS[: len(options)]
     right = [
         letter

@@ -2,7 +2,7 @@
 language."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipelines.records import Question
 from pipelines.verification import word_lists
@@ -66,7 +66,8 @@ def other_language(body: str, said: Sequence[str], question: Question) -> Rule |
     return None
 
 
-def _is_english(said: Sequence[str]) -> bool:
+def _is_english(said: Iterable[str]) -> bool:
     """Whether a text has as many of the little words as English has, and more than of other languages'."""
-    common = sum(word in word_lists.COMMON for word in said)
-    return common >= max(1, len(said) / 8) and common > sum(word in word_lists.FOREIGN for word in said)
+    words = frozenset(said)
+    common = len(words & word_lists.COMMON)
+    return common >= max(1, len(words) / 10) and common > len(words & word_lists.FOREIGN)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Rule:
     before: str = ""
     not_before: str = ""
     after: str = ""
+    words: Sequence[str] = ()
     unless: str = ""
     asked: str = ""
     hinted: bool = False
@@ -34,37 +35,41 @@ class Rule:
 
 
 class WholeText:
-    """Rules that read a whole text.
+    """A rule that reads a whole text."""
 
-    They are searched as one pattern, and which rule it was is asked only where something is found: a pattern in which
-    each rule is a named group takes several times as long.
-    """
-
-    def __init__(self, rules: Sequence[Rule], needed: Sequence[str] = (), spared: Sequence[str] = ()) -> None:
-        self._rules = [(rule, re.compile(rule.pattern)) for rule in rules]
-        self._any = re.compile("|".join(f"(?:{rule.pattern})" for rule in rules))
-        self._needed = tuple(needed)
+    def __init__(self, rule: Rule, spared: Sequence[str] = ()) -> None:
+        self.rule = rule
+        self._search = re.compile(rule.pattern).search
         self._spared = re.compile("|".join(spared)) if spared else None
 
-    def broken(self, text: str, asked: str = "") -> Rule | None:
-        """The first rule, in the file's order, that finds a phrase in a plain text and is not spared.
-
-        asked: the question with its options, plain, in lower case.
-        """
-        if self._needed and not any(word in text for word in self._needed):
-            return None
-        if self._any.search(text) is None:
-            return None
-        read = self._spared.sub(" ", text) if self._spared else text
-        return next(
-            (rule for rule, pattern in self._rules if pattern.search(read) and not _is_spared(rule, text, asked)), None
-        )
+    def finds(self, text: str, asked: str = "") -> bool:
+        """Whether a plain text holds the rule's phrase, and is not spared. asked: the question with its options, plain,
+        in lower case."""
+        if not self._search(text):
+            return False
+        if self._spared and not self._search(self._spared.sub(" ", text)):
+            return False
+        rule = self.rule
+        if rule.unless and (re.search(rule.unless, text) or re.search(rule.unless, asked)):
+            return False
+        return not (rule.asked and re.search(rule.asked, asked))
 
 
-def _is_spared(rule: Rule, text: str, asked: str) -> bool:
-    if rule.unless and (re.search(rule.unless, text) or re.search(rule.unless, asked)):
-        return True
-    return bool(rule.asked and re.search(rule.asked, asked))
+class Phrases:
+    """All rules that read a whole text, by the words of which a text must hold one."""
+
+    def __init__(self, rules: Sequence[Rule], spared: dict[str, Sequence[str]]) -> None:
+        self._rules = [WholeText(rule, spared.get(rule.check, ())) for rule in rules]
+        self._always = [place for place, rule in enumerate(rules) if not rule.words]
+        self._places: dict[str, list[int]] = {}
+        for place, rule in enumerate(rules):
+            for word in rule.words:
+                self._places.setdefault(word, []).append(place)
+
+    def possible(self, words: Iterable[str]) -> list[WholeText]:
+        """The rules that a text with these words can break, in the file's order."""
+        places = {place for word in words if word in self._places for place in self._places[word]}
+        return [self._rules[place] for place in sorted(places.union(self._always))]
 
 
 class AroundWord:
@@ -116,6 +121,7 @@ def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:
 
 _STATED = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 RULES = _read(_STATED)
+PHRASES = Phrases([rule for rule in RULES if rule.pattern], _STATED["spared"])
 _SEVERAL = {name: re.compile(_expanded(pattern, _words(_STATED))) for name, pattern in _STATED["several"].items()}
 NUMBERS: dict[str, int] = {word: number for table in _STATED["numbers"].values() for word, number in table.items()}
 
@@ -123,7 +129,7 @@ NUMBERS: dict[str, int] = {word: number for table in _STATED["numbers"].values()
 def digest() -> str:
     """Digest of all that decides which rule is found; examples and comments do not."""
     rules = [dataclasses.asdict(dataclasses.replace(rule, example="", but_not=())) for rule in RULES]
-    return digest_json([rules, NUMBERS, *(_STATED[name] for name in ("words", "needed", "spared", "several"))])
+    return digest_json([rules, NUMBERS, *(_STATED[name] for name in ("words", "spared", "several"))])
 
 
 def shows_several(text: str, asked: str) -> bool:
@@ -132,13 +138,6 @@ def shows_several(text: str, asked: str) -> bool:
     Both are plain and in lower case.
     """
     return bool(_SEVERAL["asked"].search(asked) or _SEVERAL["said"].search(text))
-
-
-def whole_text(check: str, *, hinted: bool = False) -> WholeText:
-    """The search for phrases of a check, either for those that always count or for those that count with a hint."""
-    rules = [rule for rule in RULES if rule.check == check and rule.pattern and rule.hinted == hinted]
-    needed = () if hinted else _STATED["needed"].get(check, ())
-    return WholeText(rules, needed, _STATED["spared"].get(check, ()))
 
 
 def around_word(check: str) -> tuple[AroundWord, ...]:
