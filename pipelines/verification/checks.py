@@ -84,7 +84,7 @@ def repeated_share(said: list[str]) -> float:
 _MISSING_IMAGE = phrases.around_word("cites_missing_image")
 _OPTION_LETTER = phrases.around_word("names_option_letters")
 _SOURCES = frozenset({"sees_no_image", "cites_caption", "cites_history"})  # what is looked for first
-_LETTERS_NAMED = "names_option_letters"
+_NAMES_LETTERS = "names_option_letters"
 
 
 def broken_rule(text: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
@@ -93,19 +93,27 @@ def broken_rule(text: str, question: Question, *, hinted: bool, options_are_shuf
     text: as `phrases.plain` leaves it. hinted: the teacher was told the gold answer. options_are_shuffled: as in
     VerifyConfig.
     """
-    said = words(text)
     lowered = text.lower()
     asked = phrases.plain(" ; ".join((question.text, *question.options))).lower()
+    sentences = [(sentence, words(sentence)) for sentence in phrases.sentences(lowered)]
+    said = [word for _, own in sentences for word in own]
     possible = [
-        each for each in phrases.PHRASES.possible(set(said)) if each.rule.check != _LETTERS_NAMED and hinted >= each.rule.hinted
+        (each, sentence)
+        for each, sentence in phrases.PHRASES.possible(sentences)
+        if hinted >= each.rule.hinted and (options_are_shuffled or each.rule.check != _NAMES_LETTERS)
     ]
-    first = [each for each in possible if each.rule.check in _SOURCES]
+
+    def first(belongs: Callable[[str], bool]) -> Rule | None:
+        broken = (e.rule for e, sentence in possible if belongs(e.rule.check) and e.finds(sentence, lowered, asked))
+        return next(broken, None)
+
     return (
         evidence.other_language(text, said, question)
-        or next((each.rule for each in first if each.finds(lowered, asked)), None)
+        or first(lambda check: check in _SOURCES)
         or _cites_missing_image(lowered, asked, len(question.images))
+        or first(lambda check: check == _NAMES_LETTERS)
         or (_names_option_letter(text, question) if options_are_shuffled else None)
-        or next((each.rule for each in possible if each not in first and each.finds(lowered, asked)), None)
+        or first(lambda check: check not in _SOURCES)
         or conclusions.contradiction(text, question.text, question.options, question.gold)
         or evidence.missing(text, said, question)
     )
@@ -146,10 +154,7 @@ _OPTION_BEHIND_LETTER = Rule(
 
 
 def _names_option_letter(text: str, question: Question) -> Rule | None:
-    """The rule by which a plain text speaks of options by their letters."""
-    beside = next(each for each in phrases.PHRASES.possible(()) if each.rule.check == _LETTERS_NAMED)
-    if beside.finds(text):
-        return beside.rule
+    """The rule by which a plain text speaks of options by their letters, where no word such as `option` is beside."""
     options = dict(zip(LETTERS, map(phrases.plain, question.options), strict=False))
     held = [phrases.plain(question.text), *options.values()]
     own = {letter for part in held for letter in _LETTER_OF_ITS_OWN.findall(part)}

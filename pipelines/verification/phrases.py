@@ -12,6 +12,7 @@ from infra.digests import digest_json
 WINDOW = 32  # characters before a mention of an image, or before a letter, that a rule's `before` reads
 _PATTERNS = ("pattern", "before", "not_before", "after", "unless", "asked")
 _FILE = Path(__file__).with_name("phrases.toml")
+_SENTENCE = re.compile(r"(?<=[.!?]) ")
 _PLAIN = str.maketrans({"’": "'", "（": "(", "）": ")", "：": ":"} | dict.fromkeys('*_`"“”'))
 
 
@@ -35,19 +36,19 @@ class Rule:
 
 
 class WholeText:
-    """A rule that reads a whole text."""
+    """A rule that reads a sentence."""
 
     def __init__(self, rule: Rule, spared: Sequence[str] = ()) -> None:
         self.rule = rule
         self._search = re.compile(rule.pattern).search
         self._spared = re.compile("|".join(spared)) if spared else None
 
-    def finds(self, text: str, asked: str = "") -> bool:
-        """Whether a plain text holds the rule's phrase, and is not spared. asked: the question with its options, plain,
-        in lower case."""
-        if not self._search(text):
+    def finds(self, sentence: str, text: str, asked: str = "") -> bool:
+        """Whether a sentence of a plain text holds the rule's phrase, and nothing spares it. asked: the question with
+        its options, plain, in lower case."""
+        if not self._search(sentence):
             return False
-        if self._spared and not self._search(self._spared.sub(" ", text)):
+        if self._spared and not self._search(self._spared.sub(" ", sentence)):
             return False
         rule = self.rule
         if rule.unless and (re.search(rule.unless, text) or re.search(rule.unless, asked)):
@@ -56,20 +57,27 @@ class WholeText:
 
 
 class Phrases:
-    """All rules that read a whole text, by the words of which a text must hold one."""
+    """All rules that read sentences, by the words of which a sentence must hold one."""
 
     def __init__(self, rules: Sequence[Rule], spared: dict[str, Sequence[str]]) -> None:
         self._rules = [WholeText(rule, spared.get(rule.check, ())) for rule in rules]
-        self._always = [place for place, rule in enumerate(rules) if not rule.words]
         self._places: dict[str, list[int]] = {}
         for place, rule in enumerate(rules):
             for word in rule.words:
                 self._places.setdefault(word, []).append(place)
 
-    def possible(self, words: Iterable[str]) -> list[WholeText]:
-        """The rules that a text with these words can break, in the file's order."""
-        places = {place for word in words if word in self._places for place in self._places[word]}
-        return [self._rules[place] for place in sorted(places.union(self._always))]
+    def possible(self, sentences: Iterable[tuple[str, Iterable[str]]]) -> list[tuple[WholeText, str]]:
+        """The rules that sentences can break, in the file's order, each with its sentence.
+
+        sentences: plain, in lower case, each with its words. Most hold no word of any rule, and are never searched.
+        """
+        places = self._places
+        found = sorted(
+            (place, number, sentence)
+            for number, (sentence, words) in enumerate(sentences)
+            for place in {place for word in words if word in places for place in places[word]}
+        )
+        return [(self._rules[place], sentence) for place, _, sentence in found]
 
 
 class AroundWord:
@@ -100,6 +108,11 @@ def _ending_with(pattern: str) -> Any:
 def plain(text: str) -> str:
     """A text with single spaces and without marks of emphasis, as all rules expect it."""
     return " ".join(text.translate(_PLAIN).split())
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a plain text. It is cut a little too often, at abbreviations, which does no harm here."""
+    return _SENTENCE.split(text)
 
 
 def _expanded(pattern: str, words: dict[str, Sequence[str]]) -> str:
