@@ -16,6 +16,9 @@ from pipelines.verification.config import VerifyConfig
 from pipelines.verification.phrases import Rule
 
 ACCEPTED = "accepted"
+_WORD = re.compile(r"\w+")
+# Chinese and Japanese have no spaces: each character counts as a word.
+_WORD_OR_CHARACTER = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 _RUN = 6  # words that are compared as one when repetition is looked for
 
 
@@ -48,14 +51,15 @@ def read_letter(rationale: Rationale, question: Question) -> str | None:
 
 def words(text: str) -> list[str]:
     """The words of a text, whatever its language and case."""
-    return re.findall(r"\w+", text.casefold())
+    return (_WORD if text.isascii() else _WORD_OR_CHARACTER).findall(text.casefold())
 
 
 def _reason(
     rationale: Rationale, letter: str | None, body: str, question: Question, config: VerifyConfig
 ) -> tuple[str | None, str | None]:
     """Why an explained rationale is rejected, if it is, and by which rule; quick checks come first."""
-    said = words(body)
+    read = Body(body)
+    said = read.said
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("truncated", lambda: rationale.finish_reason != "stop"),
         ("no_answer", lambda: letter is None),
@@ -69,7 +73,7 @@ def _reason(
     for reason, applies in checks:
         if applies():
             return reason, None
-    broken = broken_rule(phrases.plain(body), question, hinted=rationale.hinted, options_are_shuffled=config.options_are_shuffled)
+    broken = broken_rule(read, question, hinted=rationale.hinted, options_are_shuffled=config.options_are_shuffled)
     return (broken.check, broken.id) if broken else (None, None)
 
 
@@ -87,19 +91,30 @@ _SOURCES = frozenset({"sees_no_image", "cites_caption", "cites_history"})  # wha
 _NAMES_LETTERS = "names_option_letters"
 
 
-def broken_rule(text: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
+class Body:
+    """A body of reasoning as the rules read it. text: as `phrases.plain` leaves it. lowered: in lower case. sentences:
+    of that, each with its words. said: all words."""
+
+    __slots__ = ("lowered", "said", "sentences", "text")
+
+    def __init__(self, body: str) -> None:
+        self.text = phrases.plain(body)
+        self.lowered = self.text.lower()
+        self.sentences = [(sentence, words(sentence)) for sentence in phrases.sentences(self.lowered)]
+        self.said = [word for _, own in self.sentences for word in own]
+
+
+def broken_rule(body: Body, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
     """The first rule that a body of reasoning breaks; its `check` is the reason to reject it.
 
-    text: as `phrases.plain` leaves it. hinted: the teacher was told the gold answer. options_are_shuffled: as in
+    hinted: the teacher was told the gold answer. options_are_shuffled: as in
     VerifyConfig.
     """
-    lowered = text.lower()
+    text, lowered, said = body.text, body.lowered, body.said
     asked = phrases.plain(" ; ".join((question.text, *question.options))).lower()
-    sentences = [(sentence, words(sentence)) for sentence in phrases.sentences(lowered)]
-    said = [word for _, own in sentences for word in own]
     possible = [
         (each, sentence)
-        for each, sentence in phrases.PHRASES.possible(sentences)
+        for each, sentence in phrases.PHRASES.possible(body.sentences)
         if hinted >= each.rule.hinted and (options_are_shuffled or each.rule.check != _NAMES_LETTERS)
     ]
 

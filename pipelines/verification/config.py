@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 
 from infra.stage import StageConfig
 from pipelines.records import IMAGES
-from pipelines.verification import phrases
+from pipelines.verification import phrases, word_lists
 
 
 class Selection(StrEnum):
@@ -36,7 +36,7 @@ class VerifyConfig(StageConfig):
 
     stage: ClassVar[str] = "verify"
     module: ClassVar[str] = "pipelines.verification.stage"
-    contract: ClassVar[int] = 3
+    contract: ClassVar[int] = 4
     digests_itself: ClassVar[tuple[str, ...]] = IMAGES
     min_words: Annotated[int, Ge(0)] = 5
     max_words: Annotated[int, Gt(0)] = 800
@@ -55,4 +55,4 @@ class VerifyConfig(StageConfig):
         return ("questions", "rationales")
 
     def prompt_digests(self) -> dict[str, str]:
-        return {"phrases": phrases.digest()}
+        return {"phrases": phrases.digest(), "word_lists": word_lists.digest()}

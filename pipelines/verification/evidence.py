@@ -16,10 +16,11 @@ OTHER_SCRIPT = Rule(id="other_script", check="other_language", example="右肺 i
 OTHER_WORDS = Rule(id="other_words", check="other_language", example="Das Bild ist hell. in answer to one in English")
 RULES = (RESTATES, NOTHING_SEEN, OTHER_SCRIPT, OTHER_WORDS)
 
-_LEAST_NEW = 3  # words that neither the question nor its options hold, nor any empty sentence
-_ENOUGH_SEEN = 4  # words of what is seen that need no closer look, where nothing general is said
+_LEAST_NEW = 2  # words that neither the question nor its options hold, nor any empty sentence
+_ENOUGH_SEEN = 8  # different words of what is seen, that need no closer look
 _FOREIGN_LETTER = re.compile(r"[\u0370-\u1eff\u2c00-\ud7ff\uf900-\ufdff\ufe70-\uff60]")
 _QUOTED = re.compile(r"[\"'“”‘’「」『』«»][^\"'“”‘’「」『』«»]{1,40}[\"'“”‘’「」『』«»]")
+_ENOUGH_SAID = 8  # words by which a language is known
 _MOST_FOREIGN = 3  # letters of another script: Greek letters, a sign in the image
 _CLAUSE = re.compile(r"[.;:,!?\n]+(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -38,11 +39,9 @@ def missing(body: str, said: Sequence[str], question: Question) -> Rule | None:
     new = words - held - word_lists.HOLLOW
     if len(new) < _LEAST_NEW:
         return RESTATES
-    lowered = body.lower()
-    general = word_lists.GENERAL.search(lowered)
-    if not general and len(new & word_lists.SEEN) >= _ENOUGH_SEEN:
+    if len(new & word_lists.SEEN) >= _ENOUGH_SEEN:
         return None
-    return None if any(_is_seen(clause, held) for clause in _CLAUSE.split(lowered)) else NOTHING_SEEN
+    return None if any(_is_seen(clause, held) for clause in _CLAUSE.split(body.lower())) else NOTHING_SEEN
 
 
 def _is_seen(clause: str, held: frozenset[str]) -> bool:
@@ -56,10 +55,10 @@ def _is_seen(clause: str, held: frozenset[str]) -> bool:
 def other_language(body: str, said: Sequence[str], question: Question) -> Rule | None:
     """The rule by which a body is in another script or language than its question, if one is."""
     asked = " ".join((question.text, *question.options))
-    if not body.isascii() and not _FOREIGN_LETTER.search(asked):
-        if len(_FOREIGN_LETTER.findall(_QUOTED.sub("", body))) > _MOST_FOREIGN:
-            return OTHER_SCRIPT
-    if len(said) >= 8 and not _is_english(said):
+    num_foreign = 0 if body.isascii() else len(_FOREIGN_LETTER.findall(_QUOTED.sub("", body)))
+    if num_foreign > _MOST_FOREIGN and not _FOREIGN_LETTER.search(asked):
+        return OTHER_SCRIPT
+    if len(said) >= _ENOUGH_SAID and not _is_english(said):
         foreign = sum(word in word_lists.FOREIGN for word in said)
         if foreign > len(said) / 6 and _is_english(_WORD.findall(asked.lower())):
             return OTHER_WORDS

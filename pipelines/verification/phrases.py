@@ -121,7 +121,8 @@ def _expanded(pattern: str, words: dict[str, Sequence[str]]) -> str:
 
 
 def _words(stated: dict[str, Any]) -> dict[str, Sequence[str]]:
-    return stated["words"] | {name: list(table) for name, table in stated["numbers"].items()}
+    words: dict[str, Sequence[str]] = stated["words"]
+    return words | {name: list(table) for name, table in stated["numbers"].items()}
 
 
 def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:

@@ -22,7 +22,7 @@ SEEN = _words("seen") - HOLLOW
 CLASSES = _words("classes")
 SUPERLATIVES = _words("superlatives")
 NAMING = _words("naming")
-GENERAL = re.compile("|".join(_STATED["general"]))
+GENERAL = re.compile(rf"\b(?:{'|'.join(_STATED['general'])})")
 OPPOSITES: dict[str, frozenset[str]] = {
     word: frozenset(other for pair in _STATED["opposites"] if word in pair for other in pair if other != word)
     for word in {each for pair in _STATED["opposites"] for each in pair}
@@ -30,6 +30,7 @@ OPPOSITES: dict[str, frozenset[str]] = {
 MORE = re.compile(r"\b(?:more|another|further|additional|plu|plus|remaining|other|others|least|than)\b")
 _NEGATIVE = re.compile(rf"\W*(?:there (?:is|are) )?(?:{'|'.join(_STATED['negative'])})\b", re.IGNORECASE)
 _LABELS, _UNITS, _NUMBERS = _words("labels"), _words("units"), _STATED["numbers"]
+_MOST_DIGITS = 3  # of a number that counts
 _JOINS = frozenset({"and", "to", ",", "or"})
 
 
@@ -48,7 +49,9 @@ def counts(sentence: str) -> Iterator[tuple[int, int]]:
     words = sentence.split()
     is_label = False
     for place, word in enumerate(words):
-        number = _NUMBERS.get(word, int(word) if word.isdecimal() and len(word) <= 3 and word.isascii() else None)
+        number = _NUMBERS.get(
+            word, int(word) if word.isdecimal() and len(word) <= _MOST_DIGITS and word.isascii() else None
+        )
         if number is None:
             is_label = word in _LABELS or (is_label and word in _JOINS)
             continue
