@@ -134,7 +134,7 @@ def broken_rule(body: Body, question: Question, *, hinted: bool, options_are_shu
     )
 
 
-_PICTURE = re.compile(r"\b(?:fig(?:\.|ures?)?|(?:image|picture|photo(?:graph)?)s?)(?!\w)")
+_PICTURE = re.compile(r"\b(?:fig(?:\.|ures?)?|(?:image|picture|photo(?:graph)?|radiograph|micrograph|x-ray)s?)(?!\w)")
 
 
 def _cites_missing_image(text: str, asked: str, num_images: int) -> Rule | None:

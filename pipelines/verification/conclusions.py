@@ -49,9 +49,9 @@ def contradiction(body: str, text: str, options: tuple[str, ...], gold: str) -> 
     if gold in held.numbers:
         return OTHER_NUMBER if stated_answers.other_count(normal, held.numbers, gold) else None
     mentions = list(_mentions(normal, held))
-    if _concludes_other(mentions, gold, held):
+    if _compares_otherwise(body, options, gold) or _concludes_other(mentions, gold, held):
         return OTHER_OPTION
-    if _is_denied(mentions, gold, options):
+    if _denies_question(normal, held, options, gold) or _is_denied(mentions, gold, options):
         return DENIED
     return OPPOSITE if _says_opposite(normal, held, gold) else None
 
@@ -89,10 +89,13 @@ _CONCLUDES = re.compile(
 )
 _INDICATES = re.compile(
     r" (?:(?:indicat|suggest|confirm|support|favour|favor|represent|identif|reveal|correspond|establish|prov)\w{0,5}"
-    r"|(?:consistent|compatible|in keeping|in line) with|(?:which|this|that|it|these|pattern|appearance|finding) "
-    r"(?:is|are) (?:typical|characteristic|diagnostic|pathognomonic|indicative|suggestive) (?:of|for)"
-    r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for|hallmark of) "
+    r"|(?:consistent|compatible|in keeping|in line) with|(?:diagnostic|pathognomonic|indicative|suggestive) (?:of|for)"
+    r"|(?:which|this|that|it|these|pattern|appearance|finding) (?:is|are) (?:typical|characteristic) (?:of|for)"
+    r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
+    r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for|hallmark of"
+    r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
 )
+_NEAR = 7  # words before a mention within which a word denies it or leads to it
 _SUBJECT = re.compile(
     r" (?:this|it|(?:the|this|that|these|each|a|an) (?:\w+ ){0,2}(?:image|figure|picture|arrow|arrowhead|structure"
     r"|lesion|"
@@ -100,59 +103,6 @@ _SUBJECT = re.compile(
     r"specimen|material|vessel|organ|section|slide)) (?:clearly |therefore |also |in fact |most likely )?"
     r"(?:is|are|indicate|mark|point to|represent|depict|denote|show|label|lie in|lie within|belong to)"
     r"(?: (?:a|an|the|in|typical|clear|classic|single|normal|large|small|that of)){0,4} $"
-)
-_DENIES = frozenset(
-    [
-        "no",
-        "not",
-        "without",
-        "never",
-        "neither",
-        "nor",
-        "cannot",
-        "t",
-        "absent",
-        "lack",
-        "lacking",
-        "exclude",
-        "excludes",
-        "excluded",
-        "excluding",
-        "unlike",
-        "against",
-        "rather",
-        "instead",
-        "except",
-        "unlikely",
-    ]
-)
-_SUPPOSES = frozenset(
-    [
-        "would",
-        "could",
-        "might",
-        "may",
-        "should",
-        "if",
-        "were",
-        "than",
-        "versus",
-        "v",
-        "vs",
-        "like",
-        "resemble",
-        "mimic",
-        "expected",
-        "usually",
-        "typically",
-        "often",
-        "instead",
-        "either",
-        "or",
-        "whether",
-        "unless",
-        "but",
-    ]
 )
 _RULED_OUT = re.compile(
     r"(?:^| )(?:is|are|can be|was|were|be)(?: \w+){0,2} (?:absent|excluded|ruled|unlikely|not|wrong|incorrect"
@@ -166,72 +116,13 @@ _DIRECT_DENIAL = re.compile(
     r"(?: (?:a|an|any|the|evidence|sign|visible|obvious|definite|clear|true|convincing|appreciable|of|for|is|seen|there"
     r"|hint|trace|indication)){0,4} $"
 )
-_ENDS_MENTION = frozenset(
-    [
-        "is",
-        "are",
-        "was",
-        "were",
-        "on",
-        "in",
-        "at",
-        "of",
-        "visible",
-        "seen",
-        "can",
-        "could",
-        "present",
-        "here",
-        "within",
-        "and",
-        "or",
-        "nor",
-        ",",
-        "to",
-    ]
-)
-_LANDMARK = frozenset(
-    [
-        "to",
-        "of",
-        "from",
-        "than",
-        "with",
-        "by",
-        "near",
-        "in",
-        "on",
-        "at",
-        "above",
-        "below",
-        "behind",
-        "between",
-        "and",
-        "or",
-        "beside",
-        "beyond",
-        "under",
-        "over",
-        "next",
-        "around",
-        "into",
-        "along",
-        "through",
-        "for",
-        "as",
-        "toward",
-        "towards",
-        "against",
-        "without",
-    ]
-)
 _ARTICLES = frozenset(["the", "a", "an"])
 
 
 def _is_open(mention: _Mention) -> bool:
     """Whether a mention is denied, weighed or supposed, so that it concludes nothing."""
-    near = mention.before[-7:]
-    if not _DENIES.isdisjoint(near) or not _SUPPOSES.isdisjoint(near):
+    near = mention.before[-_NEAR:]
+    if not word_lists.DENIES.isdisjoint(near) or not word_lists.SUPPOSES.isdisjoint(near):
         return True
     ahead = " ".join(mention.before)
     if " rule out" in f" {ahead}" or "ruled out" in ahead or "ruling out" in ahead or "differentiat" in ahead:
@@ -245,7 +136,7 @@ def _strength(mention: _Mention, held: Options) -> int:
     ahead = f" {' '.join(mention.before)} "
     if _CONCLUDES.search(ahead):
         return _FIRM
-    if _INDICATES.search(ahead) or _is_superlative(mention, held):
+    if _INDICATES.search(f" {' '.join(mention.before[-_NEAR:])} ") or _is_superlative(mention, held):
         return _LIKELY
     return _STATED if _SUBJECT.search(ahead) or _is_end(mention) else 0
 
@@ -286,9 +177,63 @@ def _is_denied(mentions: Sequence[_Mention], gold: str, options: tuple[str, ...]
     if not own or word_lists.is_negative(options[LETTERS.index(gold)]):
         return False
     return all(
-        _DIRECT_DENIAL.search(f" {' '.join(each.before)} ") and (not each.after or each.after[0] in _ENDS_MENTION)
+        _DIRECT_DENIAL.search(f" {' '.join(each.before)} ")
+        and (not each.after or each.after[0] in word_lists.ENDS_MENTION)
         for each in own
     )
+
+
+_ASKED_FOR = re.compile(
+    r" (?:is|are) there (?:(?:a|an|any|evidence|sign|of|visible|obvious|clear) ){0,4}((?:\w+ ){1,3}?)"
+    r"(?:in|on|at|within|visible|present|seen|of|to|along|\?|$)"
+)
+_IS_THERE = re.compile(r" (?:there (?:is|are)|show|reveal|demonstrate|so|therefore) (?:\w+ ){0,3}$")
+_IS_PRESENT = re.compile(r"^(?: \w+){0,2} (?:is|are) (?:clearly )?(?:present|seen|visible|noted|evident|identified)")
+
+
+def _denies_question(normal: str, held: Options, options: tuple[str, ...], gold: str) -> bool:
+    """Whether a body says no where the answer to "Is there ...?" is yes, or yes where it is no."""
+    answer = options[LETTERS.index(gold)].strip().strip(".").lower()
+    found = _ASKED_FOR.search(held.asked) if answer in ("yes", "no") else None
+    if found is None:
+        return False
+    name, denied, stated = f" {found[1]}", 0, 0
+    start = normal.find(name)
+    num = 0
+    while start >= 0 and num < _MOST_NAMES:
+        ahead, behind = normal[max(0, start - 60) : start + 1], normal[start + len(name) - 1 : start + 90]
+        is_denied = bool(_DIRECT_DENIAL.search(ahead)) or " no " in ahead[-20:]
+        denied += is_denied
+        stated += not is_denied and bool(_IS_THERE.search(ahead) or _IS_PRESENT.search(behind))
+        num += 1
+        start = normal.find(name, start + 1)
+    return denied == num > 0 if answer == "yes" else stated > 0 and not denied
+
+
+_COMPARATIVES = frozenset(["larger", "bigger", "greater", "wider", "higher", "thicker", "brighter", "denser", "longer"])
+
+
+def _compares_otherwise(body: str, options: tuple[str, ...], gold: str) -> bool:
+    """Whether a body finds more in the place that another option names, of options such as "larger in A"."""
+    split = [re.findall(r"\w+", option) for option in options]
+    own = split[LETTERS.index(gold)]
+    if _COMPARATIVES.isdisjoint(own):
+        return False
+    for other in split:
+        only, others = set(own) - set(other), set(other) - set(own)
+        if len(only) == len(others) == 1 and not _COMPARATIVES.isdisjoint(other):
+            (right,), (wrong,) = only, others
+            return _has_more(body, wrong, right) and not _has_more(body, right, wrong)
+    return False
+
+
+def _has_more(body: str, place: str, other: str) -> bool:
+    """Whether a place is said to have more. A capital at the start of a sentence may be an article, so none counts."""
+    more = "|".join(sorted(_COMPARATIVES))
+    near, there = rf"(?:(?!than\b|{re.escape(other)}\b)\w+,? )", rf"\(?{re.escape(place)}\b\)?"
+    first = rf"(?<=\w ){there} (?!than){near}{{0,4}}?(?:{more})\b"
+    behind = rf"\b(?:{more}) {near}{{0,4}}?in (?:the )?(?:\w+ )?{there}"
+    return bool(re.search(f"{first}|{behind}", body))
 
 
 def _says_opposite(normal: str, held: Options, gold: str) -> bool:
@@ -307,7 +252,7 @@ def _plain_uses(normal: str, word: str) -> Iterator[int]:
     while start >= 0:
         near = normal[max(0, start - 40) : start].split()[-4:]
         behind = normal[start + len(word) + 1 : start + len(word) + 40]
-        if _DENIES.isdisjoint(near) and _SUPPOSES.isdisjoint(near) and not _IN_IMAGE.match(behind):
+        if word_lists.DENIES.isdisjoint(near) and word_lists.SUPPOSES.isdisjoint(near) and not _IN_IMAGE.match(behind):
             yield start
         start = normal.find(f" {word} ", start + 1)
 
