@@ -90,7 +90,7 @@ _CONCLUDES = re.compile(
 _INDICATES = re.compile(
     r" (?:(?:indicat|suggest|confirm|support|favour|favor|represent|identif|reveal|correspond|establish|prov)\w{0,5}"
     r"|(?:consistent|compatible|in keeping|in line) with|(?:diagnostic|pathognomonic|indicative|suggestive) (?:of|for)"
-    r"|(?:which|this|that|it|these|pattern|appearance|finding) (?:is|are) (?:typical|characteristic) (?:of|for)"
+    r"|(?:is|are) (?:typical|characteristic) (?:of|for)|belong to|is that of"
     r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
     r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for|hallmark of"
     r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
