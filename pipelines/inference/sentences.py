@@ -26,8 +26,15 @@ _DEPENDENT = re.compile(
 _MIN_WORDS = 3
 # The end of a line that leads to the part that is cut off.
 _LEADS_ON = re.compile(
-    r"(?:[,:;(\[–—]|\b(?:so|and|or|but|thus|hence|therefore|because|since|that|the|an?|is|are|my|which|means|of|as|to|in"
-    r"|by|with|conclude|conclusion|finally|overall),?)$",
+    r"(?:[,:;(\[–—]|\b(?:so|and|or|but|thus|hence|therefore|because|since|that|the|an?|is|are|my|which|means|of|as"
+    r"|to|in"
+    r"|by|with|conclude|conclusion|finally|overall|be|was|were|must|should|would|can|could|may|might|will|from|for"
+    r"|at|on"
+    r"|into|than|if|while|where|whether|choose|select|pick|options?|choices?|(?:final|correct|right|best) answers?"
+    r"|answer)"
+    r",?|\b(?:so|thus|hence|therefore|consequently|accordingly|overall|finally),? [^.!?\n]{0,60}\b(?:diagnosis"
+    r"|finding|modality"
+    r"|technique|interpretation|explanation|match|candidate|fits?))$",
     re.IGNORECASE,
 )
 _MOST_STUMPS = 16  # a text that ends with more of them is no reasoning
@@ -42,6 +49,16 @@ def before(text: str, place: int) -> str:
     if len(clause.split()) >= _MIN_WORDS and not _DEPENDENT.match(clause):
         return f"{text[:start]}{clause.rstrip()}.".strip()
     return _without_stump(text[:start].rstrip())
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether a text ends in the middle of a sentence that leads to something else."""
+    line = text[text.rfind("\n") + 1 :].strip(_MARKS)
+    return _leads_on(line)
+
+
+def _leads_on(line: str) -> bool:
+    return line[-1:] not in tuple(".!?") and bool(_LEADS_ON.search(line[-_LONGEST_LEAD:]))
 
 
 def _sentence_start(text: str, place: int) -> int:
@@ -62,7 +79,7 @@ def _without_stump(text: str) -> str:
         bare = line.strip(_MARKS)
         if not bare or _HEADING.fullmatch(line.strip()) or bare.endswith(":"):
             text = head.rstrip()
-        elif _LEADS_ON.search(bare):
+        elif _leads_on(bare):
             text = text[: _sentence_start(text, len(text))].rstrip()
         else:
             return text.strip()

@@ -248,8 +248,8 @@ class Verdict(Record):
     """What becomes of a rationale that was asked for with the question's own images.
 
     status: accepted, rejected, quarantined or failed; reason: `accepted`, or why not; rule: where the reason lies in
-    the text's own words, the rule of `verification/phrases.toml` that found them. selected: it teaches (or
-    students are watched on it, where its question is of the validation split), being the recipe's choice among its
+    what the text says, the rule that found it (of `verification/phrases.toml`, or a function's). selected: it teaches,
+    or students are watched on it where its question is of the validation split, being the recipe's choice among its
     question's accepted ones; weight: how much it counts then. letter: the answer read from it, if any. agreement:
     share of its question's rationales, hinted ones apart, that give the same letter; 0 without one. image_not_needed:
     whether the teacher gives the same letter without the image and with another one too; None where it was not asked.

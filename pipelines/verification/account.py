@@ -12,12 +12,13 @@ from pipelines.records import Status, Verdict
 class Account:
     """Counts of rationales: every one that was asked for is accepted, or is counted under one reason.
 
-    rules: by reason, how many were rejected by each rule of phrases. agreement: the sum over the rationales that give
-    an answer. questions_taught: questions with a selected rationale that students train on. questions_watched: those
-    with one that students are only watched on, being in the validation split. questions_probed: questions whose answer
-    was also asked for without their images. not_needed: how many of these did not need the images; a question counts by
-    the share of its answers. probes: rationales that were asked for without the questions' own images. validation: ids
-    of the validation split's questions.
+    rules: by reason, how many were rejected by each rule. strata: by stratum, how many rationales there were, and what
+    became of them, by reason and by rule. agreement: the sum over the rationales that give an answer. questions_taught:
+    questions with a selected rationale that students train on. questions_watched: those with one that students are only
+    watched on, being in the validation split. questions_probed: questions whose answer was also asked for without their
+    images. not_needed: how many of these did not need the images; a question counts by the share of its answers.
+    probes: rationales that were asked for without the questions' own images. validation: ids of the validation split's
+    questions.
     """
 
     validation: frozenset[str] = frozenset()
@@ -27,6 +28,7 @@ class Account:
     failed: Counter[str] = dataclasses.field(default_factory=Counter)
     quarantined: Counter[str] = dataclasses.field(default_factory=Counter)
     rules: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
+    strata: dict[str, dict[str, Counter[str]]] = dataclasses.field(default_factory=dict)
     selected: int = 0
     hinted: int = 0
     questions: int = 0
@@ -53,9 +55,13 @@ class Account:
         """How many were rejected or failed, by reason."""
         return self.rejected + self.failed
 
-    def add(self, verdicts: Iterable[Verdict], num_probes: int = 0) -> None:
-        """Count all verdicts on one question."""
+    def add(self, verdicts: Iterable[Verdict], num_probes: int = 0, *, stratum: str = "") -> None:
+        """Count all verdicts on one question. stratum: the question's."""
         verdicts = list(verdicts)
+        if verdicts:
+            own = self.strata.setdefault(stratum, {"reasons": Counter(), "rules": Counter()})
+            own["reasons"].update(verdict.reason for verdict in verdicts)
+            own["rules"].update(verdict.rule for verdict in verdicts if verdict.rule is not None)
         by_status = {Status.REJECTED: self.rejected, Status.FAILED: self.failed, Status.QUARANTINED: self.quarantined}
         for verdict in verdicts:
             self.statuses[verdict.status] += 1
@@ -106,6 +112,10 @@ class Account:
                 "rejected": dict(self.rejected.most_common()),
                 "failed": dict(self.failed.most_common()),
                 "rules": {reason: dict(counts.most_common()) for reason, counts in sorted(self.rules.items())},
+                "strata": {
+                    stratum: {name: dict(counts.most_common()) for name, counts in own.items()}
+                    for stratum, own in sorted(self.strata.items())
+                },
                 "questions_probed": self.questions_probed,
             },
         )

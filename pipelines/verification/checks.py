@@ -1,6 +1,7 @@
 """Rationale -> what is wrong with it: the first reason that applies, in a fixed order, or none.
 
-What is looked for in the words themselves, rule by rule, stands in `phrases.toml`.
+What is looked for in the words themselves, rule by rule, stands in `phrases.toml`; what needs more than a phrase, in
+`conclusions` and `evidence`.
 """
 
 import dataclasses
@@ -8,13 +9,16 @@ import itertools
 import re
 from collections.abc import Callable
 
-from pipelines.inference import answers
+from pipelines.inference import answers, sentences
 from pipelines.records import LETTERS, Question, Rationale, Status
-from pipelines.verification import phrases
+from pipelines.verification import conclusions, evidence, phrases
 from pipelines.verification.config import VerifyConfig
 from pipelines.verification.phrases import Rule
 
 ACCEPTED = "accepted"
+_WORD = re.compile(r"\w+")
+# Chinese and Japanese have no spaces: each character counts as a word.
+_WORD_OR_CHARACTER = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 _RUN = 6  # words that are compared as one when repetition is looked for
 
 
@@ -49,14 +53,15 @@ def read_letter(rationale: Rationale, question: Question) -> str | None:
 
 def words(text: str) -> list[str]:
     """The words of a text, whatever its language and case."""
-    return re.findall(r"\w+", text.casefold())
+    return (_WORD if text.isascii() else _WORD_OR_CHARACTER).findall(text.casefold())
 
 
 def _reason(
     rationale: Rationale, letter: str | None, body: str, question: Question, config: VerifyConfig
 ) -> tuple[str | None, str | None]:
-    """Why an explained rationale is rejected, if it is, and by which rule of phrases; quick checks come first."""
-    said = words(body)
+    """Why an explained rationale is rejected, if it is, and by which rule; quick checks come first."""
+    read = Body(body)
+    said = read.said
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("truncated", lambda: rationale.finish_reason != "stop"),
         ("no_answer", lambda: letter is None),
@@ -65,11 +70,12 @@ def _reason(
         ("too_short", lambda: len(said) < config.min_words),
         ("too_long", lambda: len(said) > config.max_words),
         ("repeats_itself", lambda: repeated_share(said) > config.max_repeated_share),
+        ("unfinished", lambda: sentences.is_unfinished(body)),
     )
     for reason, applies in checks:
         if applies():
             return reason, None
-    broken = broken_rule(body, question, hinted=rationale.hinted, options_are_shuffled=config.options_are_shuffled)
+    broken = broken_rule(read, question, hinted=rationale.hinted, options_are_shuffled=config.options_are_shuffled)
     return (broken.check, broken.id) if broken else (None, None)
 
 
@@ -81,44 +87,70 @@ def repeated_share(said: list[str]) -> float:
     return 1 - len(set(zip(*(itertools.islice(said, start, None) for start in range(_RUN)), strict=False))) / runs
 
 
-_SEES_NO_IMAGE = phrases.whole_text("sees_no_image")
-_CITES_CAPTION = phrases.whole_text("cites_caption")
 _MISSING_IMAGE = phrases.around_word("cites_missing_image")
-_LETTER_BESIDE_OPTION = phrases.whole_text("names_option_letters")
 _OPTION_LETTER = phrases.around_word("names_option_letters")
-_LEAKS_HINT = phrases.whole_text("leaks_hint")
-_LEAKS_HINT_AS_TOLD = phrases.whole_text("leaks_hint", hinted=True)
+_SOURCES = frozenset({"sees_no_image", "cites_caption", "cites_history"})  # what is looked for first
+_NAMES_LETTERS = "names_option_letters"
 
 
-def broken_rule(text: str, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
-    """The first rule that a text's words break; its `check` is the reason to reject the text.
+class Body:
+    """A body of reasoning as the rules read it. text: as `phrases.plain` leaves it. lowered: in lower case. sentences:
+    of that, each with its words. said: all words."""
 
-    hinted: the teacher was told the gold answer. options_are_shuffled: as in VerifyConfig.
+    __slots__ = ("lowered", "said", "sentences", "text")
+
+    def __init__(self, body: str) -> None:
+        self.text = phrases.plain(body)
+        self.lowered = self.text.lower()
+        self.sentences = [(sentence, words(sentence)) for sentence in phrases.sentences(self.lowered)]
+        self.said = [word for _, own in self.sentences for word in own]
+
+
+def broken_rule(body: Body, question: Question, *, hinted: bool, options_are_shuffled: bool) -> Rule | None:
+    """The first rule that a body of reasoning breaks; its `check` is the reason to reject it.
+
+    hinted: the teacher was told the gold answer. options_are_shuffled: as in
+    VerifyConfig.
     """
-    text = phrases.plain(text)
-    lowered = text.lower()
+    text, lowered, said = body.text, body.lowered, body.said
+    asked = phrases.plain(" ; ".join((question.text, *question.options))).lower()
+    possible = [
+        (each, sentence)
+        for each, sentence in phrases.PHRASES.possible(body.sentences)
+        if hinted >= each.rule.hinted and (options_are_shuffled or each.rule.check != _NAMES_LETTERS)
+    ]
+
+    def first(belongs: Callable[[str], bool]) -> Rule | None:
+        broken = (e.rule for e, sentence in possible if belongs(e.rule.check) and e.finds(sentence, lowered, asked))
+        return next(broken, None)
+
     return (
-        _SEES_NO_IMAGE.broken(lowered)
-        or _CITES_CAPTION.broken(lowered)
-        or _cites_missing_image(lowered, len(question.images))
+        evidence.other_language(text, said, question)
+        or first(lambda check: check in _SOURCES)
+        or _cites_missing_image(lowered, asked, len(question.images))
+        or first(lambda check: check == _NAMES_LETTERS)
         or (_names_option_letter(text, question) if options_are_shuffled else None)
-        or _LEAKS_HINT.broken(lowered)
-        or (_LEAKS_HINT_AS_TOLD.broken(lowered) if hinted else None)
+        or first(lambda check: check not in _SOURCES)
+        or conclusions.contradiction(text, question.text, question.options, question.gold)
+        or evidence.missing(text, said, question)
     )
 
 
-_PICTURE = re.compile(r"\b(?:fig(?:\.|ures?)?|(?:image|picture|photo(?:graph)?)s?)(?!\w)")
+_PICTURE = re.compile(r"\b(?:fig(?:\.|ures?)?|(?:image|picture|photo(?:graph)?|radiograph|micrograph|x-ray)s?)(?!\w)")
 
 
-def _cites_missing_image(text: str, num_images: int) -> Rule | None:
-    """The rule by which a plain text in lower case speaks of an image beyond those that are shown."""
+def _cites_missing_image(text: str, asked: str, num_images: int) -> Rule | None:
+    """The rule by which a plain text in lower case speaks of an image beyond those that are shown.
+
+    One file may hold several panels, where the question or the text says so.
+    """
     for picture in _PICTURE.finditer(text):
         before = text[max(0, picture.start() - phrases.WINDOW) : picture.start()]
         after = text[picture.start() : picture.end() + phrases.WINDOW]
         for each in _MISSING_IMAGE:
             if (numbers := each.found(before, after)) is not None:
                 if max(_number(said) for said in numbers.values() if said) > num_images:
-                    return each.rule
+                    return None if phrases.shows_several(text, asked) else each.rule
                 break
     return None
 
@@ -139,9 +171,7 @@ _OPTION_BEHIND_LETTER = Rule(
 
 
 def _names_option_letter(text: str, question: Question) -> Rule | None:
-    """The rule by which a plain text speaks of options by their letters."""
-    if found_beside := _LETTER_BESIDE_OPTION.broken(text):
-        return found_beside
+    """The rule by which a plain text speaks of options by their letters, where no word such as `option` is beside."""
     options = dict(zip(LETTERS, map(phrases.plain, question.options), strict=False))
     held = [phrases.plain(question.text), *options.values()]
     own = {letter for part in held for letter in _LETTER_OF_ITS_OWN.findall(part)}

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 
 from infra.stage import StageConfig
 from pipelines.records import IMAGES
-from pipelines.verification import phrases
+from pipelines.verification import phrases, word_lists
 
 
 class Selection(StrEnum):
@@ -55,4 +55,4 @@ class VerifyConfig(StageConfig):
         return ("questions", "rationales")
 
     def prompt_digests(self) -> dict[str, str]:
-        return {"phrases": phrases.digest()}
+        return {"phrases": phrases.digest(), "word_lists": word_lists.digest()}

@@ -3,15 +3,16 @@
 import dataclasses
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from infra.digests import digest_json
 
 WINDOW = 32  # characters before a mention of an image, or before a letter, that a rule's `before` reads
-_PATTERNS = ("pattern", "before", "not_before", "after")
+_PATTERNS = ("pattern", "before", "not_before", "after", "unless", "asked")
 _FILE = Path(__file__).with_name("phrases.toml")
+_SENTENCE = re.compile(r"(?<=[.!?]) ")
 _PLAIN = str.maketrans({"’": "'", "（": "(", "）": ")", "：": ":"} | dict.fromkeys('*_`"“”'))
 
 
@@ -27,30 +28,56 @@ class Rule:
     before: str = ""
     not_before: str = ""
     after: str = ""
+    words: Sequence[str] = ()
+    unless: str = ""
+    asked: str = ""
     hinted: bool = False
     own_letters: bool = False
 
 
 class WholeText:
-    """Rules that read a whole text.
+    """A rule that reads a sentence."""
 
-    They are searched as one pattern, and which rule it was is asked only where something is found: a pattern in which
-    each rule is a named group takes several times as long.
-    """
+    def __init__(self, rule: Rule, spared: Sequence[str] = ()) -> None:
+        self.rule = rule
+        self._search = re.compile(rule.pattern).search
+        self._spared = re.compile("|".join(spared)) if spared else None
 
-    def __init__(self, rules: Sequence[Rule], needed: Sequence[str] = ()) -> None:
-        self._rules = [(rule, re.compile(rule.pattern)) for rule in rules]
-        self._any = re.compile("|".join(f"(?:{rule.pattern})" for rule in rules))
-        self._needed = tuple(needed)
+    def finds(self, sentence: str, text: str, asked: str = "") -> bool:
+        """Whether a sentence of a plain text holds the rule's phrase, and nothing spares it. asked: the question with
+        its options, plain, in lower case."""
+        if not self._search(sentence):
+            return False
+        if self._spared and not self._search(self._spared.sub(" ", sentence)):
+            return False
+        rule = self.rule
+        if rule.unless and (re.search(rule.unless, text) or re.search(rule.unless, asked)):
+            return False
+        return not (rule.asked and re.search(rule.asked, asked))
 
-    def broken(self, text: str) -> Rule | None:
-        """The rule that finds the first phrase in a plain text, if any does."""
-        if self._needed and not any(word in text for word in self._needed):
-            return None
-        found = self._any.search(text)
-        if found is None:
-            return None
-        return next(rule for rule, pattern in self._rules if pattern.match(text, found.start()))
+
+class Phrases:
+    """All rules that read sentences, by the words of which a sentence must hold one."""
+
+    def __init__(self, rules: Sequence[Rule], spared: dict[str, Sequence[str]]) -> None:
+        self._rules = [WholeText(rule, spared.get(rule.check, ())) for rule in rules]
+        self._places: dict[str, list[int]] = {}
+        for place, rule in enumerate(rules):
+            for word in rule.words:
+                self._places.setdefault(word, []).append(place)
+
+    def possible(self, sentences: Iterable[tuple[str, Iterable[str]]]) -> list[tuple[WholeText, str]]:
+        """The rules that sentences can break, in the file's order, each with its sentence.
+
+        sentences: plain, in lower case, each with its words. Most hold no word of any rule, and are never searched.
+        """
+        places = self._places
+        found = sorted(
+            (place, number, sentence)
+            for number, (sentence, words) in enumerate(sentences)
+            for place in {place for word in words if word in places for place in places[word]}
+        )
+        return [(self._rules[place], sentence) for place, _, sentence in found]
 
 
 class AroundWord:
@@ -83,14 +110,24 @@ def plain(text: str) -> str:
     return " ".join(text.translate(_PLAIN).split())
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a plain text. It is cut a little too often, at abbreviations, which does no harm here."""
+    return _SENTENCE.split(text)
+
+
 def _expanded(pattern: str, words: dict[str, Sequence[str]]) -> str:
     """A pattern with each @name replaced by a choice among the words of that name."""
     return re.sub(r"@(\w+)", lambda name: f"(?:{'|'.join(_expanded(word, words) for word in words[name[1]])})", pattern)
 
 
+def _words(stated: dict[str, Any]) -> dict[str, Sequence[str]]:
+    words: dict[str, Sequence[str]] = stated["words"]
+    return words | {name: list(table) for name, table in stated["numbers"].items()}
+
+
 def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:
     """The rules in the file's order. Raises TypeError or KeyError for a field or a name that does not exist."""
-    words = stated["words"] | {name: list(table) for name, table in stated["numbers"].items()}
+    words = _words(stated)
     for entry in stated["rule"]:
         entry |= {name: _expanded(entry[name], words) for name in _PATTERNS if name in entry}
     return tuple(Rule(**entry) for entry in stated["rule"])
@@ -98,19 +135,23 @@ def _read(stated: dict[str, Any]) -> tuple[Rule, ...]:
 
 _STATED = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 RULES = _read(_STATED)
+PHRASES = Phrases([rule for rule in RULES if rule.pattern], _STATED["spared"])
+_SEVERAL = {name: re.compile(_expanded(pattern, _words(_STATED))) for name, pattern in _STATED["several"].items()}
 NUMBERS: dict[str, int] = {word: number for table in _STATED["numbers"].values() for word, number in table.items()}
 
 
 def digest() -> str:
     """Digest of all that decides which rule is found; examples and comments do not."""
     rules = [dataclasses.asdict(dataclasses.replace(rule, example="", but_not=())) for rule in RULES]
-    return digest_json([rules, NUMBERS, _STATED["needed"]])
+    return digest_json([rules, NUMBERS, *(_STATED[name] for name in ("words", "spared", "several"))])
 
 
-def whole_text(check: str, *, hinted: bool = False) -> WholeText:
-    """The search for phrases of a check, either for those that always count or for those that count with a hint."""
-    rules = [rule for rule in RULES if rule.check == check and rule.pattern and rule.hinted == hinted]
-    return WholeText(rules, () if hinted else _STATED["needed"].get(check, ()))
+def shows_several(text: str, asked: str) -> bool:
+    """Whether a question speaks of several images or panels, or a text says where in one file each of them lies.
+
+    Both are plain and in lower case.
+    """
+    return bool(_SEVERAL["asked"].search(asked) or _SEVERAL["said"].search(text))
 
 
 def around_word(check: str) -> tuple[AroundWord, ...]:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -87,7 +86,7 @@ def run(task: Task) -> Tally:
     """Judge every rationale and write `verdicts.parquet`. Raises InputError when too few rationales may teach."""
     account, hinted = _judge_all(task)
     if surplus := _surplus(hinted, account.selected - len(hinted), task.config.max_hinted_share):
-        account = _reject_surplus(task.draft, surplus, account)
+        account = _reject_surplus(task, surplus, account)
     if account.accepted < task.config.min_accepted:
         raise InputError(_too_few(account, task.config.min_accepted))
     if not account.accepted:
@@ -135,7 +134,7 @@ def _judge_all(task: Task) -> tuple[Account, list[str]]:
         pairs = pairing.by_question(task.inputs["questions"].path, tables.stream(folder, Rationale))
         for question, rationales in pairs:
             verdicts = verify(question, rationales, task.config)
-            account.add(verdicts, num_probes=len(rationales) - len(verdicts))
+            account.add(verdicts, num_probes=len(rationales) - len(verdicts), stratum=question.stratum)
             # By this digest it is decided which hinted ones teach: it does not depend on a row's place in the table.
             hinted += [digest_json([v.question_id, v.rationale_id])[:16] for v in verdicts if v.selected and v.hinted]
             for verdict in verdicts:
@@ -155,20 +154,21 @@ def _surplus(hinted: list[str], num_others: int, max_share: float) -> set[int]:
     return set(sorted(range(len(hinted)), key=lambda number: hinted[number])[at_most:])
 
 
-def _reject_surplus(draft: Path, surplus: set[int], before: Account) -> Account:
+def _reject_surplus(task: Task, surplus: set[int], before: Account) -> Account:
     """Write the verdicts once more, with the surplus of hinted ones rejected. Returns their account."""
     account, number = Account(probes=before.probes, validation=before.validation), itertools.count()
+    draft = task.draft
     rewritten = draft / "rewritten"
     rewritten.mkdir()
     with tables.writer(rewritten, Verdict) as write:
-        for _, own in itertools.groupby(tables.stream(draft, Verdict), lambda verdict: verdict.question_id):
+        for question, own in pairing.by_question(task.inputs["questions"].path, tables.stream(draft, Verdict)):
             verdicts = [
                 dataclasses.replace(verdict, status=Status.REJECTED, reason=OVER_SHARE, selected=False)
                 if verdict.selected and verdict.hinted and next(number) in surplus
                 else verdict
                 for verdict in own
             ]
-            account.add(verdicts)
+            account.add(verdicts, stratum=question.stratum)
             for verdict in verdicts:
                 write(verdict)
     (rewritten / f"{Verdict.stem}.parquet").replace(draft / f"{Verdict.stem}.parquet")

@@ -61,11 +61,14 @@ def test_a_verdict_on_the_words_names_its_rule_and_no_other_verdict_does():
 
 
 def test_length_is_counted_in_words_of_any_language():
-    assert reason("Круглые поры лежат между дендритами") == "accepted"
-    assert reason("丸い 孔が 明るい 組織の 間に") == "accepted"
+    russian = question(text="Какой процесс?", options=("прокат", "cast"))
+    japanese = question(text="どの工程？", options=("圧延", "cast"))
+    assert reason("Круглые поры лежат между дендритами", asked=russian) == "accepted"
+    assert reason("丸い孔が明るい組織の間にある", asked=japanese) == "accepted"
+    assert reason("丸い孔", asked=japanese) == "too_short"
     assert reason("one two three four") == "too_short"
-    assert reason("one two three four five", VerifyConfig(max_words=5)) == "accepted"
-    assert reason("one two three four five six", VerifyConfig(max_words=5)) == "too_long"
+    assert reason("Round pores in bright metal", VerifyConfig(max_words=5)) == "accepted"
+    assert reason("Round pores in bright metal here", VerifyConfig(max_words=5)) == "too_long"
 
 
 def test_repetition_is_the_share_of_runs_that_were_there_before():
@@ -103,7 +106,7 @@ def test_what_lies_beside_the_image_must_not_be_cited(phrase):
         "According to the legend, the dashed line is the control",
         "According to the text in the image, this is the left side",
         "The text label reads left, and the pores are round",
-        "Legendary captain of textures and articles of wear",
+        "Legendary captain of round textures and bright articles of wear",
     ],
 )
 def test_what_stands_in_the_image_may_be_cited(phrase):
@@ -185,7 +188,7 @@ def test_letters_of_options_must_not_be_named_where_options_are_shuffled(phrase)
     "phrase",
     [
         "The pores lack vitamin B and they are round",
-        "Hepatitis B is a correct finding of this kind",
+        "Hepatitis B is a correct finding with round cells and dark nuclei",
         "Panel B is the right lung with round pores",
         "Panel (B) and arrow (A) show round pores",
         "Figure B shows pores that are round",
@@ -228,6 +231,7 @@ def test_letters_that_the_question_or_its_options_hold_may_be_named_but_not_as_o
         "The right option is given: the pores are round",
         "I was told that the pores are round",
         "By the hint, the pores must be round",
+        "Knowing that the correct option is cast, pores are round",
         "The ground truth says that pores are round",
     ],
 )
@@ -240,7 +244,6 @@ def test_an_answer_that_was_told_must_not_be_spoken_of_even_where_none_was(phras
     [
         "As stated, the pores of the metal are round",
         "As if nobody had told me, the pores are round",
-        "Knowing that the correct option is cast, pores are round",
         "This is hinted at, and the pores are round",
     ],
 )
@@ -304,7 +307,7 @@ def test_a_teacher_that_saw_no_image_is_found_out(text):
     "text",
     [
         "The scan shows no fracture, and we cannot see the lung apex.",
-        "In the image, no contrast was given.",
+        "In the image, no contrast was given, and pores are round.",
         "One cannot see grain boundaries at this magnification.",
         "Without contrast, the image is dark.",
     ],

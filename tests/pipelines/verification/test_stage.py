@@ -152,10 +152,15 @@ def test_the_tally_counts_rejections_by_rule_of_phrases(tmp_path):
     rationales = [rationale(text, id=f"r{n}", number=n) for n, text in enumerate(texts)]
     tally, verdicts = run(tmp_path, [question(id="q1")], rationales)
     assert tally.facts["rules"] == {
+        "chatter": {"answer_inside": 1},
         "cites_caption": {"caption": 2, "legend_says": 1},
         "cites_missing_image": {"pair_of_images": 1},
     }
-    assert [v.rule for v in verdicts] == [None, "caption", "caption", "legend_says", None, "pair_of_images"]
+    assert tally.facts["strata"]["seen"] == {
+        "reasons": {"cites_caption": 3, "accepted": 1, "chatter": 1, "cites_missing_image": 1},
+        "rules": {"caption": 2, "legend_says": 1, "answer_inside": 1, "pair_of_images": 1},
+    }
+    assert [v.rule for v in verdicts] == [None, "caption", "caption", "legend_says", "answer_inside", "pair_of_images"]
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0, 0), (0.1, 1), (0.5, 9), (0.25, 3), (1, 12)])
@@ -268,6 +273,8 @@ def test_whatever_the_teacher_wrote_the_account_adds_up(tmp_path, rows, settings
     assert tally.rows["rationales"] == sum(
         [tally.rows["accepted"], *tally.reasons.values(), *tally.quarantined.values()]
     )
+    counted = [sum(own["reasons"].values()) for own in tally.facts["strata"].values()]
+    assert sum(counted) == len(real)
     for phrase_reason, rules in tally.facts["rules"].items():
         assert sum(rules.values()) == tally.facts["rejected"][phrase_reason]
     kept_back = [tally.rows.get(status, 0) for status in ("rejected", "failed", "quarantined")]
