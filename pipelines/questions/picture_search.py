@@ -1,7 +1,12 @@
 """Perceptual hashes of pictures -> for each the few others whose regions have the most similar spectra, in any pose."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from pipelines.images.perceptual_hash import NUM_WAVES, POSES, Kind, Regions, regions, spectra
 
@@ -56,28 +61,39 @@ class Searchable:
 def search(left: Searchable, right: Searchable) -> Found:
     """For each picture of `left` the most similar ones of `right`, by their most similar regions, with the pose in
     which these are. No picture is found for itself."""
-    found = [np.empty(0, FOUND)]
-    prepared = []
+    prepared: list[_Prepared] = []
     for left_kinds, right_kinds in _COMPARED:
         of_right = right.of_kinds(right_kinds)
         blocks = np.split(of_right, np.arange(_RIGHT_AT_ONCE, len(of_right), _RIGHT_AT_ONCE))
         prepared.append((left_kinds, [(block, _by_parity(right.spectra[block])) for block in blocks if len(block)]))
-    for first in range(0, len(left.start) - 1, _LEFT_AT_ONCE):
-        last = min(first + _LEFT_AT_ONCE, len(left.start) - 1)
-        best = np.empty(0, FOUND)
-        for left_kinds, right_blocks in prepared:
-            ours = left.of_kinds(left_kinds, first, last)
-            parts = [_by_parity(each) for each in (left.spectra[ours], left.spectra[ours].transpose(0, 2, 1))]
-            for theirs, their_parts in right_blocks:
-                similarity = np.maximum(*(_best_pose(part, their_parts) for part in parts))
-                if similarity.max(initial=0) < MIN_SIMILARITY:
-                    continue
-                i, j = np.nonzero(similarity >= MIN_SIMILARITY)
-                best = _most_similar(np.concatenate([best, _rows(left, right, ours[i], theirs[j], similarity[i, j])]))
-        found.append(best)
-    joined = np.concatenate(found)
+    starts = range(0, len(left.start) - 1, _LEFT_AT_ONCE)
+    best = partial(_best, left, right, prepared)
+    if len(starts) > 1:  # one thread a chunk: a product is too small to gain from several of its own
+        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(best, starts))
+    else:
+        found = [best(first) for first in starts]
+    joined: Found = np.concatenate([np.empty(0, FOUND), *found])
     joined["pose"] = _poses(left, right, joined)
     return joined
+
+
+_Prepared = tuple[tuple[Kind, ...], list[tuple[Indices, list[Grid]]]]  # kinds of the left; regions of the right, parts
+
+
+def _best(left: Searchable, right: Searchable, prepared: list[_Prepared], first: int) -> Found:
+    """What is found for _LEFT_AT_ONCE pictures of `left`, from `first` on; without poses."""
+    last = min(first + _LEFT_AT_ONCE, len(left.start) - 1)
+    best = np.empty(0, FOUND)
+    for left_kinds, right_blocks in prepared:
+        ours = left.of_kinds(left_kinds, first, last)
+        parts = [_by_parity(each) for each in (left.spectra[ours], left.spectra[ours].transpose(0, 2, 1))]
+        for theirs, their_parts in right_blocks:
+            similarity = np.maximum(*(_best_pose(part, their_parts) for part in parts))
+            if similarity.max(initial=0) >= MIN_SIMILARITY:
+                i, j = np.nonzero(similarity >= MIN_SIMILARITY)
+                best = _most_similar(np.concatenate([best, _rows(left, right, ours[i], theirs[j], similarity[i, j])]))
+    return best
 
 
 def _by_parity(of: Grid) -> list[Grid]:

@@ -24,7 +24,7 @@ def picture(seed: int, size=(300, 240)) -> Image.Image:
     for cells, weight in ((4, 1.0), (9, 0.8), (24, 0.6)):
         noise = Image.fromarray(rng.random((cells, cells)).astype(np.float32))
         layers += weight * np.asarray(noise.resize(size, Image.Resampling.BICUBIC))
-    scaled = 255 * (layers - layers.min()) / np.ptp(layers)
+    scaled = 255 * (layers - layers.min()) / (np.ptp(layers) or 1)
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 

@@ -349,8 +349,9 @@ LACKING = {
         SHARED_WORDS,
         ["--set", 'questions.curation.decontaminate_by=["image", "text"]'],
         "Nothing is left to train on: of 4 rows with the split train, none is kept (contaminated_text 4). "
-        "contaminated_text: an evaluation question has the same question text, with the same options, right answer, image "
-        "or figure. Where that tells nothing of what is examined, as one wording for all questions does not, leave this level out: "
+        "contaminated_text: an evaluation question has the same question text, with the same options, right answer, "
+        "image or figure. Where that tells nothing of what is examined, as one wording for all questions does not, "
+        "leave this level out: "
         """--set 'questions.curation.decontaminate_by=["image"]'""",
     ),
     "image": (
