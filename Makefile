@@ -5,6 +5,7 @@
 #   make test-fast      the tests that start no engine and are not slow
 #   make check          format, lint, types, import laws
 #   make bench-questions  time and memory of the questions stage, from 10,000 to 1,000,000 rows
+#   make bench-contamination  copied images that curation finds again, others that it takes for them, and the cost
 #   make bench-images  speed, size and looks of images that pass the image sandbox
 #   make bench-teacher  the teacher against raw vLLM and Ray Data LLM, killed and resumed, and its machinery alone
 #   make bench-reading  what images cost on their way to models
@@ -29,7 +30,7 @@ RUN := .venv/bin/python
 TWO_PROCESSES := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test test-fast check bench-questions bench-images bench-reading bench-teacher bench-train bench-examination bench-coverage bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test test-fast check bench-questions bench-contamination bench-images bench-reading bench-teacher bench-train bench-examination bench-coverage bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -50,6 +51,9 @@ check: setup
 
 bench-questions: setup
 	@$(RUN) -m tests.benchmarks.bench_questions $(ROWS)
+
+bench-contamination: setup
+	@$(RUN) -m tests.benchmarks.bench_contamination $(IMAGES)
 
 bench-images: setup
 	@$(RUN) -m tests.benchmarks.bench_images $(IMAGES)

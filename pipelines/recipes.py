@@ -174,7 +174,7 @@ def _pmc_vqa(teach: TeachConfig, cluster: ClusterShape = _8XH200) -> PipelinesRe
                 SourceConfig(reader="pmc_vqa", table="train.csv", images="images.zip", split=Split.TRAIN),
                 SourceConfig(reader="pmc_vqa", table="test_clean.csv", images="images.zip", split=Split.TEST),
             ),
-            curation=CurationConfig(validation_share=0.01, shuffle_options=True),
+            curation=CurationConfig(decontaminate_by=tuple(Level), validation_share=0.01, shuffle_options=True),
         ),
         teach=teach,
         verify=VerifyConfig(),

@@ -28,8 +28,8 @@ _HELD_PER_CHILD = 2  # of these, how many a child holds: the next one is there w
 _SELF_DESTRUCT_S = 5.0  # after its time limit, a child ends itself: the parent that should have ended it is gone
 _PRELOADED = [  # imported once by the server that children are forked from, so that a new child starts at once
     "pipelines.images.sandbox",
-    "imagehash",
-    "scipy.fftpack",
+    "pipelines.images.same_picture",
+    "cv2",
     *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP")),
 ]
 _READY, _DONE, _RAISED = "ready", "done", "raised"  # what a child says, besides OUT_OF_MEMORY

@@ -101,6 +101,18 @@ def decode(data: bytes) -> Image.Image:
     return _rgb(_decoded(data, stretch_tiff=False)[0])
 
 
+def decode_small(data: bytes, side: int) -> Image.Image:
+    """An image that `normalise` stored, in grey or RGB; a large one may come smaller, but with `side` pixels at its
+    longer side. Raises UnreadableImageError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(_KEPT_FORMATS)) as image:
+            longer = max(image.size)
+            image.draft(None, (side * image.width // longer, side * image.height // longer))
+            return image.convert("L" if image.mode == "L" else "RGB")
+    except Exception as error:  # decoders meet damaged bytes with whatever their code happens to raise
+        raise UnreadableImageError("damaged_image") from error
+
+
 _Decoded = tuple[Image.Image, str, bool, list[str]]  # mode L or RGB, format, whether that is lossy, changes
 
 

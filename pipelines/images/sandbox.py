@@ -9,19 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
-from PIL import Image
-
 from infra.digests import digest_bytes
 from pipelines.images import decoding, image_bytes
 from pipelines.images.confined_processes import ConfinedPool
 from pipelines.images.decoding import Box, Normal, UnreadableImageError
+from pipelines.images.perceptual_hash import perceptual_hash
 from pipelines.records import StoredImage
 
 TIMEOUT_S = 20.0
 MEMORY_BYTES = 2 << 30  # of a child, in addition to what it has at its start: enough for the largest accepted image
-_REDUCING_GAP = 3.0  # averages first, in whole steps: as good as without, says Pillow, and several times quicker
-_MIN_CONTRAST = 2.0  # standard deviation of grey values; images below it cannot be told apart
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,16 +71,6 @@ def parse_box(crop: str) -> Box | None:
         return None
     left, top, right, bottom = (float(edge) for edge in crop.split(","))
     return left, top, right, bottom
-
-
-def perceptual_hash(image: Image.Image) -> str:
-    """The 64-bit pHash of an image, 16 hexadecimal digits; empty for a flat image, whose hash would be chance."""
-    import imagehash
-
-    small = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
-    if np.asarray(small).std() < _MIN_CONTRAST:
-        return ""
-    return str(imagehash.phash(small))
 
 
 class Decode(Protocol):

@@ -6,6 +6,7 @@ nothing.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -22,6 +23,8 @@ from infra.progress import Progress
 from pipelines.questions import check
 from pipelines.questions import stage as questions
 from pipelines.questions.config import QuestionsConfig
+from pipelines.questions.curation import CurationConfig
+from pipelines.questions.decontamination import Level
 from pipelines.questions.sources.source import READERS, SourceConfig
 from pipelines.records import Split
 
@@ -80,7 +83,10 @@ def _config(options: argparse.Namespace) -> QuestionsConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     limits = [] if options.limit is None else [f"limit={options.limit}"]
-    changed: QuestionsConfig = recipes.changed(QuestionsConfig(sources=(one,)), STAGE, [*options.set, *limits])
+    config = QuestionsConfig(sources=(one,))
+    if one.reader == "pmc_vqa":  # figures of one article show the same patients and share their caption
+        config = dataclasses.replace(config, curation=CurationConfig(decontaminate_by=tuple(Level)))
+    changed: QuestionsConfig = recipes.changed(config, STAGE, [*options.set, *limits])
     return changed
 
 

@@ -26,7 +26,7 @@ class QuestionsConfig(StageConfig):
 
     stage: ClassVar[str] = "questions"
     module: ClassVar[str] = "pipelines.questions.stage"
-    contract: ClassVar[int] = 4
+    contract: ClassVar[int] = 5
     listed_materials: ClassVar[tuple[str, ...]] = ("folder",)
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     folder: str | None = None

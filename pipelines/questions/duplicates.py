@@ -1,9 +1,11 @@
 """Questions -> those that repeat an earlier one: exactly, in other words, or about an image that looks the same; and
 those that contradict each other."""
 
+from collections import defaultdict
+
 import numpy as np
 
-from pipelines.questions.near_hashes import near_pairs
+from pipelines.questions.look_alikes import LookAlikes
 from pipelines.questions.row_keys import Keys, Mask, RowKeys, mixed
 
 
@@ -25,28 +27,26 @@ def text_duplicates(keys: RowKeys) -> Mask:
     return _later(mixed(keys.text, keys.options, keys.combined(keys.image_pixels)))
 
 
-def perceptual_duplicates(keys: RowKeys, distance: int) -> Mask:
-    """Rows that ask the same as an earlier row that is kept, about one image that looks the same.
-
-    distance: bits in which the hashes of such images may differ.
-    """
+def perceptual_duplicates(keys: RowKeys, alike: LookAlikes) -> Mask:
+    """Rows that ask the same as an earlier row that is kept, about one image that looks the same."""
     asked = mixed(keys.text, keys.options)
     single = np.bincount(keys.image_row, minlength=len(asked)) == 1
-    compared = keys.hashed & single[keys.image_row]
-    rows, hashes = keys.image_row[compared], keys.hashes[compared]
+    rows = keys.image_row[single[keys.image_row]]
+    pixels = keys.image_pixels[single[keys.image_row]]
+    of_picture: dict[int, list[int]] = defaultdict(list)
+    looked_at = np.isin(pixels, alike.pairs)
+    for row, picture in zip(rows[looked_at].tolist(), pixels[looked_at].tolist(), strict=True):
+        of_picture[picture].append(row)
+    pairs = {
+        (min(one, other), max(one, other))
+        for left, right in alike.pairs.tolist()
+        for one in of_picture[left]
+        for other in of_picture[right]
+        if asked[one] == asked[other]
+    }
     dropped = np.zeros(len(asked), dtype=bool)
-    same = _later(mixed(asked[rows], hashes.view(np.int64)))
-    dropped[rows[same]] = True
-    rows, hashes = rows[~same], hashes[~same]
-    _, group, size = np.unique(asked[rows], return_inverse=True, return_counts=True)
-    several = size[group] > 1
-    rows, hashes, group = rows[several], hashes[several], group[several]
-    found = [(rows[left], rows[right]) for left, right in near_pairs(hashes, hashes, distance, group)]
-    pairs = np.concatenate([np.stack([a, b], axis=1)[a < b] for a, b in found]) if found else np.empty((0, 2), int)
-    for earlier, later in np.unique(pairs[:, ::-1], axis=0)[
-        :, ::-1
-    ]:  # in this order, `earlier` is settled before it decides about `later`
-        dropped[later] |= not dropped[earlier]
+    for later, earlier in sorted((later, earlier) for earlier, later in pairs):
+        dropped[later] |= not dropped[earlier]  # `earlier` is settled, since all its own pairs came before
     return dropped
 
 

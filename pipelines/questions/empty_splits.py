@@ -79,8 +79,5 @@ def _advice(reason: str, curation: CurationConfig) -> str:
     if level == Level.IMAGE:
         return "Split the table by image: what examines must not teach."
     if level == Level.PERCEPTUAL:
-        return (
-            "Split the table by what the images show; or, where they only look alike, compare more strictly: "
-            "--set questions.curation.max_hash_distance=0"
-        )
+        return "Split the table by what the images show: what examines must not teach."
     return "`python -m pipelines.questions check PATH` shows such rows."

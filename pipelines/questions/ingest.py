@@ -6,7 +6,7 @@ Only a few 64-bit keys of each row are held in memory; its text waits in a scrat
 import dataclasses
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from infra.progress import Progress
 from pipelines.images.decoding import UnreadableImageError
 from pipelines.images.sandbox import ImageSandbox, Request
 from pipelines.questions.candidates import QUARANTINED, Candidate, key
+from pipelines.questions.figure_ids import article_id, figure_id
 from pipelines.questions.image_locations import ImageFinder
 from pipelines.questions.row_keys import Keys, Mask, RowKeys, mixed
 from pipelines.questions.sources import source as reading
@@ -33,10 +34,12 @@ ROWS_AT_ONCE = 1024
 IMAGES_PER_SHARD = 1024
 LARGE_BYTES = 16 << 20  # of tables; smaller ones are read sooner than workers of a cluster would start
 _CANDIDATES = "candidates.parquet"
+BINARY = 2  # options
+_SPELT: dict[str, Callable[[str], str]] = {"source": str, "figure": figure_id, "article": article_id}
 _KEYS = ("exact_key", "text_key", "options_key", "gold_key")
 _DECODED = pa.schema([*StoredImage.schema(), pa.field("reason", pa.string(), nullable=False)])
 _UNUSABLE = StoredImage(
-    path="", name="", crop="", source_digest="", digest="", pixel_digest="", perceptual_hash="", width=0, height=0,
+    path="", name="", crop="", source_digest="", digest="", pixel_digest="", perceptual_hash=b"", width=0, height=0,
     changes=(),
 ).as_dict()  # fmt: skip
 T = TypeVar("T")
@@ -111,7 +114,8 @@ class _Collector:
         rows = block.filter(parsed)
         self._columns.append(
             {name: rows[name].to_numpy() for name in _KEYS}
-            | {name: _keys(rows[name]) for name in ("source", "figure", "article")}
+            | {name: _keys(rows[name], spelt) for name, spelt in _SPELT.items()}
+            | {"num_options": pc.list_value_length(rows["options"]).to_numpy()}
             | {"evaluation": pc.equal(rows["split"], str(Split.TEST)).to_numpy()}
         )
         self._add_images(rows)
@@ -141,8 +145,8 @@ class _Collector:
         )
 
 
-def _keys(texts: pa.ChunkedArray) -> Keys:
-    return np.array([key(text) if text else 0 for text in texts.to_pylist()], np.int64)
+def _keys(texts: pa.ChunkedArray, spelt: Callable[[str], str]) -> Keys:
+    return np.array([key(spelt(text)) if text else 0 for text in texts.to_pylist()], np.int64)
 
 
 def read(sources: Sequence[Source], scratch: Path, limit: int | None, progress: Progress) -> IngestedRows:
@@ -220,25 +224,22 @@ def keys_of_usable(rows: IngestedRows, decoded: pa.Table, usable: Mask) -> RowKe
     of_usable = usable[rows.image_row]
     number = rows.image_number[of_usable]
     keys = {name: values[usable] for name, values in rows.keys.items()}
-    hashes = _digest_keys(decoded["perceptual_hash"]).view(np.uint64)
-    hashed = pc.not_equal(decoded["perceptual_hash"], "").to_numpy()
     return RowKeys(
         evaluation=rows.evaluation[usable],
         exact=mixed(keys["exact_key"], keys["source"]),
         text=keys["text_key"],
         options=keys["options_key"],
         gold=keys["gold_key"],
+        binary=keys["num_options"] == BINARY,
         figure=keys["figure"],
         article=keys["article"],
         image_row=(np.cumsum(usable) - 1)[rows.image_row[of_usable]],
-        image_source=_digest_keys(decoded["source_digest"])[number],
-        image_pixels=_digest_keys(decoded["pixel_digest"])[number],
-        hashes=hashes[number],
-        hashed=hashed[number],
+        image_source=digest_keys(decoded["source_digest"])[number],
+        image_pixels=digest_keys(decoded["pixel_digest"])[number],
     )
 
 
-def _digest_keys(digests: pa.ChunkedArray) -> Keys:
+def digest_keys(digests: pa.ChunkedArray) -> Keys:
     """The first 64 bits of hexadecimal digests."""
     heads = (int(digest[:16], 16) if digest else 0 for digest in digests.to_pylist())
     return np.fromiter(heads, np.uint64, len(digests)).view(np.int64)

@@ -26,9 +26,9 @@ class RowKeys:
     """What is compared of the rows that may become questions.
 
     Arrays with one entry for each row, in the order of the sources: evaluation (the row is for examination), exact
-    (key of source, text and options as they are), text, options, gold (keys of the normalised ones), figure, article
-    (0 where unknown). Arrays with one entry for each image of each row, in the same order: image_row (index of the
-    row), image_source (key of the file's bytes), image_pixels, hashes (pHash), hashed (whether it has one).
+    (key of source, text and options as they are), text, options, gold (keys of the normalised ones), binary (whether it
+    has two options), figure, article (0 where unknown). Arrays with one entry for each image of each row, in the same
+    order: image_row (index of the row), image_source (key of the file's bytes), image_pixels.
     """
 
     evaluation: Mask
@@ -36,13 +36,12 @@ class RowKeys:
     text: Keys
     options: Keys
     gold: Keys
+    binary: Mask
     figure: Keys
     article: Keys
     image_row: npt.NDArray[np.int64]
     image_source: Keys
     image_pixels: Keys
-    hashes: npt.NDArray[np.uint64]
-    hashed: Mask
 
     def rows_with(self, marks: Mask) -> Mask:
         """Rows with at least one marked image. marks: one for each image."""
@@ -54,8 +53,8 @@ class RowKeys:
         """The keys of the marked rows alone."""
         place = np.cumsum(rows) - 1
         of_images = rows[self.image_row]
-        by_row = ("evaluation", "exact", "text", "options", "gold", "figure", "article")
-        by_image = ("image_source", "image_pixels", "hashes", "hashed")
+        by_row = ("evaluation", "exact", "text", "options", "gold", "binary", "figure", "article")
+        by_image = ("image_source", "image_pixels")
         return RowKeys(
             image_row=place[self.image_row[of_images]],
             **{name: getattr(self, name)[rows] for name in by_row},

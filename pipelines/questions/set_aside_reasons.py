@@ -13,7 +13,7 @@ _SHARED = {
     Level.PERCEPTUAL: "an image that looks the same",
     Level.FIGURE: "the same figure",
     Level.ARTICLE: "the same article",
-    Level.TEXT: "the same question text",
+    Level.TEXT: "the same question text, with the same options, right answer, image or figure",
 }
 
 MEANING = {

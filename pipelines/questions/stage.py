@@ -26,6 +26,7 @@ from pipelines.questions.candidates import QUARANTINED, REJECTED, Candidate
 from pipelines.questions.config import QuestionsConfig
 from pipelines.questions.curation import CurationResult
 from pipelines.questions.ingest import IngestedRows
+from pipelines.questions.look_alikes import LookAlikes, Pictures
 from pipelines.questions.option_shuffling import shuffled
 from pipelines.questions.row_keys import Mask
 from pipelines.questions.sources import source as reading
@@ -65,12 +66,15 @@ def read(task: Task) -> Tally:
     rows = ingest.read(sources, scratch, config.limit, task.progress)
     decoded = ingest.decode_images(rows, task.draft, config.max_pixels, task.progress, large=ingest.is_large(sources))
     usable = ingest.usable_rows(rows, decoded)
-    curated = curation.curate(ingest.keys_of_usable(rows, decoded, usable), config.curation)
+    keys = ingest.keys_of_usable(rows, decoded, usable)
+    pictures = Pictures.of(ingest.digest_keys(decoded["pixel_digest"]), decoded, str(task.draft))
+    alike = curation.look_alikes(keys, config.curation, pictures)
+    curated = curation.curate(keys, config.curation, alike)
     account = _write(task, rows, decoded, _Judgements.of(rows, usable, curated))
     shutil.rmtree(scratch)
     if account.num_rows != rows.num_rows:
         raise AssertionError(f"{rows.num_rows} rows were read, and {account.num_rows} are accounted for")
-    return account.tally(sources, curated, drawn.get("notes", []))
+    return account.tally(sources, curated, alike, drawn.get("notes", []))
 
 
 def _check_names(sources: list[Source]) -> None:
@@ -125,7 +129,7 @@ class _Account:
         """All rows that were counted."""
         return self.set_aside.total() + self.questions.total()
 
-    def tally(self, sources: list[Source], curated: CurationResult, notes: list[str]) -> Tally:
+    def tally(self, sources: list[Source], curated: CurationResult, alike: LookAlikes, notes: list[str]) -> Tally:
         """The tally of the artifact: rows read = questions + rejected + quarantined, of all sources and of each."""
         tables_read = [(source.name, source.file) for source in sources]
         whole = self._of(tables_read)
@@ -139,7 +143,13 @@ class _Account:
             for source, table in zip(sources, tables_read, strict=True)
         ]
         facts = {
+            "training_rows": curated.training,
             "contamination": curated.contamination,
+            "look_alikes": {
+                "images": alike.num_compared,
+                "candidates": alike.num_candidates,
+                "confirmed": len(alike.pairs),
+            },
             "duplicates": curated.duplicates,
             "letters": {name: dict(sorted(letters.items())) for name, letters in self.letters.items()},
             "image_changes": dict(sorted(self.changes.items(), key=lambda each: (-each[1], each[0]))),

@@ -140,9 +140,9 @@ class StoredImage(Record):
 
     path: below the artifact's folder. name: as the source calls it. crop: `left,top,right,bottom` in the source's
     pixels; empty for all of it. source_digest, digest: SHA-256 of the source's bytes and of the stored ones.
-    pixel_digest: SHA-256 of the pixels before they were encoded, whatever the format. perceptual_hash: 64 bits in
-    hexadecimal; empty for a flat image. changes: what was changed, in order; empty where the source's own coded
-    pixels are stored.
+    pixel_digest: SHA-256 of the pixels before they were encoded, whatever the format. perceptual_hash: see
+    `images.perceptual_hash`; empty for a flat image. changes: what was changed, in order; empty where the source's own
+    coded pixels are stored.
     """
 
     stem: ClassVar[str] = "images"
@@ -153,7 +153,7 @@ class StoredImage(Record):
     source_digest: str
     digest: str
     pixel_digest: str
-    perceptual_hash: str
+    perceptual_hash: bytes
     width: int
     height: int
     changes: tuple[str, ...]

@@ -100,7 +100,7 @@ def stored_image(path: str, digest: str, side: int) -> StoredImage:
         source_digest=digest,
         digest=digest,
         pixel_digest="",
-        perceptual_hash="",
+        perceptual_hash=b"",
         width=side,
         height=side,
         changes=(),

@@ -91,9 +91,13 @@ def test_a_teacher_at_an_endpoint_goes_through_the_whole_flow_and_one_that_does_
 def test_a_split_that_is_empty_is_told_with_why(tmp_path):
     own, several = tmp_path / "own", json.dumps([{"reader": "folder"}])
     pocket.write(own, pocket.PocketConfig(num_train_questions=4, num_test_questions=4))
-    # All drawn questions ask in the same words, which the recipe's curation takes for contamination.
-    (finding,) = rehearsed("pmc_vqa_8xh200", tmp_path, f"questions.folder={own}", f"questions.sources={several}")
-    told = r"questions: Nothing is left to train on: .*split train, none is kept \(contaminated_text 4\).* --set '"
+    changes = (
+        f"questions.folder={own}",
+        f"questions.sources={several}",
+        "questions.curation.validation_share=0.9999999",
+    )
+    (finding,) = rehearsed("pmc_vqa_8xh200", tmp_path, *changes)
+    told = r"questions: Nothing is left to train on: 4 questions are kept for validation\. Lower "
     assert re.match(told, finding)
 
 

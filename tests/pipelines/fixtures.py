@@ -172,7 +172,7 @@ def put_images(folder, pictures) -> None:
                 source_digest=digest_bytes(data),
                 digest=digest_bytes(data),
                 pixel_digest="",
-                perceptual_hash="",
+                perceptual_hash=b"",
                 width=picture.width,
                 height=picture.height,
                 changes=(),

@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.errors import InputError
 from pipelines.questions.candidates import Candidate, Origin, RejectedError, line
+from pipelines.questions.figure_ids import article_of_figure
 from pipelines.questions.table_readers import column_names
 from pipelines.records import LETTERS, Split
 
@@ -29,7 +30,6 @@ _PREFIX = re.compile(rf"[{_QUOTES}\s]*([A-D])\s*[:：]\s*")
 _DOTTED = re.compile(rf"[{_QUOTES}\s]*([A-D])[.)]\s*")
 _MIN_PREFIXES = 3
 _LABEL = re.compile(r"^\W*([A-D])\W*$", re.IGNORECASE)
-_ARTICLE = re.compile(r"PMC\d+", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +53,6 @@ def candidates(row: dict[str, Any], origin: Origin) -> Iterator[Candidate]:
     gold = _gold(choices, cells)
     name = cells["Figure_path"].strip()
     stem = posixpath.splitext(posixpath.basename(name.replace("\\", "/")))[0]
-    article = _ARTICLE.match(stem)
     yield origin.candidate(
         split=origin.split or _split(cells, origin),
         images=[name],
@@ -61,7 +60,7 @@ def candidates(row: dict[str, Any], origin: Origin) -> Iterator[Candidate]:
         options=[choice.text for choice in choices],
         gold=gold.column,
         figure=line(stem).casefold(),
-        article=article[0].upper() if article else "",
+        article=article_of_figure(line(stem)),
         caption=line(cells.get("Caption", "")),
     )
 

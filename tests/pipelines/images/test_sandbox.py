@@ -1,4 +1,3 @@
-import io
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipelines.images import sandbox
 from pipelines.images.sandbox import ImageSandbox, Request
 from tests.benchmarks import fuzz_images
 
@@ -82,26 +80,6 @@ def test_pixels_have_one_digest_in_every_format_and_each_crop_its_own(folder):
     assert png.pixel_digest == bmp.pixel_digest != part.pixel_digest
     assert png.source_digest == part.source_digest != bmp.source_digest
     assert (part.width, part.height, part.changes) == (9, 9, ("cropped",))
-
-
-def test_a_perceptual_hash_outlives_another_quality_and_size_and_tells_images_apart():
-    def bits(one, two):
-        return (int(sandbox.perceptual_hash(one), 16) ^ int(sandbox.perceptual_hash(two), 16)).bit_count()
-
-    def saved(image, quality):
-        buffer = io.BytesIO()
-        image.save(buffer, format="JPEG", quality=quality)
-        return Image.open(buffer)
-
-    for seed in range(10):
-        image = picture(seed, 200)
-        assert bits(saved(image, 95), saved(image, 40)) <= 3
-        assert bits(image, image.resize((90, 90))) <= 3
-        assert bits(image, picture(seed + 100, 200)) > 12
-
-
-def test_a_flat_image_has_no_perceptual_hash():
-    assert sandbox.perceptual_hash(Image.new("RGB", (50, 50), "grey")) == ""
 
 
 def crash(request, max_pixels):

@@ -343,13 +343,15 @@ def test_check_says_what_the_flow_with_the_same_words_does(tmp_path, capfd, word
         assert not (tmp_path / "runs/r/questions").exists()
 
 
+SHARED_WORDS = [row(n, question=f"Which is {n % 4}?", options=["x", "y", "z"]) for n in range(8)]
 LACKING = {
     "text": (
-        SAME_WORDS,
+        SHARED_WORDS,
         ["--set", 'questions.curation.decontaminate_by=["image", "text"]'],
         "Nothing is left to train on: of 4 rows with the split train, none is kept (contaminated_text 4). "
-        "contaminated_text: an evaluation question has the same question text. Where that tells nothing of what is "
-        "examined, as one wording for all questions does not, leave this level out: "
+        "contaminated_text: an evaluation question has the same question text, with the same options, right answer, "
+        "image or figure. Where that tells nothing of what is examined, as one wording for all questions does not, "
+        "leave this level out: "
         """--set 'questions.curation.decontaminate_by=["image"]'""",
     ),
     "image": (

@@ -198,10 +198,10 @@ def test_training_rows_that_an_evaluation_holds_are_rejected_by_the_level_that_t
     source = write(
         tmp_path / "mine",
         [
-            row(4, figure="F4"),
+            row(4, figure="F4", options=["x", "y", "z"]),
             row(0, image="images/4.png"),
             row(1, figure="F4"),
-            row(2, question="what IS number 4"),
+            row(2, question="what IS number 4", options=["z", "y", "x"]),
             row(3),
         ],
     )
