@@ -32,6 +32,7 @@ for name in (
 gc.disable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
 def pytest_collection_modifyitems(items):
     """Two processes share the tests: what starts an engine is all in one of them, and the rest goes by files."""
     for item in items:
