@@ -32,14 +32,21 @@ for name in (
 gc.disable()
 
 
-@pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests: what starts an engine is all in one of them, and the rest goes by files."""
     for item in items:
         if item.path.is_relative_to(REAL_ENGINES):
             item.add_marker(pytest.mark.engine)
-        together = "engines" if item.get_closest_marker("engine") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(together))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Of two processes one has all real engines, one after the other; the rest goes by files to whoever is free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class EnginesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "engines" if nodeid.startswith("tests/flow/") else super()._split_scope(nodeid)
+
+    return EnginesTogether(config, log)
 
 
 def pytest_collection_finish(session):
