@@ -27,7 +27,7 @@ PROFILE ?= cpu
 RUNS ?= runs
 UI_PORT ?= 5000
 RUN := .venv/bin/python
-TWO_PROCESSES := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help setup demo test test-fast check bench-questions bench-contamination bench-images bench-reading bench-teacher bench-train bench-examination bench-coverage bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models

@@ -3,11 +3,14 @@
 import gc
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from infra import privacy
+
+REAL_ENGINES = Path(__file__).parent / "flow"
 
 # Machines that run tests are busy, and what passes once must pass again; `make fuzz` is for what nobody thought of.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -30,10 +33,20 @@ gc.disable()
 
 
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests: what starts an engine is all in one of them, and the rest goes by files."""
     for item in items:
-        together = "engines" if item.get_closest_marker("engine") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(together))
+        if item.path.is_relative_to(REAL_ENGINES):
+            item.add_marker(pytest.mark.engine)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Of two processes one has all real engines, one after the other; the rest goes by files to whoever is free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class EnginesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "engines" if nodeid.startswith("tests/flow/") else super()._split_scope(nodeid)
+
+    return EnginesTogether(config, log)
 
 
 def pytest_collection_finish(session):

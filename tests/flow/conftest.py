@@ -29,12 +29,6 @@ SMALL = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.engine)
-
-
 @dataclasses.dataclass(frozen=True)
 class Ended:
     """How a command ended: its exit code, all that it printed, and how long it took."""
