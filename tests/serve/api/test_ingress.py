@@ -220,7 +220,7 @@ def test_body_above_the_limit_is_refused_whether_it_says_so_or_not():
 
 
 def test_four_hundred_half_sent_bodies_hold_up_nobody():
-    made = ingress(capacity=4, waiting=4, bodies=BodyReader(read_timeout_s=3))
+    made = ingress(capacity=4, waiting=4, bodies=BodyReader(read_timeout_s=8))
     with serving(made) as port:
         half = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
@@ -228,7 +228,7 @@ def test_four_hundred_half_sent_bodies_hold_up_nobody():
             client.sendall(half)
         started = time.monotonic()
         assert [post(port, chat())[0] for _ in range(20)] == [200] * 20
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8  # before any of them is given up
         clients[0].settimeout(10)
         assert parsed(clients[0].recv(65536))[0] == 408
         for client in clients:
