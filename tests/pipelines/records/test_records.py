@@ -31,4 +31,5 @@ def test_every_record_has_a_schema_and_a_table_name_of_its_own():
     kinds = (Question, Rationale, Verdict, TrainingExample, Prediction)
     assert len({kind.stem for kind in kinds}) == len(kinds)
     assert len({str(kind.schema()) for kind in kinds}) == len(kinds)
-    assert [field.name for field in Prediction.schema() if field.nullable] == ["mistake", "letter", "error"]
+    said = ["mistake", "letter", "read_as", "missing", "text_letter", "lenient_letter", "error"]
+    assert [field.name for field in Prediction.schema() if field.nullable] == said

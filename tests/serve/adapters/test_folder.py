@@ -67,13 +67,13 @@ def test_adapter_as_fitting_saves_it_is_served(tmp_path, base):
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(base.source, dtype="auto", trust_remote_code=False)
     adapted = adapter.attach(model, rank=16, alpha=32, seed=0, base=base.source)
-    adapter.save(adapted, tmp_path, "# An adapter")
+    adapter.save(adapted, tmp_path)
     (tmp_path / "training.json").write_text("{}")
     assert "nothing was learned" in refusal(tmp_path, base)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.1
-    adapter.save(adapted, tmp_path, "# An adapter")
+    adapter.save(adapted, tmp_path)
     opened = adapter_folder.open_adapter(tmp_path, base)
     assert (opened.rank, set(opened.modules)) == (16, set(base.layers))
 
