@@ -189,6 +189,8 @@ def _timeouts(configs: Configs) -> Iterator[str]:
     """Timeouts that are too short for an answer of the length that is allowed."""
     teach, deploy, examination = configs["teach"], configs["deploy"], configs["examination"]
     asked = [("teach.timeout_s", "", teach.timeout_s, teach.max_tokens)]
+    if reread := configs["verify"].reread:
+        asked.append(("verify.reread.timeout_s", "", reread.timeout_s, reread.max_tokens))
     for arm in examination.by_arm():
         tokens = examination.tokens_for(arm)
         field, advice = _budget(examination, arm, timeout_s=math.ceil(tokens / SLOWEST_TOKENS_PER_S))

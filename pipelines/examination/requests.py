@@ -93,7 +93,7 @@ class ArmRequests:
 
     def request_set(self, questions_artifact: Path) -> RequestSet:
         """The requests about every test question. Raises InputError, as it is gone through, where examples lack."""
-        return RequestSet(self.own, lambda: examined_questions(questions_artifact), self.of)
+        return RequestSet(self.own, lambda: ((each, self.of(each)) for each in examined_questions(questions_artifact)))
 
     def of(self, question: Question) -> list[Request]:
         """The requests about a question: by entry, then by rotation, a repeated one after its first."""

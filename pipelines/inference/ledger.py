@@ -332,5 +332,5 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
     what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
     return ArtifactError(
         f"The ledger {path} {what}. Every answer that was finished is kept; free space, or name another place (--set "
-        "teach.ledger=PATH, --set examination.ledger=PATH), and run the stage again."
+        "teach.ledger=PATH, verify.reread.ledger=PATH or examination.ledger=PATH), and run the stage again."
     )

@@ -36,6 +36,15 @@ MATCHA_SYSTEM = (
 MATCHA_PROMPT = "Question: {question}\nAnswer with the option's letter from the given choices directly:\n"
 LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
+# Of the second reader, who is shown no image. "Undecided" and not "none", which may be an option.
+REREAD_PROMPT = (
+    "Here is a question about an image that you are not shown:\n\n{question}\n\n"
+    "And here is what somebody who saw it reasoned:\n\n<reasoning>\n{body}\n</reasoning>\n\n"
+    "Which option does the reasoning arrive at? Go by what it says, not by what you hold to be right. Say in one "
+    "sentence what it concludes. " + FINAL_LINE_INSTRUCTION + "; or, where it arrives at no option or at several: "
+    "Answer: undecided"
+)
+
 _INSTRUCTION_OF = {
     Prompt.ANSWER: ANSWER_INSTRUCTION,
     Prompt.RATIONALE: RATIONALE_INSTRUCTION,
@@ -98,6 +107,11 @@ def explain_prompt(question: Question) -> str:
     return f"{asked(question)}\n{EXPLAIN_INSTRUCTION}"
 
 
+def reread_prompt(question: Question, body: str) -> str:
+    """The words that ask at which option somebody's reasoning arrives. body: without its answer."""
+    return REREAD_PROMPT.format(question=asked(question), body=body)
+
+
 def asked(question: Question) -> str:
     """The part of every prompt that is the question's own."""
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
@@ -114,6 +128,11 @@ def digest() -> str:
     words["explain"] = [explain_prompt(_PROBE)]
     words["targets"] = [target(_PROBE, None), target(_PROBE, "r"), target(_PROBE, "r", answer_first=True)]
     return digest_json(words)
+
+
+def reread_digest() -> str:
+    """Digest of every word that a second reader is told beside the reasoning."""
+    return digest_json(reread_prompt(_PROBE, "r"))
 
 
 def examined_digest(named: Prompt) -> str:

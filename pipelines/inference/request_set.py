@@ -102,24 +102,18 @@ class Answered:
 class RequestSet:
     """The requests of all questions of a run to one model; gone through as often as needed, never all in memory.
 
-    questions: gives them anew at each call. requests_of: what a question is asked.
+    asked: gives each question with all that it is asked, anew at each call.
     """
 
-    def __init__(
-        self,
-        config: InferenceConfig,
-        questions: Callable[[], Iterator[Question]],
-        requests_of: Callable[[Question], list[Request]],
-    ) -> None:
+    def __init__(self, config: InferenceConfig, asked: Callable[[], Iterator[tuple[Question, list[Request]]]]) -> None:
         self._config = config
-        self._questions = questions
-        self._requests_of = requests_of
+        self._asked = asked
 
     def chunks(self) -> Iterator[list[tuple[Question, list[Request]]]]:
         """Questions with all that each is asked, in their order, about a thousand at a time."""
-        questions = self._questions()
-        while chunk := list(itertools.islice(questions, _QUESTIONS_AT_ONCE)):
-            yield [(question, self._requests_of(question)) for question in chunk]
+        asked = self._asked()
+        while chunk := list(itertools.islice(asked, _QUESTIONS_AT_ONCE)):
+            yield chunk
 
     def write_plan(self, ledger: Ledger, path: Path) -> Plan:
         """Write down what the ledger does not settle, `batch_size` questions in each batch."""

@@ -61,6 +61,11 @@ def _leads_on(line: str) -> bool:
     return line[-1:] not in tuple(".!?") and bool(_LEADS_ON.search(line[-_LONGEST_LEAD:]))
 
 
+def last(text: str) -> int:
+    """Where the last sentence of a text begins."""
+    return _sentence_start(text, len(text.rstrip(" \n。！？")))
+
+
 def _sentence_start(text: str, place: int) -> int:
     """Where the sentence begins that `place` lies in."""
     start = 0

@@ -142,6 +142,10 @@ class _Rehearsal:
         if name == "teach" and rehearsed.endpoint:
             told = stub_endpoint.endpoint(self._answers().to_body, models=[rehearsed.teacher])
             return dataclasses.replace(rehearsed, endpoint=self._running.enter_context(told))
+        if name == "verify" and rehearsed.reread:
+            told = stub_endpoint.endpoint(self._answers().to_body, models=[rehearsed.reread.model])
+            reread = dataclasses.replace(rehearsed.reread, endpoint=self._running.enter_context(told))
+            return dataclasses.replace(rehearsed, reread=reread)
         return rehearsed
 
     def _answers(self) -> standins.Answers:

@@ -67,7 +67,7 @@ def request_set(config: TeachConfig, own: InferenceConfig, questions_artifact: P
     # Only the questions that are asked under other conditions too are held, since any of them may lend its images.
     probed = (question for question in questions() if config.grounding_share and is_probed(question.id, config))
     shuffled_from = conditions.shuffled_from(probed, config.seed) if config.grounding_share else {}
-    return RequestSet(own, questions, lambda question: requests_of(question, config, own, shuffled_from))
+    return RequestSet(own, lambda: ((each, requests_of(each, config, own, shuffled_from)) for each in questions()))
 
 
 def requests_of(

@@ -2,19 +2,20 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-
-import pyarrow.parquet as pq
+from typing import Any
 
 from infra.digests import digest_json
 from infra.errors import InputError
-from infra.manifest import Tally
+from infra.manifest import Artifact, Tally
 from infra.stage import Task
+from pipelines.inference.backends import endpoint
 from pipelines.records import Condition, Question, Rationale, Split, Status, Verdict, pairing, tables
-from pipelines.verification import checks, selection
+from pipelines.verification import checks, reread, selection
 from pipelines.verification.account import Account
 from pipelines.verification.config import VerifyConfig
+from pipelines.verification.reread import Judged, SecondReader
 
 NOT_NEEDED = "image_not_needed"
 OVER_SHARE = "hinted_over_share"
@@ -26,17 +27,27 @@ def verify(question: Question, rationales: Sequence[Rationale], config: VerifyCo
     rationales: all of them about this question. A rationale that was asked for under another condition than `real` gets
     no verdict: it only tells whether the images are needed.
     """
+    return _selected(_judged(question, rationales, config), rationales, config)
+
+
+def _judged(question: Question, rationales: Sequence[Rationale], config: VerifyConfig) -> list[Verdict]:
+    """The same, and none of them is selected yet."""
     real = [rationale for rationale in rationales if rationale.condition == Condition.REAL]
     probes = [rationale for rationale in rationales if rationale.condition != Condition.REAL]
     judged = [checks.judge(rationale, question, config) for rationale in real]
     unaided = [judgement.letter for judgement, rationale in zip(judged, real, strict=True) if not rationale.hinted]
     unseen = _letters_without_image(probes, question)
-    verdicts = [
+    return [
         _verdict(rationale, judgement, unaided, unseen, config)
         for rationale, judgement in zip(real, judged, strict=True)
     ]
+
+
+def _selected(verdicts: list[Verdict], rationales: Sequence[Rationale], config: VerifyConfig) -> list[Verdict]:
+    """A question's verdicts with those that teach selected among the accepted ones."""
+    numbers = [rationale.number for rationale in rationales if rationale.condition == Condition.REAL]
     # The first one is the one with the lowest number, wherever its row is.
-    order = sorted((p for p, v in enumerate(verdicts) if v.accepted), key=lambda place: real[place].number)
+    order = sorted((p for p, v in enumerate(verdicts) if v.accepted), key=lambda place: numbers[place])
     chosen = selection.choose([verdicts[place] for place in order], config.selection, config.keep)
     teaching = {order[each] for each in chosen}
     return [dataclasses.replace(verdict, selected=place in teaching) for place, verdict in enumerate(verdicts)]
@@ -82,9 +93,19 @@ def _verdict(
     )
 
 
+def sends(config: VerifyConfig, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """For a rehearsal: no engine is started. Raises ClusterError when the endpoint does not have the second reader."""
+    if config.reread:
+        endpoint.check(reread.inference(config.reread))
+    return []
+
+
 def run(task: Task) -> Tally:
-    """Judge every rationale and write `verdicts.parquet`. Raises InputError when too few rationales may teach."""
-    account, hinted = _judge_all(task)
+    """Judge every rationale, have the second reader read what is accepted where the recipe names one, and write
+    `verdicts.parquet`. Raises InputError when too few rationales may teach, or too many second readings fail."""
+    reader = SecondReader(task) if task.config.reread else None
+    judged = _judge_all(task)
+    account, hinted = _select_all(task, reader.read_all(judged) if reader else judged)
     if surplus := _surplus(hinted, account.selected - len(hinted), task.config.max_hinted_share):
         account = _reject_surplus(task, surplus, account)
     if account.accepted < task.config.min_accepted:
@@ -93,6 +114,8 @@ def run(task: Task) -> Tally:
         task.progress.say("no rationale is accepted, so the arms will learn the gold answers alone")
     tally = account.tally()
     tally.metrics |= _cost(task.inputs["rationales"].tally["metrics"], account.accepted)
+    if reader:
+        reader.add_to(tally)
     return tally
 
 
@@ -122,18 +145,23 @@ def _cost(metrics: Mapping[str, float], accepted: int) -> dict[str, float]:
     return {own: round(metrics[name] / accepted, 3) for name, own in names.items() if accepted and metrics.get(name)}
 
 
-def _judge_all(task: Task) -> tuple[Account, list[str]]:
+def _judge_all(task: Task) -> Iterator[Judged]:
+    """Every question with rationales, with the verdicts on them, none of which is selected yet."""
+    rationales = tables.stream(task.inputs["rationales"].path, Rationale)
+    for question, own in pairing.by_question(task.inputs["questions"].path, rationales):
+        yield question, own, _judged(question, own, task.config)
+
+
+def _select_all(task: Task, judged: Iterable[Judged]) -> tuple[Account, list[str]]:
     """Write all verdicts. Returns their account, and a digest of each selected verdict that is hinted, in order."""
-    folder = task.inputs["rationales"].path
-    total = pq.read_metadata(folder / f"{Rationale.stem}.parquet").num_rows
+    total = tables.count(task.inputs["rationales"].path, Rationale)
     ids, splits = tables.columns(task.inputs["questions"].path, Question, ("id", "split"))
     validation = (name for name, split in zip(ids, splits, strict=True) if split == Split.VALIDATION)
     account, hinted = Account(validation=frozenset(validation)), []
     task.progress(0, total, "rationales")
     with tables.writer(task.draft, Verdict) as write:
-        pairs = pairing.by_question(task.inputs["questions"].path, tables.stream(folder, Rationale))
-        for question, rationales in pairs:
-            verdicts = verify(question, rationales, task.config)
+        for question, rationales, unselected in judged:
+            verdicts = _selected(unselected, rationales, task.config)
             account.add(verdicts, num_probes=len(rationales) - len(verdicts), stratum=question.stratum)
             # By this digest it is decided which hinted ones teach: it does not depend on a row's place in the table.
             hinted += [digest_json([v.question_id, v.rationale_id])[:16] for v in verdicts if v.selected and v.hinted]

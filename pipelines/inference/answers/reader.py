@@ -7,10 +7,11 @@ import dataclasses
 import re
 
 from pipelines.inference import reasoning, sentences
-from pipelines.inference.answers import announcements, lines, marked, plain, settling
+from pipelines.inference.answers import announcements, lines, marked, plain, repetitions, settling
 from pipelines.inference.answers import options as option_texts
 from pipelines.inference.answers.options import Options
 from pipelines.inference.answers.reading import How, Missing, Reading, Settled
+from pipelines.records import LETTERS
 
 _TURN_ENDS = (
     "</s>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end|>", "<|eom_id|>", "<eos>", "<|eos|>",
@@ -49,11 +50,47 @@ def read(text: str, options: tuple[str, ...], *, finish_reason: str = "stop", an
 
 
 def without_answer(text: str, options: tuple[str, ...] = ()) -> str:
-    """The reasoning in a text: whole sentences, up to the line, the sentence or the clause that gives the answer."""
-    place = read(text, options).place if options else None
+    """The reasoning in a text: whole sentences, up to the line, the sentence or the clause that gives the answer.
+
+    Sentences before it that give the same answer once more, and nothing else, are no reasoning either. One that gives
+    another answer is: it shows that the reasoning arrives elsewhere.
+    """
+    found = read(text, options) if options else Reading()
+    place = announcements.place_of_last(text) if found.place is None else found.place
     if place is None:
-        place = announcements.place_of_last(text)
-    return text.strip() if place is None else sentences.before(text, place)
+        return text.strip()
+    body = sentences.before(text, place)
+    return body if found.letter is None else _without_repetitions(body, found.letter, options)
+
+
+def _without_repetitions(body: str, letter: str, options: tuple[str, ...]) -> str:
+    known, option = option_texts.of(options), options[LETTERS.index(letter)]
+    for _ in range(repetitions.MOST):
+        place = _place_of_repetition(body, letter, option, known)
+        kept = body if place is None else sentences.before(body, place)
+        if place is None or not repetitions.is_one(body[len(kept) :], option, letter):
+            break
+        body = kept
+    return body
+
+
+def _place_of_repetition(body: str, letter: str, option: str, known: Options) -> int | None:
+    """Where the end of a text announces this letter: in its last sentence taken for itself, or, where that is no more
+    than an answer, in the lines before it."""
+    start = max(0, len(body) - 2 * repetitions.LONGEST)
+    last = start + sentences.last(body[start:])
+    if not repetitions.may_be_one(body[last:], option, letter):
+        return None
+    begins = (last, start) if len(body[last:].split()) <= repetitions.SHORT else (last,)
+    for begin in begins:
+        said = body[begin:]
+        found = _taught(said, known) or _marked(said, known)
+        if found is None and (announced := announcements.last(said, known)):
+            found = _reading(announced.settled, How.ANNOUNCEMENT, announced.start)
+        found = found or (lines.lone(said, known) if begin == last else None)
+        if found and found.letter == letter:
+            return begin + (found.place or 0)
+    return None
 
 
 def _answer_part(text: str, known: Options, *, answer_first: bool) -> tuple[str, int, bool]:

@@ -184,6 +184,45 @@ def test_the_ways_in_which_large_models_end_are_read_and_leave_the_reasoning_who
 
 
 @pytest.mark.parametrize(
+    "repeated",
+    [
+        "Therefore, the answer is cast.",
+        "Based on these findings, the correct option is (B) cast.",
+        "So the answer is B. cast. The answer is cast.\n**Answer: B**\n<answer>cast</answer>",
+        "### Final Answer\n\n**cast (B)**",
+        "(B)",
+        "Daher ist die Antwort B.",
+        "答案是B。",
+    ],
+)
+@pytest.mark.parametrize("gap", [" ", "\n"])
+def test_an_answer_that_is_only_given_once_more_is_no_part_of_the_reasoning(repeated, gap):
+    assert answers.without_answer(f"{SEEN}{gap}{repeated}\n\nAnswer: cast (B)", OPTIONS) == SEEN
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The answer is mill.",
+        "So it is cast.",
+        "The answer is cast because the pores are round.",
+        "Because the pores are round, the answer is cast.",
+        "Knowing that the correct option is cast, pores are round.",
+        "As stated, the correct answer is cast.",
+        "The answer is cast. The pores are many.",
+        "The answer is not cast.",
+    ],
+)
+def test_what_says_more_than_the_answer_or_gives_another_one_stays_in_the_reasoning(said):
+    assert answers.without_answer(f"{SEEN} {said}\nAnswer: cast (B)", OPTIONS) == f"{SEEN} {said}"
+
+
+def test_a_clause_that_says_what_is_seen_stays_without_the_answer_that_it_leads_to():
+    text = f"{SEEN} The dendrites are bright, so the answer is cast.\nAnswer: cast (B)"
+    assert answers.without_answer(text, OPTIONS) == f"{SEEN} The dendrites are bright."
+
+
+@pytest.mark.parametrize(
     "end", ["The correct answer is (B) cast, not die cast (D).", "So the answer must be B, cast, and not A, mill."]
 )
 def test_an_option_that_another_is_set_against_is_the_answer(end):

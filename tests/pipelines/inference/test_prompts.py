@@ -89,6 +89,18 @@ def test_the_words_that_adapters_were_taught_with_are_those_that_were_sealed_wit
     assert prompts.digest() == "247ed7772ac4539db0fd52fe37d7ce9de1c1079193c635cfe7daadc462032b40"
 
 
+def test_the_words_of_a_second_reader_are_pinned_and_whatever_the_reasoning_holds_is_told_as_it_is():
+    assert prompts.reread_prompt(question(), "Round {body} {pores}.") == (
+        "Here is a question about an image that you are not shown:\n\n"
+        "Which process route made this sample?\nA. mill\nB. cast\nC. press\nD. die cast\n\n"
+        "And here is what somebody who saw it reasoned:\n\n<reasoning>\nRound {body} {pores}.\n</reasoning>\n\n"
+        "Which option does the reasoning arrive at? Go by what it says, not by what you hold to be right. Say in one "
+        "sentence what it concludes. End with a line of its own: Answer: <option> (<letter>); or, where it arrives at "
+        "no option or at several: Answer: undecided"
+    )
+    assert len(prompts.reread_digest()) == 64
+
+
 @pytest.mark.parametrize("arm", Arm)
 @pytest.mark.parametrize("caption", [None, "A steel sample."])
 def test_an_arm_s_own_words_are_the_same_in_an_examination(arm, caption):

@@ -108,7 +108,7 @@ def test_all_that_a_request_holds_reaches_the_worker(tmp_path):
     whole = dataclasses.replace(
         plain, system="Be brief.", examples=(turn, turn), options=("x", "y"), entry="zero_shot/real", rotation=1
     )
-    own = RequestSet(inference(config()), lambda: iter(many(1)), lambda _: [whole])
+    own = RequestSet(inference(config()), lambda: iter([(many(1)[0], [whole])]))
     (tmp_path / "ledger").mkdir()
     plan = own.write_plan(Ledger(tmp_path / "ledger"), tmp_path / "plan.arrow")
     (pending,) = read_batch(plan.path, 0)

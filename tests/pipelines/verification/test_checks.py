@@ -55,7 +55,7 @@ def test_a_verdict_on_the_words_names_its_rule_and_no_other_verdict_does():
     assert rule("The caption says that the pores are round") == "caption"
     assert rule("The pores are round, as seen in image 3") == "image_by_number"
     assert rule("The pores are round, which fits option B") == "letter_beside_option"
-    assert rule("The pores are round, so the answer is B") == "option_then_letter"
+    assert rule("The pores are round, so the answer is clearly B, as seen") == "option_then_letter"
     assert rule("As stated, the pores are round here", hinted=True) == "as_told"
     assert rule(PLAIN) is rule("Round") is rule("The caption says so", finish_reason="length") is None
 
@@ -164,8 +164,7 @@ def test_parts_of_the_one_image_may_be_cited(phrase):
         "The pores are round, which fits Option **B** best",
         "Round pores exclude options A and C here",
         "Choice A would need pores that are not round",
-        "The pores are round, so the answer is B",
-        "The pores are round, so the answer: B",
+        "So the answer is B, for the pores are round",
         "The pores are round, so the answer is clearly B, as seen",
         "The pores are round, which fits option (b)",
         "The pores are round, so choice c is wrong",

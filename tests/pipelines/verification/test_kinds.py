@@ -172,6 +172,7 @@ def test_reasoning_without_anything_seen(asked, body):
         f"Sure! Here is my analysis. {SEEN}",
         f"{SEEN} Let me know if you have more questions.",
         f"{SEEN}\n### Final Answer\nIt has been found above, in the white line.",
+        f"<explanation> {SEEN}",
         f"Certainly! {SEEN}",
         f"Okay, so the user wants one option. {SEEN}",
         f"{SEEN} I need to output the answer in the required format.",
