@@ -18,6 +18,7 @@ from infra import manifest, runner
 from infra.errors import ArtifactError, ClusterError, InputError
 from infra.progress import Progress
 from pipelines.examination.config import Budget, ExaminationConfig
+from pipelines.examination.plan import default_plan
 from pipelines.examples import ComposeConfig
 from pipelines.inference.backends import client
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict, tables
@@ -192,6 +193,25 @@ def test_all_adapters_of_an_arm_are_asked_what_the_plan_says_for_it_and_told_apa
     put(run_dir, "endpoint", Endpoint(base_url=base_url, models=(models[1], models[2])).write)
     with pytest.raises(ClusterError, match=r"no model for rationale_then_answer with seed 1; .* in deploy\.seeds"):
         runner.carry_out(config, run_dir, Progress("examination"), afresh=True)
+
+
+def test_how_answers_will_be_analysed_is_written_before_the_first_question_is_asked(run_dir):
+    found = []
+
+    def reply(body):
+        found.append([path.read_text() for path in run_dir.rglob("analysis_plan.json")])
+        return looks_at_the_image(body)
+
+    examine(run_dir, reply)
+    artifact = manifest.find(run_dir / "examination")
+    plan = default_plan(CONFIG.plan)
+    assert found[0] == [(artifact.path / "analysis_plan.json").read_text()]
+    assert json.loads(found[0][0]) == {**plan.as_dict(), "digest": plan.digest} | {
+        "primary": {"treatment": "rationale_then_answer/real", "comparator": "zero_shot/real", "examined_set": ""},
+        "family": [{"treatment": "rationale_then_answer/real", "comparator": "zero_shot/real", "examined_set": ""}],
+        "exclusions": list(plan.exclusions),
+    }
+    assert artifact.tally["facts"]["analysis_plan"] == plan.digest
 
 
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
