@@ -134,7 +134,8 @@ def _primary(
     """Among the pairs, whose comparator comes before the treatment."""
     if not pairs:
         return None
-    taught = [entry.arm for entry in ordered if entry.arm in TAUGHT] or [entry.arm for entry in ordered]
+    arms = [entry.arm for entry in ordered]
+    taught = [arm for arm in arms if arm in TAUGHT] or arms
     wanted = Arm.RATIONALE_THEN_ANSWER if Arm.RATIONALE_THEN_ANSWER in taught else taught[-1]
     of_arm = next((pair for pair in pairs if pair[1].arm is wanted), pairs[0])
     return next((pair for pair in pairs if pair[1] == named), of_arm)
