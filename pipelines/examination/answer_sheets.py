@@ -103,9 +103,9 @@ class AnswerSheet:
 class ExaminedSet:
     """The questions of one file of a source, (n,), and what was answered to them.
 
-    ids: of the questions. clusters: codes of what is not independent. gold: right letters as numbers. lengths: (n, K) characters of each
-    option, -1 where there is none. strata, topics: number of each question's among stratum_names, topic_names. sheets:
-    in the order of arms, conditions, prompts and models.
+    ids: of the questions. clusters: codes of what is not independent. gold: right letters as numbers. lengths: (n, K)
+    characters of each option, -1 where there is none. strata, topics: number of each question's among stratum_names,
+    topic_names. sheets: in the order of arms, conditions, prompts, seeds and models.
     """
 
     source: str

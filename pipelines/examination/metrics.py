@@ -47,8 +47,8 @@ def examination(
     sealed; without one nothing is primary, and each table is a family of its own. label_noise: by file.
 
     entries: one for each set (a file of a source), model, way to ask and condition, in the order of sets, arms and
-    conditions. comparisons, grounding, circular, repeats, seeds, faithfulness: see `contrasts`. baselines, power: of each set.
-    Unscored answers are wrong. Raises ValueError where predictions and questions do not fit together.
+    conditions. comparisons, grounding, circular, repeats, seeds, faithfulness: see `contrasts`. baselines, power: of
+    each set. Unscored answers are wrong. Raises ValueError where predictions and questions do not fit together.
     """
     clusters_by = plan.clusters_by if plan else NO_PLAN.clusters_by
     return summary(examined_sets(predictions, questions, clusters_by), plan, label_noise)

@@ -39,7 +39,8 @@ _PLANS = "plans"  # folder in the draft
 def run(task: Task) -> Tally:
     """Carry out the plan; write `predictions.parquet`: by arm in the plan's order and seed, then by question and entry.
 
-    How the answers will be analysed is written first, as `analysis_plan.json`. What goes on from these answers is asked, and written, after all others.
+    How the answers will be analysed is written first, as `analysis_plan.json`. What goes on from these answers is
+    asked, and written, after all others.
 
     Raises InputError when too many requests of an entry fail.
     """

@@ -21,6 +21,6 @@ def to(folder: Path, question_ids: Collection[str]) -> Iterator[Prediction]:
 
 def questions(folder: Path, ids: Collection[str]) -> dict[str, Question]:
     """Id -> question, of these ids."""
-    where = pc.field("id").isin(sorted(ids))
+    where = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
     table = pq.read_table(folder / f"{Question.stem}.parquet", schema=Question.schema(), filters=where)
     return {row["id"]: Question.from_dict(row) for row in table.to_pylist()}
