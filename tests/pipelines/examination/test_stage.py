@@ -25,6 +25,7 @@ from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdi
 from pipelines.records.endpoint import Endpoint, ServedModel
 from pipelines.records.entries import PREFILLS
 from pipelines.rehearsal import stub_endpoint
+from pipelines.report import schema
 from pipelines.report import stage as report
 from pipelines.report.config import ReportConfig
 from tests.pipelines.fixtures import put, put_questions, question, rationale, verdict
@@ -302,7 +303,7 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     config = ReportConfig(title="T", arms=(Arm.RATIONALE_THEN_ANSWER,))
     artifact = runner.carry_out(config, run_dir, Progress("report"))["report"]
     written = json.loads((artifact.path / "report.json").read_text())
-    assert written["schema"] == report.SCHEMA
+    assert written["schema"] == schema.SCHEMA
     words = {"source", "file", "model", "arm", "condition"}
     numbers = {"asked", "scored", "unscored", "correct", "accuracy", "interval"}
     for entry in written["examination"]:
@@ -311,11 +312,17 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     assert written["accounting"]["questions"]["rows"]["read"] == NUM_TEST + 1
     assert written["notes"] == ["A note."]
     page = (artifact.path / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == NUM_TEST + 1
+    examples, as_shown = NUM_TEST + 1, 3 * 3  # three questions as real, blank and shuffled
+    assert page.count("data:image/png;base64,") == examples + as_shown
     assert "http://" not in page
     assert "https://" not in page
-    assert "<script>" not in page
+    assert page.count("<script") == 2  # its own, and the one that says what can be looked through
     assert "&lt;script&gt;" in page
+    assert written["plan"]["primary"]["treatment"] == "rationale_then_answer/real"
+    assert "Primary comparison" in page
+    shown = sorted(path.name for path in (artifact.path / "browser").iterdir())
+    assert shown == ["000.js", "index.js"]
+    assert len(list((artifact.path / "images").iterdir())) == NUM_TEST
 
 
 def test_a_report_never_mixes_what_was_verified_twice(run_dir):
