@@ -18,6 +18,29 @@ KINDS = tuple(Missing)  # why there is no letter
 _NUMBERS: dict[str | None, int] = {letter: number for number, letter in enumerate(LETTERS)} | {None: NO_LETTER}
 
 
+class Answered(NamedTuple):
+    """What a sheet takes of a prediction, under the same names: all but its texts, which are most of it."""
+
+    question_id: str
+    source: str
+    file: str
+    model: str
+    arm: str
+    seed: int
+    prompt: str
+    num_shots: int
+    condition: str
+    rotation: int
+    repeat: int
+    prefill: str
+    mistake: str | None
+    gold: str
+    letter: str | None
+    missing: str | None
+    text_letter: str | None
+    lenient_letter: str | None
+
+
 class Asked(NamedTuple):
     """Who was asked how: the fit of an arm by its seed's number, the words, after so many examples, under a condition,
     with the options moved up by `rotation` places, for which time (`repeat`, from 0), and going on from which beginning
@@ -34,7 +57,7 @@ class Asked(NamedTuple):
     prefill: str
 
     @classmethod
-    def of(cls, prediction: Prediction) -> "Asked":
+    def of(cls, prediction: Prediction | Answered) -> "Asked":
         """How a prediction's question was asked."""
         return cls(
             prediction.model,
@@ -131,7 +154,7 @@ class ExaminedSet:
 
 
 def examined_sets(
-    predictions: Iterable[Prediction], questions: Iterable[Question], clusters_by: str = "article"
+    predictions: Iterable[Prediction | Answered], questions: Iterable[Question], clusters_by: str = "article"
 ) -> list[ExaminedSet]:
     """One set for each file of a source, in the order in which they were asked, those that nobody was asked last.
 
@@ -162,7 +185,7 @@ class _Filled:
             raise ValueError("two questions have the same id")
         self._columns: dict[Asked, _Columns] = {}
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Prediction | Answered) -> None:
         """Write an answer down."""
         key = Asked.of(prediction)
         columns = self._columns.get(key)

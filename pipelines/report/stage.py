@@ -35,7 +35,7 @@ def run(task: Task) -> Tally:
     test = list(tables.stream(questions, Question, split=Split.TEST))
     plan = plans.sealed(examined)
     clusters_by = (plan or metrics.NO_PLAN).clusters_by
-    sets = examined_sets(tables.stream(examined, Prediction), test, clusters_by)
+    sets = examined_sets(answers.without_texts(examined), test, clusters_by)
     report = made(task.config, task.inputs, sets, plan)
     schema.check(report)
     write_json(task.draft / "report.json", report)
