@@ -80,7 +80,8 @@ def _write_page(
 ) -> None:
     folder, config = task.inputs["questions"].path, task.config
     missed = {each["id"]: None for of_set in report["missed_by_all"] for each in of_set["questions"]}
-    num_browsed = min(config.num_browsed, browser.MOST_ANSWERS // max(1, len(report["examination"])))
+    most_columns = max((len(outcomes.columns(examined)) for examined in sets), default=0)
+    num_browsed = min(config.num_browsed, browser.MOST_ANSWERS // max(1, most_columns))
     of_id = {question.id: question for question in test}
     browsed = {each: of_id[each] for each in outcomes.chosen(sets, missed, plan, num_browsed)}
     exemplary = examples.spread(test, config.num_examples)

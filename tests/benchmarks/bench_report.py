@@ -1,7 +1,7 @@
 """Reports on generated answers: every table filled, to look at; and the size of PMC-VQA, for seconds and memory.
 
-`python -m tests.benchmarks.bench_report FOLDER [--questions N] [--entries all|many] [--sets N]` writes the run into
-FOLDER, makes its report in a process of its own, and prints its seconds, its peak memory, its size and its path.
+`python -m tests.benchmarks.bench_report FOLDER [--questions N] [--entries all|many|demo] [--sets N]` writes the run
+into FOLDER, makes its report in a process of its own, and prints its seconds, its peak memory, its size and its path.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from infra import manifest, runner
 from infra.digests import digest_bytes, digest_json
 from infra.manifest import Tally
 from infra.progress import Progress
+from pipelines import recipes
 from pipelines.examination import plan as plans
 from pipelines.records import LETTERS, Prediction, Question, StoredImage, TrainingExample, Verdict, tables
 from pipelines.records.entries import PREFILLS, Entry
@@ -207,14 +208,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_report", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--entries", choices=("all", "many"), default="all")
+    parser.add_argument("--entries", choices=("all", "many", "demo"), default="all")
     parser.add_argument("--sets", type=int, default=1)
     parser.add_argument("--side", type=int, default=96, help="of an image, in pixels")
     parser.add_argument("--report", action="store_true", help="of the run that is there")
     given = parser.parse_args(arguments)
     if given.report:
         return report(given.folder)
-    entries = ALL if given.entries == "all" else MANY
+    entries = {"all": ALL, "many": MANY, "demo": recipes.PLAN}[given.entries]
     started = time.monotonic()
     write(given.folder, given.questions, entries, given.sets, given.side)
     print(f"written in {time.monotonic() - started:.1f} s", flush=True)

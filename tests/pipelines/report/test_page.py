@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pipelines.examination.plan import default_plan
 from pipelines.records import Condition
 from pipelines.report.config import KnownLabelNoise
 from pipelines.report.page import axis_end, page
@@ -118,6 +119,23 @@ def test_every_table_that_there_is_stands_on_the_page_with_its_formula(full):
     ):
         assert words in told, words
     assert html.count("<svg") > 30
+
+
+def test_a_number_that_rests_on_few_clusters_has_a_star_that_says_so(full):
+    again = page(full, []).partition("Asked again")[2].partition("</table>")[0]
+    assert 'title="Only 4 clusters: intervals hold from 30.">*</sup>' in again
+    gains = page(full, []).partition("Grounded gain")[2].partition('class="axis-label"')[0]
+    assert "<svg" in gains
+    assert "*</sup>" not in gains
+
+
+def test_the_primary_comparison_of_each_seed_is_told_by_its_seed():
+    questions = asked(("s", "", 40, ("",)))
+    rows = answered(questions, "ABBB" * 10)
+    for seed in (0, 1):
+        rows += answered(questions, "BB" * 20, arm="answer_only", seed=seed, model=f"m{seed}")
+    told = plain(page(made(questions, rows, default_plan(["zero_shot/real", "answer_only/real"])), []))
+    assert [f"was asked: answer only, seed {seed} minus zero shot:" in told for seed in (0, 1)] == [True, True]
 
 
 def test_a_page_fetches_nothing_from_elsewhere_and_its_plots_end_on_the_axis(full):
