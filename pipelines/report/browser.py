@@ -22,7 +22,7 @@ IMAGES = "images"
 MOST_ANSWERS = 40_000  # held in memory at a time
 MOST_CHARACTERS = 1500  # of an answer
 MOST_TEXT_BYTES = 14 << 20
-MOST_IMAGE_BYTES = 14 << 20
+MOST_IMAGE_BYTES = 18 << 20
 _MOST_IMAGES = 4  # of a question
 _AT_ONCE = 40  # questions in a file
 
