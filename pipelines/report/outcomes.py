@@ -76,7 +76,8 @@ def chosen(
     turns: list[tuple[int, int, str, str]] = []
     for number, examined in enumerate(sets):
         kinds: dict[str, list[str]] = {}
-        for question_id, kind in zip(examined.ids, _kinds(examined, plan), strict=True):
+        asked = zip(examined.ids, _kinds(examined, plan), strict=True) if columns(examined) else ()
+        for question_id, kind in asked:
             kinds.setdefault(kind, []).append(question_id)
         turns += [
             (turn, number, kind, each) for kind, own in kinds.items() for turn, each in enumerate(sorted(own)[:count])

@@ -44,6 +44,7 @@ def test_rare_outcomes_are_chosen_as_fully_as_frequent_ones_and_those_named_firs
     one = examined("BBBBBA", "BBBBBB")
     assert outcomes.chosen([one], {"s4": None}, None, 4) == ["s4", "s0", "s5", "s1"]
     assert outcomes.chosen([one], {}, None, 0) == []
+    assert outcomes.chosen(sheets(QUESTIONS, []), {}, None, 4) == []  # nobody was asked
 
 
 @pytest.mark.parametrize(
