@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from pipelines.records import Condition
 from pipelines.report import words
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -68,9 +69,41 @@ def _sets(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             labels = words.of_all([(entry["entry"], entry["seed"]) for entry in own["examination"]])
             entries = [{**entry, "label": label} for entry, label in zip(own["examination"], labels, strict=True)]
             named = {(entry["model"], entry["entry"]): entry["label"] for entry in entries}
-            about = {"name": words.of_set(*key), "baselines": baselines, "labels": named, "maps": _maps(entries)}
+            about = {
+                "name": words.of_set(*key),
+                "baselines": baselines,
+                "labels": named,
+                "maps": _maps(entries),
+                "by_prompt": _by_prompt(entries),
+            }
             found.append({**own, **about, "examination": entries, "compared": _compared(own["comparisons"])})
     return found
+
+
+def _by_prompt(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each model that was asked in several words under the real image: how far its accuracy depends on them, and on
+    how answers are read."""
+    models: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["condition"] == Condition.REAL:
+            models.setdefault(entry["model"], []).append(entry)
+    return [
+        {
+            "model": model,
+            "entries": own,
+            "letter": _range([entry["accuracy"] for entry in own]),
+            "any": _range(
+                [entry[rule]["accuracy"] for entry in own for rule in ("text_rule", "lenient") if rule in entry]
+                + [entry["accuracy"] for entry in own]
+            ),
+        }
+        for model, own in models.items()
+        if len(own) > 1
+    ]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
 
 
 def _of(rows: Sequence[Mapping[str, Any]], key: tuple[str, str]) -> list[Mapping[str, Any]]:

@@ -191,6 +191,19 @@ def test_an_arm_with_cut_answers_is_flagged_and_a_text_rule_told_only_where_it_d
     assert "the same" in told
 
 
+def test_how_far_a_number_depends_on_prompt_and_reader_is_told():
+    questions = asked(("s", "", 40, ("",)))
+    rows = [
+        row
+        for prompt, letters in (("answer", "AB" * 20), ("rationale", "AAAB" * 10), ("letter", "ABBB" * 10))
+        for row in answered(questions, letters, prompt=prompt, lenient_letter="B")
+    ]
+    told = plain(page(made(questions, rows), []))
+    assert "m, asked in 3 ways (zero shot; zero shot, letter prompt; zero shot, rationale prompt)" in told
+    assert "scores 25.0 to 75.0 % by the letter, and 25.0 to 100.0 % by any of these rules; n 40." in told
+    assert "By words" not in plain(page(made(questions, rows[:40]), []))
+
+
 def test_without_a_plan_every_comparison_is_exploratory_and_the_page_says_so():
     questions = asked(("s", "", 40, ("",)))
     rows = [row for arm in ("zero_shot", "answer_only") for row in answered(questions, "AB" * 20, arm=arm)]
