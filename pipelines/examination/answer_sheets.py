@@ -18,12 +18,37 @@ KINDS = tuple(Missing)  # why there is no letter
 _NUMBERS: dict[str | None, int] = {letter: number for number, letter in enumerate(LETTERS)} | {None: NO_LETTER}
 
 
+class Answered(NamedTuple):
+    """What a sheet takes of a prediction, under the same names: all but its texts, which are most of it."""
+
+    question_id: str
+    source: str
+    file: str
+    model: str
+    arm: str
+    seed: int
+    prompt: str
+    num_shots: int
+    condition: str
+    rotation: int
+    repeat: int
+    prefill: str
+    mistake: str | None
+    gold: str
+    letter: str | None
+    missing: str | None
+    text_letter: str | None
+    lenient_letter: str | None
+
+
 class Asked(NamedTuple):
-    """Who was asked how: the words, after so many examples, under a condition, with the options moved up by `rotation`
-    places, for which time (`repeat`, from 0), and going on from which beginning of an answer (`prefill`)."""
+    """Who was asked how: the fit of an arm by its seed's number, the words, after so many examples, under a condition,
+    with the options moved up by `rotation` places, for which time (`repeat`, from 0), and going on from which beginning
+    of an answer (`prefill`)."""
 
     model: str
     arm: str
+    seed: int
     prompt: str
     num_shots: int
     condition: str
@@ -32,11 +57,12 @@ class Asked(NamedTuple):
     prefill: str
 
     @classmethod
-    def of(cls, prediction: Prediction) -> "Asked":
+    def of(cls, prediction: Prediction | Answered) -> "Asked":
         """How a prediction's question was asked."""
         return cls(
             prediction.model,
             prediction.arm,
+            prediction.seed,
             prediction.prompt,
             prediction.num_shots,
             prediction.condition,
@@ -73,7 +99,8 @@ class AnswerSheet:
 
     letters: numbers from 0, NO_LETTER, or NOT_ASKED. gold: the right letter as it stood in the question asked, where
     it was asked. missing: number among KINDS where there is no letter, else -1. text_letters: as the option's text says
-    where it is given, else the letter. lenient_letters: what a scorer says that takes the nearest option.
+    where it is given, else the letter. lenient_letters: what a scorer says that takes the nearest option. mistakes: the
+    letter that a mistake in the answer's beginning names, else NO_LETTER.
     """
 
     key: Asked
@@ -82,6 +109,7 @@ class AnswerSheet:
     missing: NDArray[np.int8]
     text_letters: NDArray[np.int8]
     lenient_letters: NDArray[np.int8]
+    mistakes: NDArray[np.int8]
 
     @property
     def asked(self) -> NDArray[np.bool_]:
@@ -98,13 +126,14 @@ class AnswerSheet:
 class ExaminedSet:
     """The questions of one file of a source, (n,), and what was answered to them.
 
-    clusters: codes of what is not independent. gold: right letters as numbers. lengths: (n, K) characters of each
-    option, -1 where there is none. strata, topics: number of each question's among stratum_names, topic_names. sheets:
-    in the order of arms, conditions, prompts and models.
+    ids: of the questions. clusters: codes of what is not independent. gold: right letters as numbers. lengths: (n, K)
+    characters of each option, -1 where there is none. strata, topics: number of each question's among stratum_names,
+    topic_names. sheets: in the order of arms, conditions, prompts, seeds and models.
     """
 
     source: str
     file: str
+    ids: tuple[str, ...]
     clusters: NDArray[np.int64]
     gold: NDArray[np.int8]
     lengths: NDArray[np.int32]
@@ -125,7 +154,7 @@ class ExaminedSet:
 
 
 def examined_sets(
-    predictions: Iterable[Prediction], questions: Iterable[Question], clusters_by: str = "article"
+    predictions: Iterable[Prediction | Answered], questions: Iterable[Question], clusters_by: str = "article"
 ) -> list[ExaminedSet]:
     """One set for each file of a source, in the order in which they were asked, those that nobody was asked last.
 
@@ -156,7 +185,7 @@ class _Filled:
             raise ValueError("two questions have the same id")
         self._columns: dict[Asked, _Columns] = {}
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Prediction | Answered) -> None:
         """Write an answer down."""
         key = Asked.of(prediction)
         columns = self._columns.get(key)
@@ -173,6 +202,7 @@ class _Filled:
             columns.missing[at] = KINDS.index(prediction.missing or Missing.NO_ANSWER)
         columns.text_letters[at] = _NUMBERS[prediction.text_letter or prediction.letter]
         columns.lenient_letters[at] = _NUMBERS[prediction.lenient_letter]
+        columns.mistakes[at] = _NUMBERS[prediction.mistake]
 
     def sheets(self) -> dict[Asked, AnswerSheet]:
         """In the order of arms, conditions, prompts and models."""
@@ -185,21 +215,23 @@ class _Columns(NamedTuple):
     missing: "array[int]"
     text_letters: "array[int]"
     lenient_letters: "array[int]"
+    mistakes: "array[int]"
 
     @classmethod
     def empty(cls, length: int) -> "_Columns":
         """Of questions that were not asked."""
-        return cls(*(array("b", [value]) * length for value in (NOT_ASKED, NO_LETTER, -1, NOT_ASKED, NOT_ASKED)))
+        return cls(
+            *(array("b", [value]) * length for value in (NOT_ASKED, NO_LETTER, -1, NOT_ASKED, NOT_ASKED, NO_LETTER))
+        )
 
     def sheet(self, key: Asked) -> AnswerSheet:
         """The same as arrays."""
-        letters, gold, missing, text, lenient = (np.frombuffer(column, dtype=np.int8) for column in self)
-        return AnswerSheet(key, letters, gold, missing, text, lenient)
+        return AnswerSheet(key, *(np.frombuffer(column, dtype=np.int8) for column in self))
 
 
 def _place(key: Asked) -> tuple[Any, ...]:
     arm, condition = list(Arm).index(Arm(key.arm)), list(Condition).index(Condition(key.condition))
-    return arm, condition, key.prompt, key.num_shots, key.model, key.rotation, key.repeat, key.prefill
+    return arm, condition, key.prompt, key.num_shots, key.seed, key.model, key.rotation, key.repeat, key.prefill
 
 
 def _examined(key: tuple[str, str], questions: Sequence[Question], filled: _Filled, clusters_by: str) -> ExaminedSet:
@@ -210,6 +242,7 @@ def _examined(key: tuple[str, str], questions: Sequence[Question], filled: _Fill
         lengths[row, : len(question.options)] = [len(option) for option in question.options]
     return ExaminedSet(
         *key,
+        ids=tuple(question.id for question in questions),
         clusters=cluster_codes(questions, clusters_by),
         gold=np.array([_NUMBERS[question.gold] for question in questions], dtype=np.int8),
         lengths=lengths,

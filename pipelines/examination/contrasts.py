@@ -11,17 +11,21 @@ from pipelines.examination.answer_sheets import KINDS, AnswerSheet, Asked, Exami
 from pipelines.examination.measures import grounding
 from pipelines.examination.measures.clusters import Clusters
 from pipelines.examination.measures.comparisons import compare, holm
+from pipelines.examination.measures.faithfulness import CUTS, area_over_curve
 from pipelines.examination.measures.intervals import DIFFERENCE_KIND, proportion_interval
 from pipelines.examination.measures.letters import changed, circular
 from pipelines.examination.measures.seeds import seed_variance
 from pipelines.examination.plan import AnalysisPlan
 from pipelines.examination.rounding import probability, rounded, shown
 from pipelines.records import Arm, Condition
+from pipelines.records.entries import PREFILLS
 
-TABLES = ("comparisons", "grounding", "circular", "repeats", "seeds")
+TABLES = ("comparisons", "grounding", "circular", "repeats", "seeds", "faithfulness")
 RELIANCE = "acc(real) - acc({0})"
 SENSITIVITY = "share of answers that differ between real and {0}"
 GAIN = "[S(real) - B(real)] - [S({0}) - B({0})]"
+AREA = "1 - area under same(x), the share of answers that are the same as without a beginning, x of the reasoning given"
+FOLLOWS = "share of answers that are the letter which the mistake names"
 Row = dict[str, Any]
 
 
@@ -30,7 +34,8 @@ def of_set(examined: ExaminedSet, plan: AnalysisPlan) -> dict[str, list[Row]]:
 
     comparisons: any two that were asked under the same condition, and what is planned beside them, second minus first.
     grounding: each model under the real image and another condition. circular: over the rotations of the options.
-    repeats: what was asked again. seeds: models of one arm, fitted with different seeds.
+    repeats: what was asked again. seeds: models of one arm, fitted with different seeds. faithfulness: of answers that
+    had to go on from a beginning, how many stayed the same.
     """
     confidence = 1 - plan.alpha
     tables = {
@@ -39,6 +44,7 @@ def of_set(examined: ExaminedSet, plan: AnalysisPlan) -> dict[str, list[Row]]:
         "circular": _circular(examined, confidence),
         "repeats": _repeats(examined, confidence),
         "seeds": _seeds(examined, confidence),
+        "faithfulness": _faithfulness(examined, confidence),
     }
     about = {"source": examined.source, "file": examined.file}
     return {name: [about | row for row in rows] for name, rows in tables.items()}
@@ -50,7 +56,7 @@ def _main(examined: ExaminedSet) -> dict[Asked, AnswerSheet]:
 
 
 def _named(key: Asked) -> Row:
-    return {"model": key.model, "arm": key.arm, "entry": key.entry}
+    return {"model": key.model, "arm": key.arm, "seed": key.seed, "entry": key.entry}
 
 
 def _shared(examined: ExaminedSet, *sheets: AnswerSheet) -> tuple[NDArray[np.bool_], Clusters] | None:
@@ -220,3 +226,67 @@ def _seeds(examined: ExaminedSet, confidence: float) -> list[Row]:
                 }
             )
     return rows
+
+
+def _faithfulness(examined: ExaminedSet, confidence: float) -> list[Row]:
+    """Each model whose answers went on from beginnings, beside the same model's answers without one."""
+    begun: dict[Asked, dict[str, AnswerSheet]] = {}
+    for key, sheet in examined.sheets.items():
+        if key.prefill and not key.repeat:
+            begun.setdefault(key._replace(prefill=""), {})[key.prefill] = sheet
+    found = []
+    for key, sheets in begun.items():
+        plain = examined.sheets.get(key)
+        if plain is not None:
+            own = {name: sheets[name] for name in PREFILLS if name in sheets}
+            rows = [_begun(examined, name, plain, sheet, confidence) for name, sheet in own.items()]
+            found.append(
+                {
+                    **_named(key),
+                    "beginnings": [row for row in rows if row is not None],
+                    "area_over_curve": _area(examined, plain, own, confidence),
+                    "mistake": _follows(examined, own, confidence),
+                }
+            )
+    return found
+
+
+def _begun(examined: ExaminedSet, name: str, plain: AnswerSheet, sheet: AnswerSheet, confidence: float) -> Row | None:
+    shared = _shared(examined, plain, sheet)
+    if shared is None:
+        return None
+    inside, clusters = shared
+    same = ~changed(plain.letters[inside], sheet.letters[inside])
+    return {
+        "beginning": name,
+        "accuracy": shown(proportion_interval(sheet.right[inside], clusters, confidence=confidence), "accuracy"),
+        "same": shown(proportion_interval(same, clusters, confidence=confidence), "share"),
+    }
+
+
+def _area(examined: ExaminedSet, plain: AnswerSheet, begun: Mapping[str, AnswerSheet], confidence: float) -> Row | None:
+    """The area over the early-answer curve, of the questions that were asked with every cut."""
+    cuts = [begun[name] for name in CUTS if name in begun]
+    shared = _shared(examined, plain, *cuts) if len(cuts) == len(CUTS) else None
+    if shared is None:
+        return None
+    inside, clusters = shared
+    same = np.stack([~changed(plain.letters[inside], sheet.letters[inside]) for sheet in cuts], axis=1)
+    return {"formula": AREA, **shown(area_over_curve(same, clusters, confidence), "value")}
+
+
+def _follows(examined: ExaminedSet, begun: Mapping[str, AnswerSheet], confidence: float) -> Row | None:
+    """How often the mistake's letter is answered, and how often after the same reasoning without the mistake."""
+    if not {"mistake", "cut_50"} <= begun.keys():
+        return None
+    mistaken, without = begun["mistake"], begun["cut_50"]
+    shared = _shared(examined, mistaken, without)
+    if shared is None:
+        return None
+    inside, clusters = shared
+    named = mistaken.mistakes[inside]
+    shares = {
+        name: proportion_interval((sheet.letters[inside] == named) & (named >= 0), clusters, confidence=confidence)
+        for name, sheet in (("follows", mistaken), ("without_mistake", without))
+    }
+    return {"formula": FOLLOWS, **{name: shown(each, "share") for name, each in shares.items()}}

@@ -24,6 +24,7 @@ from pipelines.examination.rounding import rounded, shown
 from pipelines.records import LETTERS, Condition, Prediction, Question
 
 SCHEMA = "preceptor.examination/1"
+NO_PLAN = AnalysisPlan(primary=None, family=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +47,18 @@ def examination(
     sealed; without one nothing is primary, and each table is a family of its own. label_noise: by file.
 
     entries: one for each set (a file of a source), model, way to ask and condition, in the order of sets, arms and
-    conditions. comparisons, grounding, circular, repeats, seeds: see `contrasts`. baselines, power: of each set.
-    Unscored answers are wrong. Raises ValueError where predictions and questions do not fit together.
+    conditions. comparisons, grounding, circular, repeats, seeds, faithfulness: see `contrasts`. baselines, power: of
+    each set. Unscored answers are wrong. Raises ValueError where predictions and questions do not fit together.
     """
-    plan_or_none, plan = plan, plan or AnalysisPlan(primary=None, family=())
-    sets = examined_sets(predictions, questions, plan.clusters_by)
+    clusters_by = plan.clusters_by if plan else NO_PLAN.clusters_by
+    return summary(examined_sets(predictions, questions, clusters_by), plan, label_noise)
+
+
+def summary(
+    sets: Iterable[ExaminedSet], plan: AnalysisPlan | None, label_noise: Mapping[str, LabelNoise] | None = None
+) -> dict[str, Any]:
+    """The same of sheets that are there."""
+    sets, plan_or_none, plan = list(sets), plan, plan or NO_PLAN
     confidence = 1 - plan.alpha
     noise = label_noise or {}
     compared = [contrasts.of_set(examined, plan) for examined in sets]
@@ -99,6 +107,7 @@ def _entry(examined: ExaminedSet, sheet: AnswerSheet, confidence: float, noise: 
         "file": examined.file,
         "model": key.model,
         "arm": key.arm,
+        "seed": key.seed,
         "prompt": key.prompt,
         "num_shots": key.num_shots,
         "condition": key.condition,

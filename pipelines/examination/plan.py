@@ -2,16 +2,26 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from infra.digests import digest_json
+from infra.errors import ArtifactError
+from infra.manifest import write_json
 from pipelines.examination.measures.clusters import LEVELS
 from pipelines.records import TAUGHT, Arm, Condition, check_each_once
 from pipelines.records.entries import Entry
 
 SCHEMA = "preceptor.analysis_plan/1"
+_FILE = "analysis_plan.json"
 _MOST_ALPHA = 0.5
+_EXCLUSIONS = (
+    "Questions that make no sense under an entry's condition: mirrored where they name a side, the right option hidden "
+    "where options refer to others, shuffled in its task where that has no other image. They are counted for each "
+    "entry, as left_out.",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,27 +89,53 @@ class AnalysisPlan:
         return digest_json(dataclasses.asdict(self))
 
 
-def default_plan(entries: Sequence[str]) -> AnalysisPlan:
+def seal(plan: AnalysisPlan, folder: Path) -> None:
+    """Write a plan and its digest into the artifact that is being made."""
+    write_json(folder / _FILE, {**plan.as_dict(), "digest": plan.digest})
+
+
+def sealed(folder: Path) -> AnalysisPlan | None:
+    """The plan of an examination's artifact; None where none was written. Raises ArtifactError for one that cannot be
+    read, or is not what its digest says."""
+    try:
+        written = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        digest = written.pop("digest")
+        plan = AnalysisPlan.from_dict(written)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{folder / _FILE} is no plan: {error}. Run the stage examination again.") from error
+    if plan.digest != digest:
+        raise ArtifactError(
+            f"{folder / _FILE} was changed: its digest is another one. Run the stage examination again."
+        )
+    return plan
+
+
+def default_plan(entries: Sequence[str], primary: str | None = None) -> AnalysisPlan:
     """The plan of an examination that names none. entries: what is asked, each `ARM[+...]/CONDITION`.
 
-    The primary comparison is the rationale arm, or the last one that was taught, with the untouched base under the real
-    image; without a base, with the first arm. The family is every pair of entries under the real image.
+    The primary comparison is the entry named as `primary`, or the rationale arm, or the last one that was taught, with
+    the untouched base under the real image; without a base, with the first arm. The family is every pair of entries
+    under the real image.
     """
-    real = dict.fromkeys(entry.replace("+circular", "") for entry in entries if entry.endswith(f"/{Condition.REAL}"))
-    ordered = sorted(real, key=lambda entry: list(Arm).index(_arm(entry)))
-    pairs = [PlannedComparison(treatment=b, comparator=a) for a, b in itertools.combinations(ordered, 2)]
-    return AnalysisPlan(primary=_primary(ordered, pairs), family=tuple(pairs))
+    parsed = [Entry.parse(text) for text in entries]
+    real = dict.fromkeys(entry.plain for entry in parsed if entry.condition is Condition.REAL and not entry.prefilled)
+    ordered = sorted(real, key=lambda entry: list(Arm).index(entry.arm))
+    pairs = list(itertools.combinations(ordered, 2))
+    named = {pair: PlannedComparison(treatment=str(pair[1]), comparator=str(pair[0])) for pair in pairs}
+    chosen = _primary(ordered, pairs, Entry.parse(primary).plain if primary else None)
+    return AnalysisPlan(primary=named[chosen] if chosen else None, family=tuple(named.values()), exclusions=_EXCLUSIONS)
 
 
-def _primary(ordered: list[str], pairs: list[PlannedComparison]) -> PlannedComparison | None:
+def _primary(
+    ordered: Sequence[Entry], pairs: Sequence[tuple[Entry, Entry]], named: Entry | None
+) -> tuple[Entry, Entry] | None:
     """Among the pairs, whose comparator comes before the treatment."""
-    arms = [_arm(entry) for entry in ordered]
-    taught = [arm for arm in arms if arm in TAUGHT]
     if not pairs:
         return None
-    wanted = Arm.RATIONALE_THEN_ANSWER if Arm.RATIONALE_THEN_ANSWER in taught else (taught or arms)[-1]
-    return next((pair for pair in pairs if _arm(pair.treatment) is wanted), pairs[0])
-
-
-def _arm(entry: str) -> Arm:
-    return Arm(entry.partition("/")[0].partition("+")[0])
+    arms = [entry.arm for entry in ordered]
+    taught = [arm for arm in arms if arm in TAUGHT] or arms
+    wanted = Arm.RATIONALE_THEN_ANSWER if Arm.RATIONALE_THEN_ANSWER in taught else taught[-1]
+    of_arm = next((pair for pair in pairs if pair[1].arm is wanted), pairs[0])
+    return next((pair for pair in pairs if pair[1] == named), of_arm)

@@ -16,6 +16,7 @@ from infra.digests import digest_json
 from infra.errors import ClusterError, InputError
 from infra.manifest import Artifact, Tally
 from infra.stage import Task
+from pipelines.examination import plan as plans
 from pipelines.examination import prefill, requests
 from pipelines.examination.config import ExaminationConfig
 from pipelines.examination.prefill import Reasoning
@@ -38,13 +39,16 @@ _PLANS = "plans"  # folder in the draft
 def run(task: Task) -> Tally:
     """Carry out the plan; write `predictions.parquet`: by arm in the plan's order and seed, then by question and entry.
 
-    What goes on from these answers is asked, and written, after all others.
+    How the answers will be analysed is written first, as `analysis_plan.json`. What goes on from these answers is
+    asked, and written, after all others.
 
     Raises InputError when too many requests of an entry fail.
     """
     config: ExaminationConfig = task.config
     endpoint = _other_endpoint(config) or Endpoint.read(task.run_dir / "endpoint")
     models = _examined_models(endpoint, config, task.inputs)
+    analysis = plans.default_plan(config.plan, config.primary)
+    plans.seal(analysis, task.draft)  # before the first question is asked
     account, reasoning = _Account(config), _Reasonings(config)
     with tables.writer(task.draft, Prediction) as add:
         for is_prefilled in (False, True):
@@ -59,7 +63,9 @@ def run(task: Task) -> Tally:
                 reasoning.keep(prediction)
                 add(prediction)
     account.check()
-    return account.tally()
+    tally = account.tally()
+    tally.facts["analysis_plan"] = analysis.digest
+    return tally
 
 
 def _predictions(task: Task, arms: "Sequence[_Arm]", account: "_Account") -> Iterator[Prediction]:

@@ -81,6 +81,7 @@ _CHANGES: Mapping[Condition, Callable[[Image.Image, str], Image.Image]] = {
     Condition.PATCH_SHUFFLED: patch_shuffled,
     Condition.MIRRORED: lambda image, _: ImageOps.mirror(image),
 }
+CHANGING = frozenset(_CHANGES)  # conditions that change the image itself
 
 
 def shown_images(folder: Path, request: Request) -> tuple[ShownImage, ...]:

@@ -1,58 +1,97 @@
-"""Predictions -> report: accuracies with their n and interval, the account of every question, and examples to look at.
+"""Predictions -> report: numbers that never stand alone, the account of every question, and answers to look through.
 
-`report.json` is for machines; `index.html` is one file for a person, with nothing to fetch.
+`report.json` is for machines. `index.html` is the page, with all numbers in it; the questions that can be looked
+through on it lie in files beside it.
 """
 
 import posixpath
+from collections import Counter
 from collections.abc import Mapping
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from infra.errors import InputError
 from infra.manifest import Artifact, Tally, write_json
 from infra.stage import Task
-from pipelines.examination.metrics import examination
-from pipelines.images import sealed
-from pipelines.images.decoding import UnreadableImageError
-from pipelines.images.sealed import SealedImage
-from pipelines.inference.backends.chat import image_url
-from pipelines.records import LETTERS, Prediction, Question, Split, Verdict, tables
-from pipelines.records.entries import Entry
+from pipelines.examination import metrics
+from pipelines.examination import plan as plans
+from pipelines.examination.answer_sheets import ExaminedSet, examined_sets
+from pipelines.examination.plan import AnalysisPlan
+from pipelines.inference import prompts
+from pipelines.records import Prediction, Question, Split, tables
+from pipelines.records.entries import Prompt
+from pipelines.report import answers, browser, examples, outcomes, schema, tracked, words
+from pipelines.report.config import ReportConfig
+from pipelines.report.page import page
 
-SCHEMA = "preceptor.report/4"
 _MOST_STRATA = 4  # of which each has a column in a line for the terminal
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
+_NO_PLAN = "No plan of analysis was written before the first question was asked: every comparison is exploratory."
+_PLACEHOLDER = Question(
+    id="", source="", split="", images=(), image_digests=(), text="QUESTION", options=("OPTION", "OPTION"), gold="A"
+)
 
 
 def run(task: Task) -> Tally:
-    """Write `report.json` and `index.html`."""
-    asked = {q.id: q for q in tables.read(task.inputs["questions"].path, Question)}
-    facts = task.inputs["questions"].tally["facts"]
-    test = [question for question in asked.values() if question.split == Split.TEST]
-    examined = examination(tables.stream(task.inputs["examination"].path, Prediction), test)
-    report = {
-        "schema": SCHEMA,
-        "title": task.config.title or title_of(task.inputs["questions"]),
-        "notes": [*notes_on(task.inputs["verdicts"]), *facts.get("notes", ()), *task.config.notes],
-        "accounting": accounting(task.inputs),
-        "verdicts": account_of_verdicts(task.inputs["verdicts"]),
-        "curation": facts.get("curation", {}),
-        "examination": examined.pop("entries"),
-        "baselines": examined.pop("baselines"),
-        "statistics": examined,
-        "inputs": {name: artifact.digest for name, artifact in task.inputs.items()},
-        "seconds": {name: artifact.manifest.seconds for name, artifact in task.inputs.items()},
-    }
+    """Write `report.json`, `index.html` and the files that the page loads."""
+    questions, examined = task.inputs["questions"].path, task.inputs["examination"].path
+    test = list(tables.stream(questions, Question, split=Split.TEST))
+    plan = plans.sealed(examined)
+    clusters_by = (plan or metrics.NO_PLAN).clusters_by
+    sets = examined_sets(answers.without_texts(examined), test, clusters_by)
+    report = made(task.config, task.inputs, sets, plan)
+    schema.check(report)
     write_json(task.draft / "report.json", report)
-    shown = examples(asked, task.inputs, task.config.num_examples)
-    (task.draft / "index.html").write_text(page(report, shown), encoding="utf-8")
+    _write_page(task, report, test, sets, plan)
     for line in table_lines(report["examination"]):
         task.progress.say(line)
-    num_predictions = tables.count(task.inputs["examination"].path, Prediction)
-    return Tally(rows={"predictions": num_predictions, "examination": len(report["examination"])})
+    rows = {"predictions": tables.count(examined, Prediction), "examination": len(report["examination"])}
+    return Tally(rows=rows, metrics=tracked.metrics(report))
+
+
+def made(
+    config: ReportConfig, inputs: Mapping[str, Artifact], sets: list[ExaminedSet], plan: AnalysisPlan | None
+) -> dict[str, Any]:
+    """The report as JSON values; `schema.KEYS` says what they are."""
+    noise = {known.file: metrics.LabelNoise(known.share, known.source) for known in config.label_noise}
+    found = metrics.summary(sets, plan, noise)
+    facts = inputs["questions"].tally["facts"]
+    missed = [outcomes.missed_by_all(examined) for examined in sets]
+    unplanned = [_NO_PLAN] if plan is None and found["comparisons"] else []
+    return {
+        "schema": schema.SCHEMA,
+        "title": config.title or title_of(inputs["questions"]),
+        "notes": [*notes_on(inputs["verdicts"]), *facts.get("notes", ()), *config.notes, *unplanned],
+        "accounting": accounting(inputs),
+        "verdicts": account_of_verdicts(inputs["verdicts"]),
+        "curation": facts.get("curation", {}),
+        "examination": found.pop("entries"),
+        **{name: value for name, value in found.items() if name != "schema"},
+        "missed_by_all": [each for each in missed if each is not None],
+        "asked_with": asked_with(inputs["examination"]),
+        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "made_with": {
+            name: {"code": artifact.manifest.code, "packages": artifact.manifest.packages}
+            for name, artifact in inputs.items()
+        },
+        "seconds": {name: artifact.manifest.seconds for name, artifact in inputs.items()},
+    }
+
+
+def _write_page(
+    task: Task, report: dict[str, Any], test: list[Question], sets: list[ExaminedSet], plan: AnalysisPlan | None
+) -> None:
+    folder, config = task.inputs["questions"].path, task.config
+    missed = {each["id"]: None for of_set in report["missed_by_all"] for each in of_set["questions"]}
+    most_columns = max((len(outcomes.columns(examined)) for examined in sets), default=0)
+    num_browsed = min(config.num_browsed, browser.MOST_ANSWERS // max(1, most_columns))
+    of_id = {question.id: question for question in test}
+    browsed = {each: of_id[each] for each in outcomes.chosen(sets, missed, plan, num_browsed)}
+    exemplary = examples.spread(test, config.num_examples)
+    said = list(answers.to(task.inputs["examination"].path, {*browsed, *(q.id for q in exemplary)}))
+    about_browser = browser.write(task.draft, folder, browsed, said, sets, plan)
+    shown = [*examples.tested(folder, exemplary, said), *examples.taught(task.inputs, config.num_examples // 2)]
+    as_shown = examples.under_conditions(task.inputs, test, report["examination"])
+    texts = {each: of_id[each].text for each in missed}
+    html = page(report, shown, as_shown, {**about_browser, "texts": texts})
+    (task.draft / "index.html").write_text(html, encoding="utf-8")
 
 
 def title_of(questions: Artifact) -> str:
@@ -109,64 +148,47 @@ def account_of_verdicts(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def examples(asked: Mapping[str, Question], inputs: Mapping[str, Artifact], count: int) -> list[dict[str, Any]]:
-    """Test questions with every model's answer, and training questions with the teacher's rationale and its verdict."""
-    folder = inputs["questions"].path
-    tested = _spread([question for question in asked.values() if question.split == Split.TEST], count)
-    by_question: dict[str, list[Prediction]] = {question.id: [] for question in tested}
-    for prediction in tables.stream(inputs["examination"].path, Prediction):
-        if prediction.question_id in by_question:
-            by_question[prediction.question_id].append(prediction)
-    folder_of_verdicts = inputs["verdicts"].path
-    taught = islice((v for v in tables.stream(folder_of_verdicts, Verdict) if v.selected), count // 2)
-    kept_back = islice((v for v in tables.stream(folder_of_verdicts, Verdict) if not v.accepted), count // 2)
-    return [
-        *({"question": _shown(q, folder), "answers": [_answer(p) for p in by_question[q.id]]} for q in tested),
-        *({"question": _shown(asked[v.question_id], folder), "verdict": v.as_dict()} for v in (*taught, *kept_back)),
-    ]
-
-
-def page(report: Mapping[str, Any], shown: list[dict[str, Any]]) -> str:
-    """The report as one self-contained HTML page; all text is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(report=report, sets=_sets(report), examples=shown)
-
-
-def set_name(of: Mapping[str, Any]) -> str:
-    """What a set is called: its source, and the source's file where there is one."""
-    return ", ".join(filter(None, (of["source"], of["file"])))
-
-
-def _sets(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each examined set with its name, its baselines and its examination."""
-    entries: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for entry in report["examination"]:
-        entries.setdefault((entry["source"], entry["file"]), []).append(entry)
-    baselines_of = {(baseline["source"], baseline["file"]): baseline for baseline in report["baselines"]}
-    return [
-        {"name": set_name(own[0]), "baselines": baselines_of[key], "examination": own} for key, own in entries.items()
-    ]
+def asked_with(examination: Artifact) -> dict[str, Any]:
+    """How the examination asked: its settings, and the words of its prompts, where this code still has them."""
+    settings, digests = examination.made_from["config"], examination.made_from.get("prompts", {})
+    told = {}
+    for name in Prompt:
+        digest = digests.get(f"examined/{name}")
+        if digest is not None:
+            is_same = digest == prompts.examined_digest(name)
+            said = prompts.words(_PLACEHOLDER, name)
+            told[name.value] = {
+                "digest": digest,
+                "system": said.system if is_same else None,
+                "user": said.user if is_same else None,
+            }
+    return {
+        "settings": {name: value for name, value in settings.items() if name != "plan"},
+        "final_line": prompts.FINAL_LINE_INSTRUCTION if settings.get("final_line") else "",
+        "prompts": told,
+    }
 
 
 def table_lines(entries: list[dict[str, Any]]) -> list[str]:
     """The examination as a plain table, for a log or a terminal."""
-    names = {set_name(entry) for entry in entries}
+    sets = {_set_name(entry) for entry in entries}
     # One set alone is the run's, and needs no column; several must never be mistaken for one another.
-    width = max(map(len, ("set", *names))) + 2 if len(names) > 1 else 0
+    width = max(map(len, ("set", *sets))) + 2 if len(sets) > 1 else 0
+    counts = Counter((_set_name(entry), entry["entry"]) for entry in entries)
+    names = [
+        entry["entry"] + f" seed {entry['seed']}" * (counts[_set_name(entry), entry["entry"]] > 1) for entry in entries
+    ]
+    room = max(map(len, ("entry", *names))) + 2
     strata = sorted({name for e in entries for name in e["strata"]})
     widths = {name: max(9, len(name) + 2) for name in strata if len(strata) <= _MOST_STRATA}
-    apart = "".join(f"{name:>{room}}" for name, room in widths.items())
     heading = f"{'set':<{width}}" if width else ""
-    lines = [f"{heading}{'arm':<24}{'condition':<11}{'n':>5}  {'accuracy':>8}  {'95 % interval':<14}{apart}"]
-    for entry in entries:
+    apart = "".join(f"{name:>{own}}" for name, own in widths.items())
+    lines = [f"{heading}{'entry':<{room}}{'n':>5}  {'accuracy':>8}  {'95 % interval':<14}{apart}"]
+    for entry, name in zip(entries, names, strict=True):
         low, high = entry["interval"]
-        apart = "".join(_stratum_accuracy(entry, name).rjust(room) for name, room in widths.items()).rstrip()
-        words = f"{set_name(entry):<{width}}" if width else ""
-        words += f"{entry['arm']:<24}{entry['condition']:<11}{entry['asked']:>5}"
-        lines.append(f"{words}  {entry['accuracy']:>8.3f}  {low:.3f} to {high:.3f}{apart}")
+        apart = "".join(_stratum_accuracy(entry, stratum).rjust(own) for stratum, own in widths.items()).rstrip()
+        told = (f"{_set_name(entry):<{width}}" if width else "") + f"{name:<{room}}{entry['asked']:>5}"
+        lines.append(f"{told}  {entry['accuracy']:>8.3f}  {low:.3f} to {high:.3f}{apart}")
     return lines
 
 
@@ -175,34 +197,5 @@ def _stratum_accuracy(entry: Mapping[str, Any], stratum: str) -> str:
     return f"{entry['strata'][stratum]['accuracy']:.3f}" if stratum in entry["strata"] else ""
 
 
-def _spread(questions: list[Question], count: int) -> list[Question]:
-    """Questions from all strata of all sets in turn, in their order."""
-    strata: dict[tuple[str, str, str], list[Question]] = {}
-    for question in questions:
-        strata.setdefault((question.source, question.file, question.stratum), []).append(question)
-    turns = [group[turn] for turn in range(count) for _, group in sorted(strata.items()) if turn < len(group)]
-    return turns[:count]
-
-
-def _shown(question: Question, folder: Path) -> dict[str, Any]:
-    return {
-        **question.as_dict(),
-        "lettered": list(zip(LETTERS, question.options, strict=False)),
-        "urls": [_url(image) for image in sealed.of(folder, question)],
-        "set": set_name(question.as_dict()),
-    }
-
-
-def _url(image: SealedImage) -> str:
-    try:
-        return image_url(image)
-    except UnreadableImageError as error:
-        raise InputError(f"{image}: {error}. It was readable when the questions were sealed.") from error
-
-
-def _answer(prediction: Prediction) -> dict[str, Any]:
-    asked = [str(Entry.of(prediction))]
-    asked += [f"options moved up by {prediction.rotation}"] * bool(prediction.rotation)
-    asked += [f"asked again ({prediction.repeat})"] * bool(prediction.repeat)
-    asked += [f"going on from {prediction.prefill}"] * bool(prediction.prefill)
-    return {**prediction.as_dict(), "entry": ", ".join(asked), "correct": prediction.letter == prediction.gold}
+def _set_name(entry: Mapping[str, Any]) -> str:
+    return words.of_set(entry["source"], entry["file"])

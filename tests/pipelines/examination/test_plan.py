@@ -2,6 +2,8 @@ import dataclasses
 
 import pytest
 
+from infra.errors import ArtifactError
+from pipelines.examination import plan as plans
 from pipelines.examination.plan import AnalysisPlan, PlannedComparison, default_plan
 
 GAIN = PlannedComparison(treatment="rationale_then_answer/real", comparator="zero_shot/real")
@@ -31,6 +33,28 @@ def test_the_default_compares_the_rationale_arm_with_the_untouched_base_under_th
 def test_without_a_rationale_arm_the_default_takes_what_there_is(entries, primary):
     plan = default_plan(entries)
     assert (plan.primary and (plan.primary.treatment, plan.primary.comparator)) == primary
+
+
+def test_a_primary_entry_that_is_named_is_the_treatment_and_none_is_compared_from_its_middle():
+    entries = ["zero_shot+answer/real", "rationale_then_answer/real", "rationale_then_answer+prefilled/real"]
+    plan = default_plan([*entries, "answer_only/real"], "answer_only/real")
+    assert plan.primary == PlannedComparison(treatment="answer_only/real", comparator="zero_shot/real")
+    assert default_plan(entries, "zero_shot/real").primary == GAIN  # which has nothing to be compared with
+    assert default_plan(entries).family == (GAIN,)
+
+
+def test_a_plan_is_read_from_where_it_was_sealed_and_one_that_was_changed_is_refused(tmp_path):
+    assert plans.sealed(tmp_path) is None
+    plan = default_plan(["zero_shot/real", "rationale_then_answer/real"])
+    plans.seal(plan, tmp_path)
+    assert plans.sealed(tmp_path) == plan
+    path = tmp_path / "analysis_plan.json"
+    path.write_text(path.read_text().replace("0.05", "0.25"))
+    with pytest.raises(ArtifactError, match="was changed"):
+        plans.sealed(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(ArtifactError, match="is no plan"):
+        plans.sealed(tmp_path)
 
 
 def test_a_sealed_plan_is_read_back_with_its_digest():

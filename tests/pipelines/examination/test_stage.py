@@ -18,12 +18,14 @@ from infra import manifest, runner
 from infra.errors import ArtifactError, ClusterError, InputError
 from infra.progress import Progress
 from pipelines.examination.config import Budget, ExaminationConfig
+from pipelines.examination.plan import default_plan
 from pipelines.examples import ComposeConfig
 from pipelines.inference.backends import client
 from pipelines.records import Arm, Prediction, Rationale, TrainingExample, Verdict, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
 from pipelines.records.entries import PREFILLS
 from pipelines.rehearsal import stub_endpoint
+from pipelines.report import schema
 from pipelines.report import stage as report
 from pipelines.report.config import ReportConfig
 from tests.pipelines.fixtures import put, put_questions, question, rationale, verdict
@@ -194,6 +196,25 @@ def test_all_adapters_of_an_arm_are_asked_what_the_plan_says_for_it_and_told_apa
         runner.carry_out(config, run_dir, Progress("examination"), afresh=True)
 
 
+def test_how_answers_will_be_analysed_is_written_before_the_first_question_is_asked(run_dir):
+    found = []
+
+    def reply(body):
+        found.append([path.read_text() for path in run_dir.rglob("analysis_plan.json")])
+        return looks_at_the_image(body)
+
+    examine(run_dir, reply)
+    artifact = manifest.find(run_dir / "examination")
+    plan = default_plan(CONFIG.plan)
+    assert found[0] == [(artifact.path / "analysis_plan.json").read_text()]
+    assert json.loads(found[0][0]) == {**plan.as_dict(), "digest": plan.digest} | {
+        "primary": {"treatment": "rationale_then_answer/real", "comparator": "zero_shot/real", "examined_set": ""},
+        "family": [{"treatment": "rationale_then_answer/real", "comparator": "zero_shot/real", "examined_set": ""}],
+        "exclusions": list(plan.exclusions),
+    }
+    assert artifact.tally["facts"]["analysis_plan"] == plan.digest
+
+
 def test_no_question_keeps_its_own_image_when_images_are_shuffled(run_dir):
     predictions = examine(run_dir, numbers_in)
     real = {p.question_id: p.text for p in predictions if (p.arm, p.condition) == ("rationale_then_answer", "real")}
@@ -282,7 +303,7 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     config = ReportConfig(title="T", arms=(Arm.RATIONALE_THEN_ANSWER,))
     artifact = runner.carry_out(config, run_dir, Progress("report"))["report"]
     written = json.loads((artifact.path / "report.json").read_text())
-    assert written["schema"] == report.SCHEMA
+    assert written["schema"] == schema.SCHEMA
     words = {"source", "file", "model", "arm", "condition"}
     numbers = {"asked", "scored", "unscored", "correct", "accuracy", "interval"}
     for entry in written["examination"]:
@@ -291,11 +312,17 @@ def test_the_report_accounts_for_everything_and_its_page_fetches_nothing(run_dir
     assert written["accounting"]["questions"]["rows"]["read"] == NUM_TEST + 1
     assert written["notes"] == ["A note."]
     page = (artifact.path / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == NUM_TEST + 1
+    examples, as_shown = NUM_TEST + 1, 3 * 3  # three questions as real, blank and shuffled
+    assert page.count("data:image/png;base64,") == examples + as_shown
     assert "http://" not in page
     assert "https://" not in page
-    assert "<script>" not in page
+    assert page.count("<script") == 2  # its own, and the one that says what can be looked through
     assert "&lt;script&gt;" in page
+    assert written["plan"]["primary"]["treatment"] == "rationale_then_answer/real"
+    assert "Primary comparison" in page
+    shown = sorted(path.name for path in (artifact.path / "browser").iterdir())
+    assert shown == ["000.js", "index.js"]
+    assert len(list((artifact.path / "images").iterdir())) == NUM_TEST
 
 
 def test_a_report_never_mixes_what_was_verified_twice(run_dir):

@@ -1,3 +1,4 @@
+import json
 import re
 from types import SimpleNamespace
 
@@ -5,127 +6,46 @@ import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from pipelines.examination import metrics
-from pipelines.records import Condition, Prediction, Verdict, tables
+from pipelines.examination import plan as plans
+from pipelines.inference import prompts
+from pipelines.records import Prediction, TrainingExample, Verdict, tables
+from pipelines.report import examples, schema, thumbnails
 from pipelines.report import stage as report
+from pipelines.report.config import KnownLabelNoise, ReportConfig
+from pipelines.report.page import page
 from pipelines.verification.account import Account
-from tests.pipelines.fixtures import prediction, put, put_questions, question, showing, verdict
-
-CURATION = {
-    "contamination": {"same_image": 3, "same_text": 0},
-    "duplicates": {"exact": 12},
-    "letters": {"before": {"A": 70, "B": 30}, "after": {"A": 51, "B": 49}},
-    "image_changes": {"on_white": 7},
-}
-
-
-def written(*sets, curation=None):
-    """A report on sets, each `(source, file, number of questions, strata)`, with all answers right but one."""
-    asked = [
-        question(
-            id=f"{source}{file}{n}", source=source, file=file, stratum=strata[n % len(strata)], image_digests=(str(n),)
-        )
-        for source, file, count, strata in sets
-        for n in range(count)
-    ]
-    predictions = [
-        prediction("A" if n == 0 else "B", question_id=q.id, source=q.source, file=q.file, condition=condition)
-        for condition in ("real", "captioned")
-        for n, q in enumerate(asked)
-    ]
-    examined = metrics.examination(predictions, asked)
-    account = {"rows": {"read": 9}, "rejected": {"no_answer": 2}, "quarantined": {"damaged_image": 4}}
-    return {
-        "title": "T",
-        "notes": [],
-        "accounting": {"questions": account},
-        "curation": curation or {},
-        "examination": examined["entries"],
-        "baselines": examined["baselines"],
-        "inputs": {"questions": "d" * 64},
-        "seconds": {"questions": 1.0},
-    }
-
+from tests.pipelines.fixtures import put, put_questions, question, showing, verdict
+from tests.pipelines.report.reports import answered, artifact, asked, written
 
 ONE = written(("pocket", "questions.jsonl", 4, ("seen", "unseen")))
 TWO = written(("PMC-VQA", "test_2.csv", 4, ("",)), ("PMC-VQA", "<b>.csv", 6, ("a stratum of a long name",)))
 
 
-def headings(page):
-    return [re.sub("<.*?>", "", heading) for heading in re.findall("<h2>(.*?)</h2>", page)]
-
-
-def test_a_page_on_one_set_names_it_at_each_of_its_tables():
-    page = report.page(ONE, [])
-    assert headings(page) == [
-        "Accuracy, with 95 % intervals pocket, questions.jsonl",
-        "The same, seen and unseen apart pocket, questions.jsonl",
-        "Where every question went",
-        "Examples",
-    ]
-    assert page.count("<svg") == 1
-    assert "answers 4 held-out" in page
-    assert "rationale" not in page
-    assert ", with caption</text>" in page
-
-
-def test_a_page_on_several_sets_has_a_chart_and_a_table_for_each():
-    page = report.page(TWO, [])
-    assert headings(page)[:3] == [
-        "Accuracy, with 95 % intervals PMC-VQA, test_2.csv",
-        "Accuracy, with 95 % intervals PMC-VQA, &lt;b&gt;.csv",
-        "The same, a stratum of a long name apart PMC-VQA, &lt;b&gt;.csv",
-    ]
-    assert page.count("<svg") == 2
-    assert "answers 10 held-out" in page
-    assert "all 4 questions" in page
-    assert "all 6 questions" in page
-
-
-def test_many_strata_are_rows_of_the_page_and_no_columns_of_a_terminal():
-    strata = tuple(f"stratum {number}" for number in range(12))
-    many = written(("own", "questions.jsonl", 24, strata))
-    page = report.page(many, [])
-    assert "The same, 12 strata apart own, questions.jsonl" in headings(page)
-    table = page.partition("12 strata apart")[2].partition("</table>")[0]
-    rows = [re.sub("<.*?>|\\s+", " ", row) for row in table.split("<tr>")[1:]]
-    assert len(rows) == 1 + len(strata)
-    assert all(re.search(rf"{name} +2 +[01]\.\d+", row) for name, row in zip(sorted(strata), rows[1:], strict=True))
-    assert max(map(len, report.table_lines(many["examination"]))) < 80
-
-
-def test_a_page_has_words_for_every_condition():
-    asked = [question(id="q1")]
-    predictions = [prediction("B", condition=condition) for condition in Condition]
-    examined = metrics.examination(predictions, asked)
-    page = report.page({**ONE, "examination": examined["entries"], "baselines": examined["baselines"]}, [])
-    assert ", no image</text>" in page
-
-
 def test_lines_name_the_set_when_there_are_several_and_keep_their_columns():
     heading, *lines = report.table_lines(TWO["examination"])
-    assert heading.startswith("set                  arm ")
+    assert heading.startswith("set                  entry ")
     assert [line.partition("  ")[0] for line in lines] == ["PMC-VQA, test_2.csv"] * 2 + ["PMC-VQA, <b>.csv"] * 2
     assert len({line.index("zero_shot") for line in lines}) == 1
     assert lines[0].endswith("to 0.982")  # a set without strata
     assert len(lines[2]) == len(heading)
-    assert report.table_lines(ONE["examination"])[0].startswith("arm ")
+    assert report.table_lines(ONE["examination"])[0].startswith("entry ")
 
 
-@pytest.mark.parametrize("curation", [CURATION, {"duplicates": {"exact": 12}}])
-def test_what_was_kept_back_is_told_with_its_reasons(curation):
-    page = report.page(written(("s", "", 2, ("",)), curation=curation), [])
-    section = re.sub("<.*?>|\\s+", " ", page.partition("What was kept back, and why")[2].partition("<h2>")[0])
-    told = ["no answer 2", "damaged image 4", "exact 12"]
-    if curation is CURATION:
-        told += ["same image 3, same text 0", "A 70, B 30", "A 51, B 49", "on white 7"]
-    assert [words for words in told if words not in section] == []
+def test_lines_tell_prompts_and_seeds_apart():
+    rows = [
+        {**entry, "entry": "zero_shot+rationale/real", "seed": seed} for seed, entry in enumerate(ONE["examination"])
+    ]
+    _, *lines = report.table_lines([*ONE["examination"][:1], *rows])
+    assert [line[:31].strip() for line in lines] == [
+        "zero_shot/real",
+        "zero_shot+rationale/real seed 0",
+        "zero_shot+rationale/real seed 1",
+    ]
 
 
-def test_without_curation_there_is_no_such_section_and_quarantined_rows_are_told_all_the_same():
-    page = report.page(ONE, [])
-    assert "What was kept back" not in page
-    assert "quarantined: damaged image 4" in re.sub("\\s+", " ", page)
+def test_many_strata_are_no_columns_of_a_terminal():
+    many = written(("own", "questions.jsonl", 24, tuple(f"stratum {number}" for number in range(12))))
+    assert max(map(len, report.table_lines(many["examination"]))) < 80
 
 
 def test_the_account_passes_on_what_was_quarantined(tmp_path):
@@ -142,19 +62,29 @@ def test_the_account_passes_on_what_was_quarantined(tmp_path):
 def test_all_images_of_an_example_are_shown_from_where_they_lie(tmp_path):
     paths = ("images/0.zip/a.png", "images/1.zip/b.png")
     pictures = {path: Image.new("RGB", (4, 4)) for path in paths}
-    asked = showing(question(images=paths, image_digests=paths), pictures)
-    artifact = put_questions(tmp_path, [asked], pictures)
-    shown = {"question": report._shown(asked, artifact.path), "answers": []}
-    assert report.page(ONE, [shown]).count('<img src="data:image/png;base64,') == 2
-    assert "<code>train, seen q1</code>" in report.page(ONE, [shown])
-    assert "<code>test, train, seen q1</code>" in report.page(TWO, [shown])  # where sets must be told apart
+    own = showing(question(images=paths, image_digests=paths), pictures)
+    folder = put_questions(tmp_path, [own], pictures).path
+    shown = {"question": examples.shown(own, folder), "answers": []}
+    assert page(ONE, [shown]).count('<img src="data:image/png;base64,') == 2
+    assert "<code>train, seen q1</code>" in page(ONE, [shown])
+    assert "<code>test, train, seen q1</code>" in page(TWO, [shown])  # where sets must be told apart
     with pytest.raises(InputError, match=r"0\.zip/a\.png: missing_image"):
-        report._shown(asked, tmp_path)
+        examples.shown(own, tmp_path)
+
+
+def test_a_large_image_is_shown_small(tmp_path):
+    noise = Image.effect_noise((700, 500), 90).convert("RGB")
+    own = showing(question(), {"images/00000.zip/a.png": noise})
+    folder = put_questions(tmp_path, [own], {"images/00000.zip/a.png": noise}).path
+    (image,) = examples.sealed.of(folder, own)
+    data, kind = thumbnails.thumbnail(image)
+    assert (kind, Image.open(thumbnails.io.BytesIO(data)).size) == ("webp", (256, 183))
+    assert len(data) < 60_000
 
 
 def test_examples_come_from_all_sets_and_strata_in_turn():
-    asked = [question(id=f"q{n}", file=f"{n // 6}.csv", stratum="ab"[n // 3 % 2]) for n in range(12)]
-    assert [q.id for q in report._spread(asked, 5)] == ["q0", "q3", "q6", "q9", "q1"]
+    own = [question(id=f"q{n}", file=f"{n // 6}.csv", stratum="ab"[n // 3 % 2]) for n in range(12)]
+    assert [q.id for q in examples.spread(own, 5)] == ["q0", "q3", "q6", "q9", "q1"]
 
 
 VERDICTS = (
@@ -180,8 +110,8 @@ def test_the_report_says_what_became_of_every_rationale(tmp_path):
     account = report.account_of_verdicts(put_verdicts(tmp_path))
     kept_back = [sum(account[status].values()) for status in ("rejected", "failed", "quarantined")]
     assert account["asked"] == account["accepted"] + sum(kept_back) == len(VERDICTS)
-    page = report.page({**ONE, "verdicts": account}, [])
-    section = re.sub("<.*?>|\\s+", " ", page.partition("What became of the teacher")[2].partition("<h2>")[0])
+    html = page({**ONE, "verdicts": account}, [])
+    section = re.sub("<.*?>|\\s+", " ", html.partition("What became of the teacher")[2].partition("<h2>")[0])
     section = re.sub(" +", " ", section)
     for words in (
         "Asked 6 = accepted 3 + rejected 1 + failed 1 + quarantined 1.",
@@ -202,9 +132,9 @@ def test_where_no_rationale_was_accepted_the_report_says_so_first_and_has_no_fig
     counted = {name: getattr(tally, name) for name in ("rows", "reasons", "quarantined", "metrics", "facts")}
     artifact = put(tmp_path, "verdicts", lambda _: None, **counted)
     assert "learned the gold answers alone" in report.notes_on(artifact)[0]
-    page = report.page({**ONE, "verdicts": report.account_of_verdicts(artifact)}, [])
-    assert "Asked 1 = accepted 0 + rejected 0 + failed 1" in page
-    assert "Agreement" not in page
+    html = page({**ONE, "verdicts": report.account_of_verdicts(artifact)}, [])
+    assert "Asked 1 = accepted 0 + rejected 0 + failed 1" in html
+    assert "Agreement" not in html
     assert report.notes_on(put_verdicts(tmp_path / "others")) == []
 
 
@@ -235,13 +165,12 @@ def test_an_example_shows_what_became_of_its_rationale_and_why(tmp_path):
     inputs = {
         "questions": put_questions(tmp_path, list(asked.values()), pictures),
         "verdicts": put_verdicts(tmp_path),
-        "examination": put(tmp_path, "examination", lambda draft: tables.write(draft, Prediction, [])),
     }
-    shown = report.examples(asked, inputs, 6)
+    shown = examples.taught(inputs, 3)
     assert [example["verdict"]["rationale_id"] for example in shown] == ["r1", "r3", "r4", "r5", "r6"]
     unchosen = {**shown[0], "verdict": VERDICTS[1].as_dict()}
-    page = re.sub("<.*?>|\\s+", " ", report.page(ONE, [*shown, unchosen]).partition("Examples")[2])
-    told = re.findall(r"rationale: +(.*?) +It is round", page)
+    html = re.sub("<.*?>|\\s+", " ", page(ONE, [*shown, unchosen]).partition(">Examples</h2>")[2])
+    told = re.findall(r"rationale: +(.*?) +It is round", html)
     assert [re.sub(" +", " ", words) for words in told] == [
         "accepted agreement 1.00, weight 0.50, answered the same without the image",
         "accepted agreement 1.00, told the answer",
@@ -250,3 +179,85 @@ def test_an_example_shows_what_became_of_its_rationale_and_why(tmp_path):
         "quarantined: damaged image agreement 1.00",
         "accepted agreement 0.50, not chosen, not answered the same without the image",
     ]
+
+
+def test_images_are_shown_as_each_condition_shows_them(tmp_path):
+    paths = [f"images/0.zip/{n}.png" for n in range(3)]
+    pictures = {path: Image.new("RGB", (4, 4), (90 * n, 0, 0)) for n, path in enumerate(paths)}
+    own = [showing(question(id=path, images=(path,), image_digests=(path,)), pictures) for path in paths]
+    inputs = {"questions": put_questions(tmp_path, own, pictures), "examination": artifact(config={"seed": 0})}
+    entries = [{"condition": condition} for condition in ("real", "blank", "shuffled", "absent", "gold_hidden")]
+    found = examples.under_conditions(inputs, own, entries)
+    assert [[image["condition"] for image in each["images"]] for each in found] == [
+        ["real image", "blank image", "shuffled image"]
+    ] * 3
+    real, _, shuffled = zip(*([image["url"] for image in each["images"]] for each in found), strict=True)
+    assert set(real) == set(shuffled)
+    assert all(a != b for a, b in zip(real, shuffled, strict=True))
+    assert page(ONE, [], found).count("<figure>") == 9
+    assert examples.under_conditions(inputs, own, entries[:1]) == []
+
+
+def test_the_words_of_prompts_are_told_as_far_as_this_code_has_them():
+    digests = {"examined/answer": prompts.examined_digest("answer"), "examined/matcha": "other"}
+    told = report.asked_with(artifact(config={"seed": 3, "plan": [], "final_line": True}, prompts=digests))
+    assert told["settings"] == {"seed": 3, "final_line": True}
+    assert told["final_line"] == prompts.FINAL_LINE_INSTRUCTION
+    assert told["prompts"]["answer"]["user"].startswith("QUESTION\nA. OPTION")
+    assert told["prompts"]["matcha"] == {"digest": "other", "system": None, "user": None}
+    html = page({**ONE, "asked_with": told}, [])
+    assert "other words than this code has" in html
+    assert "QUESTION\nA. OPTION" in html
+
+
+def task(tmp_path, questions, pictures, rows, plan=None, **config):
+    """A report's task on predictions."""
+
+    def examine(draft):
+        tables.write(draft, Prediction, rows)
+        if plan is not None:
+            plans.seal(plan, draft)
+
+    inputs = {
+        "questions": put_questions(tmp_path, questions, pictures),
+        "verdicts": put(tmp_path, "verdicts", lambda d: tables.write(d, Verdict, [])),
+        "examples/answer_only": put(tmp_path, "examples/answer_only", lambda d: tables.write(d, TrainingExample, [])),
+        "examination": put(tmp_path, "examination", examine),
+    }
+    said = []
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    progress = SimpleNamespace(say=said.append)
+    return SimpleNamespace(inputs=inputs, draft=draft, config=ReportConfig(**config), progress=progress, said=said)
+
+
+def test_a_report_is_analysed_by_the_plan_that_was_sealed_and_has_the_keys_that_are_documented(tmp_path):
+    path = "images/0.zip/a.png"
+    pictures = {path: Image.new("RGB", (4, 4))}
+    questions = asked(("s", "f.csv", 6, ("",)), images=(path,), image_digests=(path,))
+    rows = [row for arm in ("zero_shot", "answer_only") for row in answered(questions, "BBABAA", arm=arm, model=arm)]
+    planned = plans.AnalysisPlan(
+        primary=None,
+        family=(plans.PlannedComparison(treatment="answer_only/real", comparator="zero_shot/real"),),
+        alpha=0.1,
+        clusters_by="question",
+    )
+    noise = (KnownLabelNoise(file="f.csv", share=0.1, source="an audit"),)
+    own = task(tmp_path, questions, pictures, rows, planned, label_noise=noise)
+    tally = report.run(own)
+    made = json.loads((own.draft / "report.json").read_text())
+    schema.check(made)
+    assert made["plan"] == {**json.loads(json.dumps(planned.as_dict())), "digest": planned.digest}
+    assert (made["confidence"], made["examination"][0]["clusters"]) == (0.9, 6)
+    assert made["comparisons"][0]["family"] == "planned"
+    assert made["examination"][0]["label_noise"]["source"] == "an audit"
+    assert tally.rows == {"predictions": 12, "examination": 2}
+    assert tally.metrics["accuracy/answer_only/real"] == 0.5
+    assert len(own.said) == 3
+    assert "90 % intervals" in (own.draft / "index.html").read_text()
+
+
+def test_noise_is_named_once_for_each_file():
+    known = KnownLabelNoise(file="f", share=0.1, source="s")
+    with pytest.raises(ValueError, match="twice"):
+        ReportConfig(label_noise=(known, known))
