@@ -13,6 +13,7 @@
 #   make bench-coverage  how often the intervals of an examination hold the truth
 #   make bench-train  a fit against TRL, with its defaults and grouped by length, and the overhead of our loop
 #   make bench-client  an examination's client against an endpoint of fixed latency, with images of 1 Mpx
+#   make bench-report  the report of an examination as large as PMC-VQA's: time, memory, size
 #   make bench-overload  the endpoint of the last demo at its capacity and at twice that
 #   make fuzz           the property tests, on many more examples and other ones each time
 #   make fuzz-images  mutated files of every format through the image sandbox
@@ -31,7 +32,7 @@ RUN := .venv/bin/python
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test test-fast check bench-questions bench-contamination bench-images bench-reading bench-teacher bench-train bench-examination bench-coverage bench-client bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
+.PHONY: help setup demo test test-fast check bench-questions bench-contamination bench-images bench-reading bench-teacher bench-train bench-examination bench-coverage bench-client bench-report bench-overload fuzz fuzz-images fuzz-endpoint kill-flow ui up pocket-models
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
@@ -76,6 +77,9 @@ bench-coverage: setup
 
 bench-client: setup
 	@$(RUN) -m tests.benchmarks.bench_client
+
+bench-report: setup
+	@$(RUN) -m tests.benchmarks.bench_report
 
 bench-overload: setup
 	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)
