@@ -79,7 +79,7 @@ bench-client: setup
 	@$(RUN) -m tests.benchmarks.bench_client
 
 bench-report: setup
-	@$(RUN) -m tests.benchmarks.bench_report
+	@$(RUN) -m tests.benchmarks.bench_report build/bench/report --questions 33430 --entries many
 
 bench-overload: setup
 	@$(RUN) -m tests.benchmarks.bench_overload $(SECONDS)
