@@ -53,7 +53,7 @@ def contradiction(body: str, text: str, options: tuple[str, ...], gold: str) -> 
         return OTHER_OPTION
     if _denies_question(normal, held, options, gold) or _is_denied(mentions, gold, options):
         return DENIED
-    return OPPOSITE if _says_opposite(normal, held, gold) else None
+    return OPPOSITE if _says_opposite(normal, held, gold) or _is_spared(normal, held, gold) else None
 
 
 def _mentions(normal: str, held: Options) -> Iterator[_Mention]:
@@ -90,7 +90,7 @@ _CONCLUDES = re.compile(
 _INDICATES = re.compile(
     r" (?:(?:indicat|suggest|confirm|support|favour|favor|represent|identif|reveal|correspond|establish|prov)\w{0,5}"
     r"|(?:consistent|compatible|in keeping|in line) with|(?:diagnostic|pathognomonic|indicative|suggestive) (?:of|for)"
-    r"|(?:is|are) (?:typical|characteristic) (?:of|for)|belong to|is that of"
+    r"|(?:typical|characteristic) (?:of|for)|as (?:seen |found )?in|belong to|is that of"
     r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
     r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for|hallmark of"
     r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
@@ -117,11 +117,14 @@ _DIRECT_DENIAL = re.compile(
     r"|hint|trace|indication)){0,4} $"
 )
 _ARTICLES = frozenset(["the", "a", "an"])
+_LEADS_ON = frozenset(["so", "thus", "therefore", "hence"])
 
 
 def _is_open(mention: _Mention) -> bool:
     """Whether a mention is denied, weighed or supposed, so that it concludes nothing."""
     near = mention.before[-_NEAR:]
+    # What is denied before "so it is a cyst" was the ground, and not the cyst.
+    near = near[max((place for place, word in enumerate(near) if word in _LEADS_ON), default=0) :]
     if not word_lists.DENIES.isdisjoint(near) or not word_lists.SUPPOSES.isdisjoint(near):
         return True
     ahead = " ".join(mention.before)
@@ -197,11 +200,11 @@ def _denies_question(normal: str, held: Options, options: tuple[str, ...], gold:
     found = _ASKED_FOR.search(held.asked) if answer in ("yes", "no") else None
     if found is None:
         return False
-    name, denied, stated = f" {found[1]}", 0, 0
+    name, denied, stated = f" {found[1].rstrip()}", 0, 0  # also the beginning of `fractured`
     start = normal.find(name)
     num = 0
     while start >= 0 and num < _MOST_NAMES:
-        ahead, behind = normal[max(0, start - 60) : start + 1], normal[start + len(name) - 1 : start + 90]
+        ahead, behind = normal[max(0, start - 60) : start + 1], normal[start + len(name) : start + 90]
         is_denied = bool(_DIRECT_DENIAL.search(ahead)) or " no " in ahead[-20:]
         denied += is_denied
         stated += not is_denied and bool(_IS_THERE.search(ahead) or _IS_PRESENT.search(behind))
@@ -244,6 +247,23 @@ def _says_opposite(normal: str, held: Options, gold: str) -> bool:
         and any(True for _ in _plain_uses(normal, word))
         for word, opposite in held.opposites.get(gold, ())
     )
+
+
+_SPARED = re.compile(r" (?:sharp|normal|unremarkable|spared|uninvolved|unaffected|intact|healthy) ")
+_CLAUSE_END = re.compile(r" (?:[.,;:]|and the|while|wherea|but) ")
+
+
+def _is_spared(normal: str, held: Options, gold: str) -> bool:
+    """Whether a body finds the gold option's side or part in order, and another's not."""
+    if _SPARED.search(held.asked):
+        return False
+    clauses = [f" {clause} " for clause in _CLAUSE_END.split(normal)]
+    for word, opposite in held.opposites.get(gold, ()):
+        own = [clause for clause in clauses if any(f" {each} " in clause for each in opposite)]
+        others = [clause for clause in clauses if f" {word} " in clause]
+        if own and others and all(map(_SPARED.search, own)) and not any(map(_SPARED.search, others)):
+            return True
+    return False
 
 
 def _plain_uses(normal: str, word: str) -> Iterator[int]:
