@@ -21,6 +21,7 @@ OPPOSITE = Rule(id="opposite", check=_CHECK, example="it lies on the left, above
 DENIED = Rule(id="answer_denied", check=_CHECK, example="there is no effusion, above the answer `Effusion`")
 RULES = (OTHER_LETTER, OTHER_OPTION, OTHER_NUMBER, OPPOSITE, DENIED)
 
+_ARTICLES = frozenset(["the", "a", "an"])
 _STOPS = frozenset(".;:?!")
 _FIRM, _LIKELY, _STATED = 3, 2, 1  # how an option is concluded
 _BESIDE = 200  # characters within which two mentions can be of one sentence
@@ -29,12 +30,14 @@ _MOST_NAMES = 12  # mentions of options that are looked at in one text; the last
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Mention:
-    """A place where an option is named, in words. before, after: words of its sentence."""
+    """A place where an option is named, in words. before, after: words of its sentence. is_all: nothing else stands
+    behind a colon, or behind "i.e."."""
 
     letter: str
     place: int
     before: list[str]
     after: list[str]
+    is_all: bool
 
 
 def contradiction(body: str, text: str, options: tuple[str, ...], gold: str) -> Rule | None:
@@ -69,7 +72,11 @@ def _mentions(normal: str, held: Options) -> Iterator[_Mention]:
         name, letter = places[start]
         before = normal[max(0, start - 400) : start + 1].split()
         after = normal[start + len(name) - 1 : start + len(name) + 200].split()
-        yield _Mention(letter, start, _last_sentence(before), _first_sentence(after))
+        last = [word for word in before[-3:] if word not in _ARTICLES][-2:]
+        is_all = (last[1:] == [":"] and len(last[0]) > 1) or last == ["e", "."]
+        yield _Mention(
+            letter, start, _last_sentence(before), _first_sentence(after), is_all and after[:1] in ([], ["."])
+        )
 
 
 def _last_sentence(words: list[str]) -> list[str]:
@@ -83,8 +90,8 @@ def _first_sentence(words: list[str]) -> list[str]:
 
 
 _CONCLUDES = re.compile(
-    r" (?:so|thus|therefore|hence|consequently|accordingly|conclude|conclusion|overall|answer|diagnosi|"
-    r"diagnosis|must be|most likely|best option|right option|correct option|best choice|correct choice|"
+    r" (?:so(?! (?:is|are|do|doe) )|thus|therefore|hence|consequently|accordingly|conclude|conclusion|overall|answer|"
+    r"diagnosi|diagnosis|must be|most likely|best option|right option|correct option|best choice|correct choice|"
     r"settle on|leave only|only fit|identifie it a|identify it a|making it|which mean|meaning) "
 )
 _INDICATES = re.compile(
@@ -92,7 +99,9 @@ _INDICATES = re.compile(
     r"|(?:consistent|compatible|in keeping|in line) with|(?:diagnostic|pathognomonic|indicative|suggestive) (?:of|for)"
     r"|(?:typical|characteristic) (?:of|for)|as (?:seen |found )?in|belong to|is that of"
     r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
-    r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for|hallmark of"
+    r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for"
+    r"|(?:hallmark|fingerprint|signature|picture|appearance|evidence|sign) of"
+    r"|(?:seen|located|visible|situated|found|lie|lying|project|projecting) (?:in|over|within) the"
     r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
 )
 _NEAR = 7  # words before a mention within which a word denies it or leads to it
@@ -116,7 +125,7 @@ _DIRECT_DENIAL = re.compile(
     r"(?: (?:a|an|any|the|evidence|sign|visible|obvious|definite|clear|true|convincing|appreciable|of|for|is|seen|there"
     r"|hint|trace|indication)){0,4} $"
 )
-_ARTICLES = frozenset(["the", "a", "an"])
+
 _LEADS_ON = frozenset(["so", "thus", "therefore", "hence"])
 
 
@@ -155,7 +164,7 @@ def _is_end(mention: _Mention) -> bool:
     if mention.after:
         return False
     words = [word for word in mention.before if word not in _ARTICLES]
-    return bool(words) and words[-1] in word_lists.NAMING
+    return mention.is_all or (bool(words) and words[-1] in word_lists.NAMING and words[-2:-1] != ["so"])
 
 
 def _concludes_other(mentions: Sequence[_Mention], gold: str, held: Options) -> bool:

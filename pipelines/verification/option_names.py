@@ -66,14 +66,14 @@ def _opposites(words: Mapping[str, frozenset[str]], asked: str) -> dict[str, lis
     return found
 
 
-_BRACKETED = re.compile(r"(.{2,}?) ?\(([\w-]{2,12})\)")
+_BRACKETED = re.compile(r"(.{2,}?) ?\((?:([\w-]{2,12})|[^()]{1,40})\)")
 _LEADING = re.compile(r"^ (?:the|a|an|there is|there are|it is|presence of|it) ")
 
 
 def _names_of(option: str, normal: str, distinct: frozenset[str], words: frozenset[str]) -> set[str]:
     names = {normal.rstrip(" .") + " ", _LEADING.sub(" ", normal)}
     if both := _BRACKETED.fullmatch(option.strip()):
-        names |= {normalised(part) for part in both.groups()}
+        names |= {normalised(part) for part in both.groups() if part}
     own = distinct - word_lists.CLASSES
     # "Untreated group" is known by its one word; "untreated, severe" is not.
     if len(own) == 1 and not (words - distinct - word_lists.CLASSES) and len(next(iter(own))) >= _LONG_WORD:
