@@ -100,7 +100,7 @@ _INDICATES = re.compile(
     r"|(?:typical|characteristic) (?:of|for)|as (?:seen |found )?in|belong to|is that of"
     r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
     r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for"
-    r"|(?:hallmark|fingerprint|signature|picture|appearance|evidence|sign) of"
+    r"|(?:hallmark|finding|fingerprint|signature|picture|appearance|evidence|sign) of"
     r"|(?:seen|located|visible|situated|found|lie|lying|project|projecting) (?:in|over|within) the"
     r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
 )
@@ -113,6 +113,10 @@ _SUBJECT = re.compile(
     r"(?:is|are|indicate|mark|point to|represent|depict|denote|show|label|lie in|lie within|belong to)"
     r"(?: (?:a|an|the|in|typical|clear|classic|single|normal|large|small|that of)){0,4} $"
 )
+_IS = re.compile(
+    r" (?:the|these) \w+ (?:is|are) (?:(?!(?:of|in|to|at|on|by|near|with|without|from|beside|like)\b)\w+ ){0,2}$"
+)
+_IS_SEEN = re.compile(r"(?:is|are) (?:\w+ )?(?:evident|present|seen|visible|noted|shown|identified)\b")
 _RULED_OUT = re.compile(
     r"(?:^| )(?:is|are|can be|was|were|be)(?: \w+){0,2} (?:absent|excluded|ruled|unlikely|not|wrong|incorrect"
     r"|impossible|"
@@ -150,7 +154,8 @@ def _strength(mention: _Mention, held: Options) -> int:
         return _FIRM
     if _INDICATES.search(f" {' '.join(mention.before[-_NEAR:])} ") or _is_superlative(mention, held):
         return _LIKELY
-    return _STATED if _SUBJECT.search(ahead) or _is_end(mention) else 0
+    is_stated = _SUBJECT.search(ahead) or _IS.search(ahead) or _IS_SEEN.match(" ".join(mention.after))
+    return _STATED if is_stated or _is_end(mention) else 0
 
 
 def _is_superlative(mention: _Mention, held: Options) -> bool:

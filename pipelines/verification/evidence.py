@@ -37,6 +37,7 @@ def missing(body: str, said: Sequence[str], question: Question) -> Rule | None:
     if not _is_english(said):
         return None
     held = frozenset(_WORD.findall(" ".join((question.text, *question.options)).lower()))
+    held |= {f"{word}s" for word in held}
     new = words - held - word_lists.HOLLOW
     if len(new) < _LEAST_NEW:
         return RESTATES

@@ -40,14 +40,17 @@ def _spans(even: str) -> list[tuple[int, int]]:
 def _is_list(even: str, spans: list[tuple[int, int]], options: Options) -> bool:
     """Whether lines begin with different letters, as where the options are gone through one by one.
 
-    Those that say why another option is wrong, below a first line that is one and nothing else, are no such list.
+    Below a first line that is an option and nothing else, lines about others are no such list where they reject them,
+    or where an earlier letter follows.
     """
     found = [each for start, end in spans if (each := _LETTERED.match(even, start, end))]
     if len({each[1] for each in found}) in (0, 1):
         return False
     (start, end), first = spans[0], found[0]
     is_answered = first.start() == start and options.whole(even[start:end]) is not None
-    return not (is_answered and all(each[1] != first[1] and _rejects(even, each.end()) for each in found[1:]))
+    others = found[1:]
+    is_told = min(each[1] for each in others) < first[1] or all(_rejects(even, each.end()) for each in others)
+    return not (is_answered and is_told and all(each[1] != first[1] for each in others))
 
 
 def _rejects(even: str, place: int) -> bool:

@@ -34,7 +34,7 @@ _SENTENCE_END = re.compile(
     r"(?<! \w)[.!?](?=\s|$|[\"')])|[;。！？\n]|, (?:so|thus|hence|therefore|but)(?= (?:it|this|the|that) )"
 )
 _CONTRAST = re.compile(
-    r"(?:,|,? and|,? but) not |,? (?:rather than|instead of|as opposed to|unlike|over|without) |, with no "
+    r"(?:,|,? and|,? but) not |,? (?:rather than|instead of|as opposed to|unlike|over|without) |,? (?:with|but|and) no "
     r"|(?<=\w),? because |, (?:as|since) "
 )
 _WORD = re.compile(r"\w{3,}")
@@ -43,7 +43,7 @@ _AND_BEHIND = re.compile(r",? (?:and|or) (\w{3,})")
 _NEXT_LETTER = re.compile(r"[\s.,;|/\-]{0,8}[(\[]?([a-zA-Z])[)\].:]\s{0,8}")
 _ASIDE = re.compile(r", (?:which|suggesting|indicating) ")
 _WRAPPED = re.compile(r"^(\*{1,3}|_{1,3}|`)(.+)\1$")
-_CHOICE = re.compile(r"· or\b|\bor ·|·,? (?:and|or) [a-z]\b|/|\?")
+_CHOICE = re.compile(r"· or\b|\bor ·|·,? (?:and|or) [a-z]\b|· ?/|/ ?·|\?")
 _CROSSES = frozenset("✗✘❌✖×")
 _YES_NO = frozenset({"yes", "no"})
 
