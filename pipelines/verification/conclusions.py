@@ -101,12 +101,12 @@ _INDICATES = re.compile(
     r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
     r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for"
     r"|(?:hallmark|finding|fingerprint|signature|picture|appearance|evidence|sign) of"
-    r"|(?:seen|located|visible|situated|found|lie|lying|project|projecting) (?:in|over|within) the"
     r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
 )
 _NEAR = 7  # words before a mention within which a word denies it or leads to it
 _SUBJECT = re.compile(
-    r" (?:this|it|(?:the|this|that|these|each|a|an) (?:\w+ ){0,2}(?:image|figure|picture|arrow|arrowhead|structure"
+    r" (?:this|it|that|these|those|which"
+    r"|(?:the|this|that|these|each|a|an) (?:\w+ ){0,2}(?:image|figure|picture|arrow|arrowhead|structure"
     r"|lesion|"
     r"finding|abnormality|area|region|mass|view|scan|modality|technique|stain|label|asterisk|object|sample|pattern|"
     r"specimen|material|vessel|organ|section|slide)) (?:clearly |therefore |also |in fact |most likely )?"
@@ -114,7 +114,11 @@ _SUBJECT = re.compile(
     r"(?: (?:a|an|the|in|typical|clear|classic|single|normal|large|small|that of)){0,4} $"
 )
 _IS = re.compile(
-    r" (?:the|these) \w+ (?:is|are) (?:(?!(?:of|in|to|at|on|by|near|with|without|from|beside|like)\b)\w+ ){0,2}$"
+    r" (?:the|these) (\w+) (?:is|are) (?:(?!(?:of|in|to|at|on|by|near|with|without|from|beside|like)\b)\w+ ){0,2}$"
+)
+_WHERE = re.compile(r" (?:where|location|located) ")
+_IS_PLACED = re.compile(
+    r" (?:seen|located|visible|situated|found|lie|lying|project|projecting) (?:in|over|within) the (?:\w+ )?$"
 )
 _IS_SEEN = re.compile(r"(?:is|are) (?:\w+ )?(?:evident|present|seen|visible|noted|shown|identified)\b")
 _RULED_OUT = re.compile(
@@ -154,7 +158,12 @@ def _strength(mention: _Mention, held: Options) -> int:
         return _FIRM
     if _INDICATES.search(f" {' '.join(mention.before[-_NEAR:])} ") or _is_superlative(mention, held):
         return _LIKELY
-    is_stated = _SUBJECT.search(ahead) or _IS.search(ahead) or _IS_SEEN.match(" ".join(mention.after))
+    if _WHERE.search(held.asked) and _IS_PLACED.search(ahead):
+        return _LIKELY
+    if any(word_lists.is_negative(name) for name, letter in held.names.items() if letter == mention.letter):
+        return 0  # that something is normal may be said of something else
+    is_asked = (subject := _IS.search(ahead)) and f" {subject[1]} " in held.asked
+    is_stated = _SUBJECT.search(ahead) or is_asked or _IS_SEEN.match(" ".join(mention.after))
     return _STATED if is_stated or _is_end(mention) else 0
 
 
@@ -258,7 +267,7 @@ def _says_opposite(normal: str, held: Options, gold: str) -> bool:
     return any(
         f" {word} " in normal
         and not any(f" {each} " in normal for each in opposite)
-        and any(True for _ in _plain_uses(normal, word))
+        and any(True for _ in _plain_uses(normal, word, held.asked))
         for word, opposite in held.opposites.get(gold, ())
     )
 
@@ -280,12 +289,16 @@ def _is_spared(normal: str, held: Options, gold: str) -> bool:
     return False
 
 
-def _plain_uses(normal: str, word: str) -> Iterator[int]:
-    """Where a word stands without being denied, and not as a place in the image."""
+def _plain_uses(normal: str, word: str, asked: str) -> Iterator[int]:
+    """Where a word stands without being denied, and neither as a place in the image nor of a thing not asked about."""
     start = normal.find(f" {word} ")
     while start >= 0:
         near = normal[max(0, start - 40) : start].split()[-4:]
         behind = normal[start + len(word) + 1 : start + len(word) + 40]
+        is_of_another = near[-1:] in (["is"], ["are"]) and f" {near[-2:][0]} " not in f"{asked} it this that they "
+        if is_of_another or "other" in near:
+            start = normal.find(f" {word} ", start + 1)
+            continue
         if word_lists.DENIES.isdisjoint(near) and word_lists.SUPPOSES.isdisjoint(near) and not _IN_IMAGE.match(behind):
             yield start
         start = normal.find(f" {word} ", start + 1)
