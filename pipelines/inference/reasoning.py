@@ -7,9 +7,12 @@ _STRAY = re.compile(
     r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad|image|im_start|im_end|endoftext)\|>|<image>|<video>"
 )
 _TAGS = r"(?:think|thinking|thought|thoughts|reasoning|seed:think)"
-_TAG = re.compile(rf"</?{_TAGS}>|◁/?think▷|<\|(?:begin|end)_of_thought\|>")
-_OPENS = re.compile(rf"\s*(?:<{_TAGS}>|◁think▷|<\|begin_of_thought\|>)")
-_CLOSES = re.compile(rf"</{_TAGS}>|◁/think▷|<\|end_of_thought\|>")
+_TAG = re.compile(rf"</?{_TAGS}>|◁/?think▷|<\|(?:begin|end)_of_thought\|>|<unused9[45]>")
+# An opened `<reasoning>` that never ends is what the prompt asked for, and its answer follows.
+_OPENS = re.compile(
+    r"\s*(?:<(?:think|thinking|thought|thoughts|seed:think)>|◁think▷|<\|begin_of_thought\|>|<unused94>)"
+)
+_CLOSES = re.compile(rf"</{_TAGS}>|◁/think▷|<\|end_of_thought\|>|<unused95>")
 
 
 def end_of_thoughts(written: str) -> tuple[int, bool]:

@@ -21,6 +21,7 @@ OPPOSITE = Rule(id="opposite", check=_CHECK, example="it lies on the left, above
 DENIED = Rule(id="answer_denied", check=_CHECK, example="there is no effusion, above the answer `Effusion`")
 RULES = (OTHER_LETTER, OTHER_OPTION, OTHER_NUMBER, OPPOSITE, DENIED)
 
+_ARTICLES = frozenset(["the", "a", "an"])
 _STOPS = frozenset(".;:?!")
 _FIRM, _LIKELY, _STATED = 3, 2, 1  # how an option is concluded
 _BESIDE = 200  # characters within which two mentions can be of one sentence
@@ -29,12 +30,14 @@ _MOST_NAMES = 12  # mentions of options that are looked at in one text; the last
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Mention:
-    """A place where an option is named, in words. before, after: words of its sentence."""
+    """A place where an option is named, in words. before, after: words of its sentence. is_all: nothing else stands
+    behind a colon, or behind "i.e."."""
 
     letter: str
     place: int
     before: list[str]
     after: list[str]
+    is_all: bool
 
 
 def contradiction(body: str, text: str, options: tuple[str, ...], gold: str) -> Rule | None:
@@ -53,7 +56,7 @@ def contradiction(body: str, text: str, options: tuple[str, ...], gold: str) -> 
         return OTHER_OPTION
     if _denies_question(normal, held, options, gold) or _is_denied(mentions, gold, options):
         return DENIED
-    return OPPOSITE if _says_opposite(normal, held, gold) else None
+    return OPPOSITE if _says_opposite(normal, held, gold) or _is_spared(normal, held, gold) else None
 
 
 def _mentions(normal: str, held: Options) -> Iterator[_Mention]:
@@ -69,7 +72,11 @@ def _mentions(normal: str, held: Options) -> Iterator[_Mention]:
         name, letter = places[start]
         before = normal[max(0, start - 400) : start + 1].split()
         after = normal[start + len(name) - 1 : start + len(name) + 200].split()
-        yield _Mention(letter, start, _last_sentence(before), _first_sentence(after))
+        last = [word for word in before[-3:] if word not in _ARTICLES][-2:]
+        is_all = (last[1:] == [":"] and len(last[0]) > 1) or last == ["e", "."]
+        yield _Mention(
+            letter, start, _last_sentence(before), _first_sentence(after), is_all and after[:1] in ([], ["."])
+        )
 
 
 def _last_sentence(words: list[str]) -> list[str]:
@@ -83,27 +90,37 @@ def _first_sentence(words: list[str]) -> list[str]:
 
 
 _CONCLUDES = re.compile(
-    r" (?:so|thus|therefore|hence|consequently|accordingly|conclude|conclusion|overall|answer|diagnosi|"
-    r"diagnosis|must be|most likely|best option|right option|correct option|best choice|correct choice|"
+    r" (?:so(?! (?:is|are|do|doe) )|thus|therefore|hence|consequently|accordingly|conclude|conclusion|overall|answer|"
+    r"diagnosi|diagnosis|must be|most likely|best option|right option|correct option|best choice|correct choice|"
     r"settle on|leave only|only fit|identifie it a|identify it a|making it|which mean|meaning) "
 )
 _INDICATES = re.compile(
     r" (?:(?:indicat|suggest|confirm|support|favour|favor|represent|identif|reveal|correspond|establish|prov)\w{0,5}"
     r"|(?:consistent|compatible|in keeping|in line) with|(?:diagnostic|pathognomonic|indicative|suggestive) (?:of|for)"
-    r"|(?:is|are) (?:typical|characteristic) (?:of|for)|belong to|is that of"
+    r"|(?:typical|characteristic) (?:of|for)|as (?:seen |found )?in|belong to|is that of"
     r"|(?:acquired|obtained|taken|made|produced|captured|generated|stained|formed|explained|recorded) (?:with|by|using)"
-    r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for|hallmark of"
+    r"|(?:point|fit|match|argue|speak|amount)\w{0,3} (?:to|for|toward|a|an|the|with)|classic for"
+    r"|(?:hallmark|finding|fingerprint|signature|picture|appearance|evidence|sign) of"
     r"|(?:clearly|obviously|evidently) (?:a|an|the)) "
 )
 _NEAR = 7  # words before a mention within which a word denies it or leads to it
 _SUBJECT = re.compile(
-    r" (?:this|it|(?:the|this|that|these|each|a|an) (?:\w+ ){0,2}(?:image|figure|picture|arrow|arrowhead|structure"
+    r" (?:this|it|that|these|those|which"
+    r"|(?:the|this|that|these|each|a|an) (?:\w+ ){0,2}(?:image|figure|picture|arrow|arrowhead|structure"
     r"|lesion|"
     r"finding|abnormality|area|region|mass|view|scan|modality|technique|stain|label|asterisk|object|sample|pattern|"
     r"specimen|material|vessel|organ|section|slide)) (?:clearly |therefore |also |in fact |most likely )?"
     r"(?:is|are|indicate|mark|point to|represent|depict|denote|show|label|lie in|lie within|belong to)"
     r"(?: (?:a|an|the|in|typical|clear|classic|single|normal|large|small|that of)){0,4} $"
 )
+_IS = re.compile(
+    r" (?:the|these) (\w+) (?:is|are) (?:(?!(?:of|in|to|at|on|by|near|with|without|from|beside|like)\b)\w+ ){0,2}$"
+)
+_WHERE = re.compile(r" (?:where|location|located) ")
+_IS_PLACED = re.compile(
+    r" (?:seen|located|visible|situated|found|lie|lying|project|projecting) (?:in|over|within) the (?:\w+ )?$"
+)
+_IS_SEEN = re.compile(r"(?:is|are) (?:\w+ )?(?:evident|present|seen|visible|noted|shown|identified)\b")
 _RULED_OUT = re.compile(
     r"(?:^| )(?:is|are|can be|was|were|be)(?: \w+){0,2} (?:absent|excluded|ruled|unlikely|not|wrong|incorrect"
     r"|impossible|"
@@ -116,12 +133,15 @@ _DIRECT_DENIAL = re.compile(
     r"(?: (?:a|an|any|the|evidence|sign|visible|obvious|definite|clear|true|convincing|appreciable|of|for|is|seen|there"
     r"|hint|trace|indication)){0,4} $"
 )
-_ARTICLES = frozenset(["the", "a", "an"])
+
+_LEADS_ON = frozenset(["so", "thus", "therefore", "hence"])
 
 
 def _is_open(mention: _Mention) -> bool:
     """Whether a mention is denied, weighed or supposed, so that it concludes nothing."""
     near = mention.before[-_NEAR:]
+    # What is denied before "so it is a cyst" was the ground, and not the cyst.
+    near = near[max((place for place, word in enumerate(near) if word in _LEADS_ON), default=0) :]
     if not word_lists.DENIES.isdisjoint(near) or not word_lists.SUPPOSES.isdisjoint(near):
         return True
     ahead = " ".join(mention.before)
@@ -138,7 +158,13 @@ def _strength(mention: _Mention, held: Options) -> int:
         return _FIRM
     if _INDICATES.search(f" {' '.join(mention.before[-_NEAR:])} ") or _is_superlative(mention, held):
         return _LIKELY
-    return _STATED if _SUBJECT.search(ahead) or _is_end(mention) else 0
+    if _WHERE.search(held.asked) and _IS_PLACED.search(ahead):
+        return _LIKELY
+    if any(word_lists.is_negative(name) for name, letter in held.names.items() if letter == mention.letter):
+        return 0  # that something is normal may be said of something else
+    is_asked = (subject := _IS.search(ahead)) and f" {subject[1]} " in held.asked
+    is_stated = _SUBJECT.search(ahead) or is_asked or _IS_SEEN.match(" ".join(mention.after))
+    return _STATED if is_stated or _is_end(mention) else 0
 
 
 def _is_superlative(mention: _Mention, held: Options) -> bool:
@@ -152,7 +178,7 @@ def _is_end(mention: _Mention) -> bool:
     if mention.after:
         return False
     words = [word for word in mention.before if word not in _ARTICLES]
-    return bool(words) and words[-1] in word_lists.NAMING
+    return mention.is_all or (bool(words) and words[-1] in word_lists.NAMING and words[-2:-1] != ["so"])
 
 
 def _concludes_other(mentions: Sequence[_Mention], gold: str, held: Options) -> bool:
@@ -197,11 +223,11 @@ def _denies_question(normal: str, held: Options, options: tuple[str, ...], gold:
     found = _ASKED_FOR.search(held.asked) if answer in ("yes", "no") else None
     if found is None:
         return False
-    name, denied, stated = f" {found[1]}", 0, 0
+    name, denied, stated = f" {found[1].rstrip()}", 0, 0  # also the beginning of `fractured`
     start = normal.find(name)
     num = 0
     while start >= 0 and num < _MOST_NAMES:
-        ahead, behind = normal[max(0, start - 60) : start + 1], normal[start + len(name) - 1 : start + 90]
+        ahead, behind = normal[max(0, start - 60) : start + 1], normal[start + len(name) : start + 90]
         is_denied = bool(_DIRECT_DENIAL.search(ahead)) or " no " in ahead[-20:]
         denied += is_denied
         stated += not is_denied and bool(_IS_THERE.search(ahead) or _IS_PRESENT.search(behind))
@@ -241,17 +267,38 @@ def _says_opposite(normal: str, held: Options, gold: str) -> bool:
     return any(
         f" {word} " in normal
         and not any(f" {each} " in normal for each in opposite)
-        and any(True for _ in _plain_uses(normal, word))
+        and any(True for _ in _plain_uses(normal, word, held.asked))
         for word, opposite in held.opposites.get(gold, ())
     )
 
 
-def _plain_uses(normal: str, word: str) -> Iterator[int]:
-    """Where a word stands without being denied, and not as a place in the image."""
+_SPARED = re.compile(r" (?:sharp|normal|unremarkable|spared|uninvolved|unaffected|intact|healthy) ")
+_CLAUSE_END = re.compile(r" (?:[.,;:]|and the|while|wherea|but) ")
+
+
+def _is_spared(normal: str, held: Options, gold: str) -> bool:
+    """Whether a body finds the gold option's side or part in order, and another's not."""
+    if _SPARED.search(held.asked):
+        return False
+    clauses = [f" {clause} " for clause in _CLAUSE_END.split(normal)]
+    for word, opposite in held.opposites.get(gold, ()):
+        own = [clause for clause in clauses if any(f" {each} " in clause for each in opposite)]
+        others = [clause for clause in clauses if f" {word} " in clause]
+        if own and others and all(map(_SPARED.search, own)) and not any(map(_SPARED.search, others)):
+            return True
+    return False
+
+
+def _plain_uses(normal: str, word: str, asked: str) -> Iterator[int]:
+    """Where a word stands without being denied, and neither as a place in the image nor of a thing not asked about."""
     start = normal.find(f" {word} ")
     while start >= 0:
         near = normal[max(0, start - 40) : start].split()[-4:]
         behind = normal[start + len(word) + 1 : start + len(word) + 40]
+        is_of_another = near[-1:] in (["is"], ["are"]) and f" {near[-2:][0]} " not in f"{asked} it this that they "
+        if is_of_another or "other" in near:
+            start = normal.find(f" {word} ", start + 1)
+            continue
         if word_lists.DENIES.isdisjoint(near) and word_lists.SUPPOSES.isdisjoint(near) and not _IN_IMAGE.match(behind):
             yield start
         start = normal.find(f" {word} ", start + 1)

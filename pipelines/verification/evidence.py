@@ -24,6 +24,7 @@ _ENOUGH_SAID = 8  # words by which a language is known
 _MOST_FOREIGN = 3  # letters of another script: Greek letters, a sign in the image
 _CLAUSE = re.compile(r"[.;:,!?\n]+(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+")
+_NUMBERED = re.compile(r"\b(?:step|option|question|choice) \d+")
 _FORM = re.compile(r"(?:hyper|hypo|iso)\w+|\w+(?:like|shaped|oid|ular|form)$|\d")
 
 
@@ -36,6 +37,7 @@ def missing(body: str, said: Sequence[str], question: Question) -> Rule | None:
     if not _is_english(said):
         return None
     held = frozenset(_WORD.findall(" ".join((question.text, *question.options)).lower()))
+    held |= {f"{word}s" for word in held}
     new = words - held - word_lists.HOLLOW
     if len(new) < _LEAST_NEW:
         return RESTATES
@@ -46,7 +48,7 @@ def missing(body: str, said: Sequence[str], question: Question) -> Rule | None:
 
 def _is_seen(clause: str, held: frozenset[str]) -> bool:
     """Whether a clause tells of something seen that its question does not tell already."""
-    words = frozenset(re.findall(r"\w+", clause)) - held
+    words = frozenset(re.findall(r"\w+", _NUMBERED.sub(" ", clause))) - held
     if word_lists.SEEN.isdisjoint(words) and not any(map(_FORM.match, words)):
         return False
     return not word_lists.GENERAL.search(clause)

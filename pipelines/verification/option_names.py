@@ -50,32 +50,30 @@ def read(text: str, options: tuple[str, ...]) -> Options:
     counted = {letter: word_lists.number_in(each) for letter, each in normal.items()}
     is_count = len(set(counted.values())) == len(options) and None not in counted.values()
     numbers = {letter: number for letter, number in counted.items() if number is not None} if is_count else {}
-    opposites = _opposites(words, distinct, asked)
+    opposites = _opposites(words, asked)
     return Options({name: letter for name, letter in names.items() if letter}, opposites, numbers, asked)
 
 
-def _opposites(
-    words: Mapping[str, frozenset[str]], distinct: Mapping[str, frozenset[str]], asked: str
-) -> dict[str, list[tuple[str, frozenset[str]]]]:
+def _opposites(words: Mapping[str, frozenset[str]], asked: str) -> dict[str, list[tuple[str, frozenset[str]]]]:
     """As in Options."""
     found: dict[str, list[tuple[str, frozenset[str]]]] = {}
     for gold, other in itertools.permutations(words, 2):
-        for word in distinct[other] & word_lists.OPPOSITES.keys():
-            opposite = word_lists.OPPOSITES[word] & distinct[gold]
+        for word in (words[other] - words[gold]) & word_lists.OPPOSITES.keys():
+            opposite = word_lists.OPPOSITES[word] & (words[gold] - words[other])
             own, others = words[gold] - opposite, words[other] - {word}
             if opposite and f" {word} " not in asked and (own & others or not (own or others)):
                 found.setdefault(gold, []).append((word, opposite))
     return found
 
 
-_BRACKETED = re.compile(r"(.{2,}?) ?\(([\w-]{2,12})\)")
+_BRACKETED = re.compile(r"(.{2,}?) ?\((?:([\w-]{2,12})|[^()]{1,40})\)")
 _LEADING = re.compile(r"^ (?:the|a|an|there is|there are|it is|presence of|it) ")
 
 
 def _names_of(option: str, normal: str, distinct: frozenset[str], words: frozenset[str]) -> set[str]:
     names = {normal.rstrip(" .") + " ", _LEADING.sub(" ", normal)}
     if both := _BRACKETED.fullmatch(option.strip()):
-        names |= {normalised(part) for part in both.groups()}
+        names |= {normalised(part) for part in both.groups() if part}
     own = distinct - word_lists.CLASSES
     # "Untreated group" is known by its one word; "untreated, severe" is not.
     if len(own) == 1 and not (words - distinct - word_lists.CLASSES) and len(next(iter(own))) >= _LONG_WORD:

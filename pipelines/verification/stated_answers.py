@@ -76,6 +76,8 @@ def other_count(normal: str, numbers: dict[str, int], gold: str) -> bool:
     for sentence in reversed(re.split(r" [.;?!] ", normal.rstrip(" .;?!"))):
         counted = list(word_lists.counts(sentence))
         said = [number for _, number in counted]
+        if said[2:] and said[0] == sum(said[1:]) and said[0] in others:
+            return True
         if wanted in said or (len(said) > 1 and sum(said) == wanted):
             return False
         if not _TOTAL.search(f" {sentence} ") and " there are " not in f" {sentence} " and len(said) != 1:

@@ -30,7 +30,7 @@ OPPOSITES: dict[str, frozenset[str]] = {
     word: frozenset(other for pair in _STATED["opposites"] if word in pair for other in pair if other != word)
     for word in {each for pair in _STATED["opposites"] for each in pair}
 }
-MORE = re.compile(r"\b(?:more|another|further|additional|plu|plus|remaining|other|others|least|than)\b")
+MORE = re.compile(r"(?<!\bno )\b(?:more|another|further|additional|plu|plus|remaining|other|others|least|than)\b")
 _NEGATIVE = re.compile(rf"\W*(?:there (?:is|are) )?(?:{'|'.join(_STATED['negative'])})\b", re.IGNORECASE)
 _LABELS, _UNITS, _NUMBERS = _words("labels"), _words("units"), _STATED["numbers"]
 _MOST_DIGITS = 3  # of a number that counts

@@ -6,7 +6,7 @@ import re
 
 from pipelines.inference.answers import phrases, plain, settling
 from pipelines.inference.answers.options import Options
-from pipelines.inference.answers.reading import Settled
+from pipelines.inference.answers.reading import Missing, Settled
 
 _MOST_READ = 48  # announcements, from the last one: a text with more that say nothing announces nothing
 _BEFORE = 200  # characters before `is the right answer`, or before an announcement, that are read
@@ -94,9 +94,28 @@ def _last_of(
             continue
         announced = Announced(start, end, settled)
         if settled.decisive:
-            return announced
+            return _beside_line_before(announced, each, found, text, even, options)
         spare = spare or announced
     return spare
+
+
+def _beside_line_before(
+    last: Announced, is_last: _Found, found: list[_Found], text: str, even: str, options: Options
+) -> Announced:
+    """An announcement, unless the line right before it is one of another option, with nothing that corrects it."""
+    if not is_last.label or re.match(r"\W*(?:the )?(?:final|correct)", even[is_last.start :], re.IGNORECASE):
+        return last
+    before = max(
+        (one for one in found if one.label and one.start < is_last.start), key=lambda one: one.said, default=None
+    )
+    if before is None or even[_line_end(even, before.said) : is_last.start].strip():
+        return last
+    settled, *_ = _read(before, text, even, options, letter_only=False)
+    if settled is None or settled.letter in (None, last.settled.letter) or last.settled.letter is None:
+        return last
+    is_text = settled.text_letter and not last.settled.text_letter
+    missing = Missing.CONTRADICTION if is_text else Missing.SEVERAL
+    return dataclasses.replace(last, settled=Settled(missing=missing, text_letter=settled.text_letter))
 
 
 def _strong(even: str) -> list[_Found]:
@@ -176,7 +195,7 @@ def _is_open(even: str, found: _Found, end: int, *, is_weak: bool) -> bool:
         return True
     clause = _CLAUSE.split(before)[-1]
     said = even[found.start : end]
-    if is_weak and (phrases.search("deny", clause) or settling.refusal_place(before) >= 0):
+    if is_weak and (phrases.search("deny", clause) or settling.refusal_place(clause) >= 0):
         return True
     if _DOUBTED.search(clause) or (phrases.search("open", clause) and not _GUESSES.search(before)):
         return True

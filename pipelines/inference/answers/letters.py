@@ -26,7 +26,7 @@ _CONNECTS = re.compile(
 )
 _SPECIES = re.compile(r" ?[a-z]{3,}")  # behind `E.`
 _ALSO = re.compile(
-    rf"(?:(?:^|[\s)\]]){AND}|[/&+、]|^ ?, ?)\s*(?:{LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}"
+    rf"(?:(?:^|[\s)\]]){AND}|[/&+、]|^ ?[,;] ?)\s*(?:{LEAD}\s*){{0,2}}[(\[\"' ]{{0,3}}"
     r"(?:([B-HJ-Z])(?![A-Za-z0-9'\-])|([AI])"
     r"(?=[)\].:,;\"'、。]|\s*$|\s*\(|/| (?:is|are|could|would|may|might|both|fit|seem|und|and|or|et|y|e)\b"
     r"|[\u3040-\u9fff]))"
@@ -97,7 +97,7 @@ def settle(found: re.Match[str], said: str, options: Options) -> Settled | None:
     if letter not in options.letters:
         return Settled(missing=Missing.NOT_AN_OPTION)
     named = _first_mention(raw, letter, options)
-    if _gives_another(letter, clause, named, options):
+    if _gives_another(letter, clause, named, options) or options.lists(said[found.start() :][:_MOST]):
         return Settled(missing=Missing.SEVERAL)
     if named and named.letter != letter:
         return Settled(missing=Missing.CONTRADICTION, text_letter=named.letter)
@@ -145,7 +145,8 @@ def _gives_another(letter: str, clause: str, named: Mention | None, options: Opt
     if is_next_sentence and (named is None or named.letter != letter):
         return False
     own = options.text_of(letter)
-    clause = cut(clause.lstrip(" )]\"'.:"), _EXPLAINS)
+    clause = clause.lstrip(" )]\"'.:")
+    clause = clause[:1] + cut(clause[1:], _EXPLAINS)
     clause = clause.replace(own, " ") if len(own) > 1 else clause
     for found in (*_ALSO.finditer(clause), *_PERHAPS.finditer(clause)):
         other = next(filter(None, found.groups()))

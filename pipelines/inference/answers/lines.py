@@ -2,7 +2,7 @@
 
 import re
 
-from pipelines.inference.answers import plain, settling
+from pipelines.inference.answers import phrases, plain, settling
 from pipelines.inference.answers.options import Options, Whole
 from pipelines.inference.answers.reading import How, Missing, Reading
 
@@ -18,7 +18,13 @@ _REJECTED = re.compile(
     r"|^\W*[A-Z]\W{1,6}(?:no|wrong|false|incorrect)\W*(?:$|[,.;])",
     re.IGNORECASE,
 )
-_MARKED = re.compile(r"[\s\"']{0,8}(?:(?:option|choice) )?[(\[<]?([A-Za-z])[)\]>.:,]")
+_CONCLUDES = re.compile(
+    r"(?:(?<=[.!?] )|^)(?:therefore|thus|hence|so|in conclusion|overall|consequently)\b", re.IGNORECASE
+)
+_TEXT_AND_LETTER = re.compile(
+    r"\s*(?:(?!(?i:in|at|to|from|see|and)\b)\w[\w\-/+]{0,40}[ ,]{1,3}){1,8}\([A-Z]\)[\s.]{0,8}"
+)
+_MARKED = re.compile(r"[\s\"']{0,8}(?:(?:option|choice) )?[(\[<]?([A-Za-z])[)\]>.:,;]")
 
 
 def _spans(even: str) -> list[tuple[int, int]]:
@@ -31,16 +37,32 @@ def _spans(even: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _is_list(even: str, spans: list[tuple[int, int]]) -> bool:
-    """Whether lines begin with different letters, as where the options are gone through one by one."""
-    return len({found[1] for start, end in spans if (found := _LETTERED.match(even, start, end))}) > 1
+def _is_list(even: str, spans: list[tuple[int, int]], options: Options) -> bool:
+    """Whether lines begin with different letters, as where the options are gone through one by one.
+
+    Below a first line that is an option and nothing else, lines about others are no such list where they reject them,
+    or where an earlier letter follows.
+    """
+    found = [each for start, end in spans if (each := _LETTERED.match(even, start, end))]
+    if len({each[1] for each in found}) in (0, 1):
+        return False
+    (start, end), first = spans[0], found[0]
+    is_answered = first.start() == start and options.whole(even[start:end]) is not None
+    others = found[1:]
+    is_told = min(each[1] for each in others) < first[1] or all(_rejects(even, each.end()) for each in others)
+    return not (is_answered and is_told and all(each[1] != first[1] for each in others))
+
+
+def _rejects(even: str, place: int) -> bool:
+    line = even[place : place + _SHORT].partition("\n")[0]
+    return phrases.search("deny", line) is not None
 
 
 def lone(said: str, options: Options) -> Reading | None:
     """The last line that is a letter, with or without its option's text, and nothing else."""
     even = plain.even(said)
     spans = _spans(even)
-    is_list = _is_list(even, spans)
+    is_list = _is_list(even, spans, options)
     found: Reading | None = None
     letters = set()
     refused = settling.refusal_place(even)
@@ -88,14 +110,17 @@ def by_text(said: str, options: Options) -> Reading | None:
     """The one option whose text is affirmed in the last line, where that is short and nothing refuses an answer."""
     even = plain.even(said)
     spans = _spans(even)
-    if not spans or settling.refusal_place(even) >= 0 or _is_list(even, spans):
+    if not spans or settling.refusal_place(even) >= 0 or _is_list(even, spans, options):
         return None
     start, end = spans[-1]
+    start = max((each.start() for each in _CONCLUDES.finditer(even[start:end])), default=0) + start
     line, shown = said[start:end], even[start:end]
     if end - start > max(_SHORT, options.longest + _SHORT // 2) or _SPEAKS_OF_OPTION.match(shown):
         return None
     settled = settling.by_letter_beside(line, options)
-    letter = settled.letter if settled and settled.letter == settled.text_letter else None
+    is_paraphrase = len(spans) == 1 and _TEXT_AND_LETTER.fullmatch(shown)
+    is_own = settled and (settled.letter == settled.text_letter or (is_paraphrase and not settled.text_letter))
+    letter = settled.letter if settled and is_own else None
     if letter is None:
         named, sure = options.affirmed(line)
         if len(sure) != 1 or (len(named) > 1 and not settling.is_set_apart(line)):
@@ -111,7 +136,7 @@ def opening(said: str, options: Options) -> Reading | None:
     """The letter with a mark behind it that begins the text, as in `A. The bone is bright.`"""
     even = plain.even(said)
     spans = _spans(even)
-    if not spans or _is_list(even, spans):
+    if not spans or _is_list(even, spans, options):
         return None
     start, end = spans[0]
     found = _MARKED.match(even, start, end) or re.match(

@@ -11,7 +11,7 @@ _BOX_TOKENS = re.compile(r"<\|begin_of_box\|>(?P<said>.{0,600}?)(?:<\|end_of_box
 _KEY = re.compile(
     r"[\"'](?:(?:final|correct|my|best|selected|chosen|predicted|right|the)?[_ \-]?"
     r"(?:answer|ans|choice|option|prediction|letter|selection|label|response)"
-    r"(?:[_ \-]?(?:letter|choice|option|label|key|id))?|antwort|respuesta|réponse|"
+    r"(?:[_ \-]?(?:letter|choice|option|label|key|id|text|value))?|antwort|respuesta|réponse|"
     r"resposta|risposta|答案|答え|ответ|정답)[\"'] {0,4}: {0,4}\n? {0,8}",
     re.IGNORECASE,
 )

@@ -23,17 +23,27 @@ _LONE_LETTER = re.compile(
     r"(?P<bracket>[(\[])?\W{0,8}(?P<letter>[A-Za-z])\W{0,40}(?:です|입니다)?\W{0,8}",
     re.IGNORECASE,
 )
-_ABBREVIATED = re.compile(r"(.{2,}?) \((\w[\w\-]+)\)")
+_ABBREVIATED = re.compile(r"(.{2,}?) \((\w[\w\-&/+]+)\)")
 _LETTER = re.compile(r"[^\W\d_]")
 _IDEOGRAM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _FRAME = (  # words with which a text of one letter is named
     r"(?:arrows?|regions?|labels?|points?|structures?|areas?|markers?|grade|stage|type|class|group|phase|element|symbol|"
     r"curve|line|peak|spot|box|circle|site|zone|position|level|category)"
 )
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$|[\"')])|[;。！？\n]")
-_CONTRAST = re.compile(r"(?:,|,? and|,? but) not |,? (?:rather than|instead of|as opposed to|unlike|over) ")
+_SENTENCE_END = re.compile(
+    r"(?<! \w)[.!?](?=\s|$|[\"')])|[;。！？\n]|, (?:so|thus|hence|therefore|but)(?= (?:it|this|the|that) )"
+)
+_CONTRAST = re.compile(
+    r"(?:,|,? and|,? but) not |,? (?:rather than|instead of|as opposed to|unlike|over|without) |,? (?:with|but|and) no "
+    r"|(?<=\w),? because |, (?:as|since) "
+)
+_WORD = re.compile(r"\w{3,}")
+_AND_BEFORE = re.compile(r"(\w{3,}),? (?:and|or) $")
+_AND_BEHIND = re.compile(r",? (?:and|or) (\w{3,})")
+_NEXT_LETTER = re.compile(r"[\s.,;|/\-]{0,8}[(\[]?([a-zA-Z])[)\].:]\s{0,8}")
+_ASIDE = re.compile(r", (?:which|suggesting|indicating) ")
 _WRAPPED = re.compile(r"^(\*{1,3}|_{1,3}|`)(.+)\1$")
-_CHOICE = re.compile(r"· or\b|\bor ·|\b(?:and|or) [a-z]\b|/|\?")
+_CHOICE = re.compile(r"· or\b|\bor ·|·,? (?:and|or) [a-z]\b|· ?/|/ ?·|\?")
 _CROSSES = frozenset("✗✘❌✖×")
 _YES_NO = frozenset({"yes", "no"})
 
@@ -153,7 +163,7 @@ class Options:
 
     def _as_pattern(self, name: str) -> str:
         if name.casefold() in _YES_NO:  # `no` denies the word behind it, unless it begins the answer
-            return rf"(?<![^\s\"'(]){re.escape(name)}(?=\W*$|\W*[.,;:!\-])(?<!\w )"
+            return rf"(?:(?<=^)|(?<=[.,:!?\"'(] )|(?<= or )|(?<=[\"'(])){re.escape(name)}(?=\W*$|\W*[.,;:!(\-]| or )"
         if _LETTER.fullmatch(name):
             article = name.upper() in self.letters
             return rf"(?:(?<=^)|(?<= )){_FRAME if article else f'(?:{_FRAME}|is)'} {re.escape(name)}(?=\W*$|[.,;)])"
@@ -168,33 +178,65 @@ class Options:
         if pattern is None:
             return []
         found = [Mention(of_group[str(each.lastgroup)], each.start(), each.end()) for each in pattern.finditer(said)]
-        first = found[0] if found else None
-        if first and said[first.start : first.end].casefold() in _YES_NO and not said[: first.start].strip(" \"'(*"):
-            return [first]
-        return [each for each in found if said[each.start : each.end].casefold() not in _YES_NO]
+        return [each for each in found if said[each.start : each.end].casefold() in _YES_NO] or found
 
     def affirmed(self, said: str, *, abbreviated: bool = False) -> tuple[set[str], set[str]]:
         """Letters of the options whose texts stand in a text, and of those that nothing beside them denies or leaves
         open."""
         spelled = self.spelled(said)
         mentions = self.mentions(spelled, abbreviated=abbreviated)
+        named = {each.letter for each in mentions}
         if mentions and spelled[mentions[0].start : mentions[0].end].casefold() in _YES_NO:
-            return {mentions[0].letter}, {mentions[0].letter}
+            return named, named
         blanked = _blanked(spelled, mentions)
         ends = [0, *(end.end() for end in _SENTENCE_END.finditer(blanked)), len(blanked)]
         sure: set[str] = set()
         for start, end in itertools.pairwise(ends):
             sure |= _sure([each for each in mentions if start <= each.start < end], blanked, start, end)
-        return {each.letter for each in mentions}, sure
+        return named, sure | {
+            other for each in mentions if each.letter in sure for other in self._joined(each, spelled)
+        }
+
+    def _joined(self, mention: Mention, text: str) -> set[str]:
+        """The options that are given together with one, as A in `brittle and ductile fracture`."""
+        before = _AND_BEFORE.search(text, max(0, mention.start - _MOST_AROUND), mention.start)
+        behind = _AND_BEHIND.match(text, mention.end)
+        words = {str(each[1]) for each in (before, behind) if each}
+        return {
+            letter
+            for word in words
+            for letter in self.letters
+            if word in self._words[letter] - self._words[mention.letter]
+        }
+
+    @functools.cached_property
+    def _words(self) -> dict[str, set[str]]:
+        """The words of each option's text."""
+        return {
+            letter: set(_WORD.findall(self.spelled(text)))
+            for letter, text in zip(self.letters, self.texts, strict=True)
+        }
+
+    def lists(self, said: str) -> bool:
+        """Whether a text goes from one option with its letter to the next with nothing between them."""
+        spelled = self.spelled(said)
+        return any(
+            (found := _NEXT_LETTER.fullmatch(spelled, last.end, following.start))
+            and found[1].upper() == following.letter != last.letter
+            for last, following in itertools.pairwise(self.mentions(spelled))
+        )
 
 
 def _sure(mentions: list[Mention], text: str, start: int, end: int) -> set[str]:
-    """Those of a sentence's mentions that it neither denies nor leaves open; what is set against them is denied."""
+    """Those of a sentence's mentions that it neither denies nor leaves open; what is set against them, or gives the
+    reason, does not count, and what is said of them aside leaves them no more open than they are."""
     cut = next((found.start() for found in _CONTRAST.finditer(text, start, end)), end)
     if not any(each.start < cut for each in mentions):
         cut = end
     said = text[start:cut]
-    if not mentions or _CHOICE.search(said) or phrases.search("open", said) or phrases.search("deny", said):
+    told = _ASIDE.split(said, maxsplit=1)[0]
+    is_open = phrases.search("open", told if "·" in told else said)
+    if not mentions or _CHOICE.search(said) or is_open or phrases.search("deny", said):
         return set()
     return {each.letter for each in mentions if each.start < cut}
 
@@ -209,21 +251,22 @@ def _blanked(text: str, mentions: list[Mention]) -> str:
 
 def _form(texts: tuple[str, ...]) -> tuple[Callable[[str], str], Callable[[str], str]]:
     """How texts are spelled to look for options in them, and how they are compared with options as a whole."""
+    most = len(set(map(plain.as_written, texts)))  # fewer than texts where one stands there twice
     for spelled in (plain.loose, plain.unmarked):
         keys = {plain.solid(spelled(text)) for text in texts}
-        if len(keys) == len(texts) and "" not in keys:
+        if len(keys) == most and "" not in keys:
             return spelled, lambda text, spelled=spelled: plain.solid(spelled(text))  # type: ignore[misc]
     for spelled in (plain.folded, plain.as_written):
         keys = {"".join(spelled(text).split()) for text in texts}
-        if len(keys) == len(texts):
+        if len(keys) == most:
             break
     return spelled, lambda text: "".join(spelled(text).split())
 
 
 def _names_of(text: str, abbreviated: bool) -> set[str]:
     text = text.strip(" .") or text
-    both = _ABBREVIATED.fullmatch(text) if abbreviated else None
-    return {text, *(both.groups() if both else ())} - {""}
+    both = _ABBREVIATED.fullmatch(text)
+    return {text, *(both.groups() if abbreviated else both.groups()[:1])} if both else {text} - {""}
 
 
 def _whole_words(name: str) -> str:

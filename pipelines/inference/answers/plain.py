@@ -51,9 +51,13 @@ _BOXED = re.compile(r"\\boxed")
 _DRAWN = re.compile(r"[*_`$^{}\\]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MICRO = re.compile(r"(?<=\d)( ?)u(?=(?:m|g|l|s|mol|M|L|A|V|W)\b)")
+_LENGTH = re.compile(r"(?<=\d)( ?)(?:(?P<power>micro|nano|milli|centi)met(?:er|re)s?|microns?)\b")
+_SHORT_POWER = {"micro": "μ", "nano": "n", "milli": "m", "centi": "c"}
 _PERCENT = re.compile(r" ?(?:%|\bper ?cent\b)")
 _COMPARED = str.maketrans({"≤": "<=", "≥": ">=", "⩽": "<=", "⩾": ">=", "×": "x", "∼": "~", "≈": "~"})
-_JOINED = re.compile(r"(?<=\w)-(?=[^\W\d_])")
+_JOINED = re.compile(r"(?<=[\w'])-(?=[^\W\d_])")
+_ZEROS = re.compile(r"(?<=\d)\.0{1,8}(?![\d.])")
+_RANGE = re.compile(r"(?<=\d)(?: to | - )(?=\d)")
 _ENDS = " .,;:!\"'"
 
 
@@ -86,7 +90,8 @@ def unmarked(text: str) -> str:
     text = _COMMAND.sub(_character, _LATEX_SPACE.sub(" ", _BOXED.sub("", text))) if "\\" in text else text
     text = unicodedata.normalize("NFKC", _DRAWN.sub("", text)).translate(_SAME).translate(_COMPARED)
     text = _GREEK_NAME.sub(lambda name: _LATEX[name[0].lower()], text)
-    return " ".join(_MICRO.sub(r"\1μ", _PERCENT.sub("%", _THOUSANDS.sub("", text))).split())
+    text = _LENGTH.sub(lambda unit: f"{unit[1]}{_SHORT_POWER[unit['power'] or 'micro']}m", _RANGE.sub("-", text))
+    return " ".join(_MICRO.sub(r"\1μ", _PERCENT.sub("%", _ZEROS.sub("", _THOUSANDS.sub("", text)))).split())
 
 
 def _character(command: re.Match[str]) -> str:

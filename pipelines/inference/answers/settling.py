@@ -20,7 +20,9 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z])|\n")
 _CLAUSE_END = re.compile(r"[.;!?]\s|, (?:and|but)? ?(?=not )")
 _BEFORE_CONCLUSION = re.compile(r"[,;:]|\b(?:so|but|hence|therefore|thus|while|whereas|because)\b")
 _BEFORE_LETTER = re.compile(r"[,;:]\s|\b(?:so|but|hence|therefore|thus|while|whereas|that|believe|think)\b")
-_SET_APART = re.compile(r"\b(?:not|rather than|instead of|unlike|as opposed to)\b")
+_SET_APART = re.compile(
+    r"\b(?:not?|neither|without|would|rather than|instead of|unlike|as opposed to|so|thus|hence|therefore|but)\b"
+)
 _NUMBER = re.compile(r"(?<![\w.])\d")
 _EVERY = re.compile(
     r"\b(?:all|both|any|each|none) (?:of (?:them|the above|these|the options)|options|the above)"

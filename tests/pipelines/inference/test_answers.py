@@ -14,7 +14,7 @@ from pipelines.records import LETTERS
 from tests.pipelines.fixtures import OPTIONS, question
 
 SHARED = Path(__file__).parents[4] / "shared/reader_examples.jsonl"
-EXAMPLES = Path(__file__).with_name("answer_examples.jsonl")
+EXAMPLES = [Path(__file__).with_name(name) for name in ("answer_examples.jsonl", "more_answer_examples.jsonl")]
 
 texts = st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=60)
 
@@ -319,7 +319,9 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("row", rows(EXAMPLES), ids=lambda row: f"{row['options'][0]}-{row['letter']}")
+@pytest.mark.parametrize(
+    "row", [row for path in EXAMPLES for row in rows(path)], ids=lambda row: f"{row['options'][0]}-{row['letter']}"
+)
 def test_answers_in_the_manner_of_real_models_are_read_as_a_person_reads_them(row):
     options, finish_reason = tuple(row["options"]), row["finish_reason"]
     read = {text: answers.read(text, options, finish_reason=finish_reason) for text in row["texts"]}
