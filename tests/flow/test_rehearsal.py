@@ -45,7 +45,7 @@ def test_a_shipped_recipe_is_fitted_served_and_examined_on_real_engines(tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rehearse: no findings in" in done.stdout
-    assert "teacher                 real" in done.stdout
+    assert "report: teacher/real " in done.stdout
     assert (tmp_path / "rehearsal/adapters/answer_only/adapter_model.safetensors").is_file()
 
 
