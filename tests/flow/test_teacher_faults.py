@@ -125,12 +125,12 @@ def test_an_engine_that_is_killed_is_started_again_if_need_be_twice_and_nothing_
         victim, other = actors()
         other.suspend()  # or it might have done all the work before the third start
         victim.kill()
-        teaching.wait_until(lambda: teaching.num_starts() == 4)
+        teaching.wait_until(lambda: teaching.num_starts() >= 4)
         other.resume()
         assert process.wait(timeout=240) == 0, teaching.log.read_text()[-4000:]
     teaching.check_account()
-    assert teaching.num_starts() == 4
-    teaching.check_repeated(deaths=1)
+    # Two, one in vain, and one for each death: the engine that is held still may be taken for dead, too.
+    teaching.check_repeated(deaths=teaching.num_starts() - 3)
 
 
 def test_engines_are_added_while_there_is_work_for_them(nodes, tmp_path):
