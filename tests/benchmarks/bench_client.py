@@ -6,6 +6,7 @@ rate (requests in flight / latency) and the client's CPU milliseconds a request,
 """
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -22,15 +23,15 @@ from PIL import Image
 from infra import runner
 from infra.progress import Progress
 from pipelines.examination.config import ExaminationConfig
-from pipelines.records import Arm, Rationale, tables
+from pipelines.records import Arm, Question, Rationale, tables
 from pipelines.records.endpoint import Endpoint, ServedModel
 from pipelines.rehearsal.stub_endpoint import Said
-from tests.pipelines.fixtures import put, put_questions, question, rationale, showing
+from tests.pipelines.fixtures import put, put_images, question, rationale, showing
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "build/bench/client"
 LATENCY_S = 4.0
-ROUNDS = 8
+ROUNDS = 16  # the first and the last of them are not full
 IN_FLIGHT = (16, 64, 256)
 NUM_IMAGES = 32
 SIDE = 1024
@@ -57,11 +58,14 @@ def main() -> None:
 def measured(base_url: str, in_flight: int, pictures: dict[str, Image.Image]) -> dict[str, float]:
     """An examination of so many requests at once, in this process."""
     run_dir, total = FOLDER / str(in_flight) / "r", in_flight * ROUNDS
-    asked = [
-        showing(question(id=f"q{n}", split="test", images=(path,), text=f"What is in {n}?"), pictures)
-        for n, path in ((n, f"images/00000.zip/{n % NUM_IMAGES}.png") for n in range(total))
-    ]
-    put_questions(run_dir, asked, pictures)
+    own = [showing(question(images=(path,), split="test"), pictures) for path in pictures]  # encoded once
+    asked = [dataclasses.replace(own[n % NUM_IMAGES], id=f"q{n}", text=f"What is in {n}?") for n in range(total)]
+
+    def write(draft: Path) -> None:
+        tables.write(draft, Question, asked)
+        put_images(draft, pictures)
+
+    put(run_dir, "questions", write)
     put(run_dir, "rationales", lambda draft: tables.write(draft, Rationale, [rationale(ANSWER)]))
     model = ServedModel(name=Arm.ZERO_SHOT, arm=Arm.ZERO_SHOT, digest="d", base_url=base_url)
     put(run_dir, "endpoint", Endpoint(base_url=base_url, models=(model,)).write)
