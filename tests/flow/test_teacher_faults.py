@@ -130,6 +130,7 @@ def test_an_engine_that_is_killed_is_started_again_if_need_be_twice_and_nothing_
         assert process.wait(timeout=240) == 0, teaching.log.read_text()[-4000:]
     teaching.check_account()
     # Two, one in vain, and one for each death: the engine that is held still may be taken for dead, too.
+    assert teaching.num_starts() in (4, 5)
     teaching.check_repeated(deaths=teaching.num_starts() - 3)
 
 

@@ -275,7 +275,7 @@ def test_a_text_of_three_hundred_kilobytes_takes_bounded_time(seed):
     endless = VerifyConfig(options_are_shuffled=True, min_words=0, max_words=10**9, max_repeated_share=1)
     started = time.process_time()
     checks.judge(rationale(f"{long}{PLAIN}\nAnswer: cast (B)", hinted=True), question(), endless)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 3
 
 
 TEXTS = st.text(max_size=60) | st.lists(st.sampled_from([*SEEDS, "B", ")", "1", ". ", "cast", "told "])).map("".join)

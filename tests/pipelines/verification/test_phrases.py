@@ -86,7 +86,7 @@ def test_a_text_of_near_misses_takes_bounded_time():
     for rule in phrases.RULES:
         for near in rule.but_not:
             broken(f"{near} " * (20_000 // len(near)), asked=question(images=("a", "b", "c")))
-    assert time.process_time() - started < 30
+    assert time.process_time() - started < 6
 
 
 def test_another_rule_is_another_digest_and_another_example_is_not(monkeypatch):
