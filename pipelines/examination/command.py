@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from infra import command_line, manifest, recipes
@@ -16,7 +17,6 @@ from infra.errors import ArtifactError, ConfigError
 from pipelines.examination import junit
 from pipelines.examination.config import ExaminationConfig
 from pipelines.records import Arm, Prediction, tables
-from pipelines.records.entries import Entry
 
 STAGE = ExaminationConfig.stage
 _BELOW, _NO_RESULT = 1, 2
@@ -100,10 +100,12 @@ def _judged(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     if artifact is None:
         raise ArtifactError(f"{config.output} is not sealed, so there is no result.")
     scores = junit.scores(tables.stream(artifact.path, Prediction))
-    primary = str(config.primary_entry())
-    primary_name = str(Entry.parse(primary))
+    # Of a question that is asked in rotation, the answer that counts is the one to its options as they are.
+    primary_name = str(replace(config.primary_entry(), circular=False))
     if options.junit is not None:
         junit.write(options.junit, scores, primary_name, options.fail_under)
     if options.fail_under is None:
         return []
+    if primary_name not in {score.entry for score in scores}:
+        raise ArtifactError(f"{config.output} has no accuracy of {config.primary_entry()}: name another primary entry.")
     return [score.below(options.fail_under) for score in scores if score.misses(primary_name, options.fail_under)]

@@ -84,6 +84,19 @@ def test_a_bar_decides_the_exit_code_and_the_result_file_says_the_same(run_dir, 
     assert (f"accuracy 0.5000 (2 of 4) is below {bar}" in capsys.readouterr().err) == bool(code)
 
 
+def test_a_bar_holds_for_questions_that_are_asked_in_rotation_too(run_dir, capsys):
+    words = ("--set", 'examination.plan=["zero_shot+circular/real"]', "--fail-under", "0.51")
+    assert examined(run_dir, *words)[0] == 1
+    assert "zero_shot/real of gpt-x" in capsys.readouterr().err
+
+
+def test_a_primary_entry_without_an_accuracy_is_no_result(run_dir, capsys):
+    plan = '["zero_shot+rationale+prefilled/real", "zero_shot+rationale/real"]'
+    words = ("--set", f"examination.plan={plan}", "--fail-under", "0.1")
+    assert examined(run_dir, *words, reply=lambda _: "It is round.\nAnswer: mill (A)")[0] == 2
+    assert "no accuracy of zero_shot+rationale+prefilled/real: name another primary" in capsys.readouterr().err
+
+
 def test_no_result_is_never_taken_for_a_low_one(run_dir, capsys):
     assert examined(run_dir, "--fail-under", "0.1", reply=lambda _: 400)[0] == 2
     assert "most were not answered" in capsys.readouterr().err
